@@ -1,0 +1,77 @@
+"""Time, randomness and failpoints, as objects that are handed in."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from datetime import datetime
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+
+class Clock(Protocol):
+    def monotonic(self) -> float:
+        """Return seconds that never jump: for every wait, timeout and speed."""
+        ...
+
+    def wall(self) -> float:
+        """Return Unix seconds: for stamps in records and for ``run.date`` only."""
+        ...
+
+    def wait(self, condition: threading.Condition, timeout_s: float | None) -> None:
+        """Wait on a held condition for at most ``timeout_s`` (None: until notified)."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
+
+    def wait(self, condition: threading.Condition, timeout_s: float | None) -> None:
+        condition.wait(timeout_s)
+
+
+#: A function of no arguments that returns a float in [0, 1), as random.random does.
+Random = random.Random
+
+
+def local_date(wall_s: float, zone: str | None) -> datetime:
+    """Return the wall clock's moment in the named zone (None: the machine's own)."""
+    return datetime.fromtimestamp(wall_s, ZoneInfo(zone) if zone else None).astimezone(
+        ZoneInfo(zone) if zone else None
+    )
+
+
+class Failpoints:
+    """Named places where a test may stop the process, as a crash at that instant would.
+
+    ``FETCHD_FAILPOINT=NAME`` kills the process with SIGKILL the first time that the place is
+    passed, ``NAME:3`` the third time. Without the variable a passing costs one comparison.
+    """
+
+    def __init__(self, armed: str = "") -> None:
+        name, _, count = armed.partition(":")
+        self._name = name
+        self._left = int(count or 1)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_environment(cls) -> Failpoints:
+        return cls(os.environ.get("FETCHD_FAILPOINT", ""))
+
+    def pass_by(self, name: str) -> None:
+        """Mark that the named place is passed."""
+        if name != self._name:
+            return
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)

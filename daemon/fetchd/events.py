@@ -1,0 +1,269 @@
+"""What can happen, as frozen values. Listeners hear them; nobody may depend on being heard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events. URLs are logged through the redactor, so they stand here in full."""
+
+
+# ---------------------------------------------------------------- service
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStarted(Event):
+    version: str
+    workers: int
+    jobs: str
+    roots: Mapping[str, str]
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStopping(Event):
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStopped(Event):
+    elapsed_s: float
+    left_running: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceFailed(Event):
+    """A failure that ends the service; systemd restarts it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatsTaken(Event):
+    """A snapshot of the totals, every ``stats_every_s`` and at the end."""
+
+    totals: Mapping[str, int | float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadDied(Event):
+    """A thread ended by an unexpected exception; ``replaced`` says whether a new one runs."""
+
+    died: str
+    error: str
+    traceback: str
+    replaced: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadStuck(Event):
+    stuck: str
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateRecovered(Event):
+    """What a start found of the previous life."""
+
+    runs: int
+    running: int
+    publishing: int
+    parts_swept: int
+
+
+# ---------------------------------------------------------------- folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobAccepted(Event):
+    job: str
+    run: int
+    file: str
+    revision: str
+    groups: int
+    tasks: int  # those known when accepted; a list's are counted by RunExpanded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRejected(Event):
+    file: str
+    reason: str
+    problems: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileIgnored(Event):
+    """Something in the drop folder looks like a mistake; told once for each version of it."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandObeyed(Event):
+    command: str
+    job: str
+    done: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchChanged(Event):
+    """The watch on the drop folder was lost, set up again, or cannot be had."""
+
+    folder: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderFailed(Event):
+    """A file operation in the drop folder failed; it is tried again at the next scan."""
+
+    file: str
+    action: str
+    error: str
+
+
+# ---------------------------------------------------------------- runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    job: str
+    run: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunExpanded(Event):
+    """All lines of a list have become tasks."""
+
+    job: str
+    run: int
+    group: str
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded(Event):
+    job: str
+    run: int
+    state: str
+    succeeded: int
+    failed: int
+    skipped: int
+    cancelled: int
+    bytes: int
+    elapsed_s: float
+
+
+# ---------------------------------------------------------------- tasks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEvent(Event):
+    job: str
+    run: int
+    task: int
+    path: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TasksAdded(Event):
+    job: str
+    run: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStarted(TaskEvent):
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskProgressed(TaskEvent):
+    """``bytes`` more have arrived since the last such event of the attempt. Never logged."""
+
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskVerified(TaskEvent):
+    attempt: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRetryScheduled(TaskEvent):
+    attempt: int
+    code: str
+    reason: str
+    delay_s: float
+    next_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDeferred(TaskEvent):
+    wait: str
+    reason: str
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskInterrupted(TaskEvent):
+    """A stop reached the task; it goes on after the next start."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDone(TaskEvent):
+    """The canonical line of a task that succeeded."""
+
+    outcome: str  # downloaded, resumed, up_to_date
+    final_url: str
+    size_bytes: int
+    verified: str
+    digests: tuple[str, ...]
+    attempts: int
+    resumed_from_bytes: int
+    received_bytes: int
+    elapsed_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFailed(TaskEvent):
+    """The canonical line of a task that failed for good."""
+
+    code: str
+    reason: str
+    attempts: int
+    causes: tuple[str, ...] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TasksSkipped(Event):
+    job: str
+    run: int
+    group: str
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TasksCancelled(Event):
+    job: str
+    run: int
+    count: int
+
+
+Tell = Callable[[Event], None]
+
+
+def nobody(event: Event) -> None:
+    """Listen to nothing."""

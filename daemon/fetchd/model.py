@@ -1,0 +1,554 @@
+"""The nouns: frozen values that rooms hand to each other. Units stand in the names."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fetchd.digests import Digest
+
+# ---------------------------------------------------------------- what a job says
+
+
+class Priority(enum.IntEnum):
+    """Lower is sooner."""
+
+    URGENT = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+
+
+class IfExists(enum.StrEnum):
+    """What to do about a file that stands at the destination already."""
+
+    UPDATE = "update"
+    SKIP = "skip"
+    OVERWRITE = "overwrite"
+    FAIL = "fail"
+
+
+class Verify(enum.StrEnum):
+    """The least that is asked of a file, and what a published file got."""
+
+    DIGEST = "digest"
+    LENGTH = "length"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeRange:
+    """Both ends included; ``most_bytes`` None: no upper end."""
+
+    least_bytes: int = 0
+    most_bytes: int | None = None
+
+    def __contains__(self, size_bytes: int) -> bool:
+        return self.least_bytes <= size_bytes and (
+            self.most_bytes is None or size_bytes <= self.most_bytes
+        )
+
+    def __str__(self) -> str:
+        if self.least_bytes == self.most_bytes:
+            return f"{self.least_bytes}"
+        return f"{self.least_bytes}..{'' if self.most_bytes is None else self.most_bytes}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """``attempts`` counts rounds over all sources; ``give_up_after_s`` from the first failure."""
+
+    attempts: int = 8
+    delay_s: float = 2.0
+    max_delay_s: float = 300.0
+    give_up_after_s: float = 86400.0
+    max_retry_after_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """``connect_s``: name, TCP and TLS together; ``attempt_s`` None: no limit.
+
+    A transfer is stalled when fewer than ``stall_s * stall_bytes_per_s`` bytes (at least one)
+    arrive within ``stall_s``.
+    """
+
+    connect_s: float = 10.0
+    stall_s: float = 30.0
+    stall_bytes_per_s: int = 1024
+    attempt_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How every task of a group is fetched, verified and published."""
+
+    root: str = "default"
+    if_exists: IfExists = IfExists.UPDATE
+    verify: Verify = Verify.LENGTH
+    size: SizeRange | None = None
+    max_bytes: int | None = None  # limits.file: job's and operator's, the lower
+    expect_type: str | None = None  # a media type or "*/*"
+    headers: tuple[tuple[str, str], ...] = ()
+    retry: RetryPolicy = RetryPolicy()
+    timeouts: Timeouts = Timeouts()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One line of work as written: may hold ``${...}``. Its place in the file counts from 1."""
+
+    url: str
+    filename: str | None = None
+    checksum: str | None = None
+    line: int | None = None
+    column: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListFile:
+    """Items stand in a ``*.urls`` file, read in batches; ``path`` is absolute, in ``active/``."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """What the items of a group have in common; every text may hold ``${...}``."""
+
+    base: tuple[str, ...] = ()
+    dest: str = ""
+    filename: str | None = None
+    checksums: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskGroup:
+    """One entry of ``tasks:`` (a file without ``tasks:`` has one group, named like the job)."""
+
+    name: str
+    needs: tuple[str, ...] = ()
+    items: tuple[Item, ...] | ListFile
+    template: Template = Template()
+    rules: Rules = Rules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a job file says. ``revision``: digest (hex) of its canonical parsed content."""
+
+    name: str
+    revision: str
+    groups: tuple[TaskGroup, ...]
+    description: str = ""
+    priority: Priority = Priority.NORMAL
+    timezone: str | None = None
+    dest: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    concurrency: int | None = None
+    max_total_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One execution of a job. ``scheduled_for_s``: wall clock; what ``${run.date}`` means."""
+
+    id: int
+    job: str
+    revision: str
+    scheduled_for_s: float
+
+
+# ---------------------------------------------------------------- tasks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """A task before it has an id: only what differs from its group.
+
+    ``key`` is stable over edits: the path below the root. ``path`` is relative, cleaned, in the
+    surrogate-escaped form of ``os.fsdecode``. ``problem``: why this item can only fail
+    ("code", "reason"), None for good ones.
+    """
+
+    key: str
+    sources: tuple[str, ...]
+    path: str
+    digests: tuple[Digest, ...] = ()
+    problem: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """``group`` is the group's id in the store."""
+
+    id: int
+    run: int
+    group: int
+    spec: TaskSpec
+    history: History
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What earlier attempts of a task left for the decision about the next one.
+
+    ``source``: index of the next source; ``round``: rounds over the sources since the last
+    durable progress; ``barred``: sources that failed for good; ``mismatched``: sources that
+    served a wrong digest once; ``causes``: last failure by source ("code: reason");
+    ``crashes``: without durable progress since; ``crash_bytes``: durable length at the last one.
+    """
+
+    attempts: int = 0
+    source: int = 0
+    round: int = 0
+    barred: frozenset[int] = frozenset()
+    mismatched: frozenset[int] = frozenset()
+    causes: tuple[tuple[int, str, str], ...] = ()
+    first_failed_at_s: float | None = None  # wall clock: it survives a restart
+    crashes: int = 0
+    crash_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validator:
+    """What identifies one version of a resource, as the origin sent it (RFC 9110 §8.8)."""
+
+    etag: str | None = None  # quotes included, may be weak
+    last_modified: str | None = None
+    date: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """The last file that fetchd published at a destination, from the store."""
+
+    url: str
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+    digests: tuple[Digest, ...]
+    validator: Validator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """The publish intent: a verified part and where it goes. Committed before anything is seen.
+
+    ``part`` is the part's name in the hidden folder of its file system; ``device`` and ``inode``
+    identify its bytes after a crash. ``mtime_s``: from Last-Modified, None where unknown.
+    """
+
+    root: str
+    path: str
+    part: str
+    device: int
+    inode: int
+    size_bytes: int
+    verified: Verify
+    digests: tuple[Digest, ...]
+    clobber: bool
+    url: str
+    final_url: str
+    validator: Validator
+    mtime_s: float | None
+    resumed_from_bytes: int
+    received_bytes: int
+    elapsed_s: float
+
+
+# ---------------------------------------------------------------- attempts and outcomes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """Permission for one try at one stage. ``fence`` is unique: a late settle is recognised."""
+
+    fence: int
+    job: Job
+    run: Run
+    group: TaskGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expand(Attempt):
+    """Turn the next items of a group into tasks. ``position`` None: from the beginning."""
+
+    group_id: int
+    position: Position | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch(Attempt):
+    """Fetch and verify one file from one source. ``number`` counts from 1 over the task."""
+
+    task: Task
+    number: int
+    source: str
+    previous: FileRecord | None
+    budget_bytes: int | None = None  # what limits.total leaves for this file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish(Attempt):
+    """Make one verified part visible. ``recovered``: its bytes may be torn, verify again."""
+
+    task: Task
+    intent: Intent
+    recovered: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """How far a list was read: offset, SHA-256 (hex) of all bytes before it, lines before it."""
+
+    offset_bytes: int
+    prefix_sha256: str
+    lines: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Some tasks of a group, and where the next ones begin (None: that was all)."""
+
+    specs: tuple[TaskSpec, ...]
+    position: Position | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expanded:
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """A verified part waits to be published."""
+
+    intent: Intent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The file is visible and durable. ``mtime_ns`` and ``inode`` as it stands there."""
+
+    intent: Intent
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpToDate:
+    """The file at the destination is what the job asks for; nothing was transferred."""
+
+    size_bytes: int
+    verified: Verify
+    digests: tuple[Digest, ...]
+    how: str  # "digest", "not_modified" or "present"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deferred:
+    """Not possible now; costs no attempt. ``reason``: a wait reason such as ``disk``."""
+
+    reason: str
+    detail: str
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The attempt failed; ``code`` is a key of ``errors.CODES``. Goes unchanged everywhere.
+
+    ``progressed``: more bytes are durable in the part than when the attempt began.
+    """
+
+    code: str
+    reason: str
+    transient: bool
+    retry_after_s: float | None = None
+    progressed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interrupted:
+    """The attempt was not wanted any more (cancel or stop); the part is as its journal says."""
+
+
+Outcome = Expanded | Fetched | Published | UpToDate | Deferred | Failure | Interrupted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """``received_bytes`` of this attempt so far, of ``total_bytes`` (None: unknown).
+
+    ``have_bytes``: the length of the part. ``verifying``: a prefix or file is being hashed.
+    """
+
+    received_bytes: int = 0
+    have_bytes: int = 0
+    total_bytes: int | None = None
+    verifying: bool = False
+
+
+# ---------------------------------------------------------------- commands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """Accept a job. ``raw``: the file's bytes as dropped, kept with the job (empty for lists)."""
+
+    job: Job
+    raw: bytes
+    file: str  # the job file's name in the drop folder, "" where there is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    job: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Try the failed and skipped tasks of the job's last run again."""
+
+    job: str
+
+
+Command = Submit | Cancel | Retry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """``done`` False: nothing was changed, ``reason`` says why; ``later``: asking again may help.
+
+    ``repeated``: the run exists already and its job file has not been filed yet, as after a
+    crash between acceptance and the file's move.
+    """
+
+    done: bool
+    reason: str = ""
+    run: int | None = None
+    later: bool = False
+    repeated: bool = False
+
+
+# ---------------------------------------------------------------- the read model
+
+
+class RunState(enum.StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self not in {RunState.QUEUED, RunState.RUNNING}
+
+
+class TaskState(enum.StrEnum):
+    """``blocked`` and ``waiting`` are shown, not stored: they follow from needs and not-before."""
+
+    READY = "ready"
+    RUNNING = "running"
+    PUBLISHING = "publishing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in {
+            TaskState.SUCCEEDED,
+            TaskState.FAILED,
+            TaskState.SKIPPED,
+            TaskState.CANCELLED,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCounts:
+    """Tasks of a run by state; ``ready`` includes blocked and waiting ones."""
+
+    ready: int = 0
+    running: int = 0
+    publishing: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    skipped: int = 0
+    cancelled: int = 0
+
+    @property
+    def open(self) -> int:
+        return self.ready + self.running + self.publishing
+
+    @property
+    def total(self) -> int:
+        return self.open + self.succeeded + self.failed + self.skipped + self.cancelled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """One run as reports and tables show it. Stamps are wall clock seconds."""
+
+    id: int
+    job: str
+    revision: str
+    file: str
+    state: RunState
+    accepted_at_s: float
+    started_at_s: float | None
+    finished_at_s: float | None
+    tasks: TaskCounts
+    bytes: int
+    list_open: bool = False  # tasks are still being read from a list
+    filed: bool = False  # the drop folder shows how it ended
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    next_due_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferView:
+    """One attempt under way."""
+
+    job: str
+    run: int
+    path: str
+    url: str
+    attempt: int
+    elapsed_s: float
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileView:
+    """One task as the files report shows it; ``attempts`` made so far, ``outcome`` by state."""
+
+    task: int
+    group: str
+    path: str
+    state: TaskState
+    detail: str  # downloaded, resumed, up_to_date; or the reason code
+    reason: str
+    url: str
+    final_url: str
+    size_bytes: int | None
+    verified: Verify | None
+    digests: tuple[Digest, ...]
+    validator: Validator | None
+    attempts: int
+    resumed_from_bytes: int
+    elapsed_s: float | None
+    causes: tuple[tuple[int, str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The one read model of what goes on now: status file, tables, folder."""
+
+    runs: tuple[RunView, ...]
+    transfers: tuple[TransferView, ...]

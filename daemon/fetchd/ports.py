@@ -1,0 +1,536 @@
+"""The seams between the rooms. A contract stands in each method's docstring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from fetchd.events import Event
+from fetchd.model import (
+    Answer,
+    Attempt,
+    Batch,
+    Command,
+    FileRecord,
+    FileView,
+    History,
+    Intent,
+    Job,
+    Outcome,
+    Position,
+    Progress,
+    Report,
+    Run,
+    RunState,
+    RunView,
+    Task,
+    TaskCounts,
+    TaskGroup,
+    TaskSpec,
+    TaskState,
+    Validator,
+)
+
+A = TypeVar("A", bound=Attempt)
+
+# ---------------------------------------------------------------- engine <-> threads
+
+
+class WorkSource(Protocol):
+    """Where pools get work: the local engine."""
+
+    def take(self, kind: type[A], most: int) -> Sequence[A]:
+        """Block until attempts of this kind are due; at most ``most``. Empty: closed, go home."""
+        ...
+
+    def report(self, attempt: Attempt, progress: Progress) -> bool:
+        """Tell progress (a heartbeat); False: not wanted any more, leave the part and settle."""
+        ...
+
+    def settle(self, settled: Sequence[tuple[Attempt, Outcome]]) -> None:
+        """Say how attempts ended; exactly once each. A second or late one is ignored."""
+        ...
+
+
+class Commands(Protocol):
+    """What the folder and the command line may ask of the engine. Any thread."""
+
+    def obey(self, command: Command) -> Answer:
+        """Carry the command out; returns after it is durable."""
+        ...
+
+    def view(self) -> Report:
+        """Return what goes on now."""
+        ...
+
+
+# ---------------------------------------------------------------- the wire
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A URL from an offset.
+
+    ``start`` > 0 asks for the rest of a file, on the condition that ``if_range`` (a strong
+    validator's text) still holds. ``unless`` asks for the file only if it is another version.
+    ``headers`` are sent to the URL's own origin only, never to another one by redirect.
+    ``connect_s``, ``stall_s``, ``deadline_s`` (monotonic, None: none) bound every phase.
+    """
+
+    url: str
+    start: int = 0
+    if_range: str | None = None
+    unless: Validator | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    connect_s: float
+    stall_s: float
+    deadline_s: float | None = None
+
+
+class Stream(Protocol):
+    """An answered request. Used by one thread, except ``abort``.
+
+    ``start``: offset of the first byte to come (0 when the origin sends the whole file although
+    a rest was asked for). ``total``: length of the whole file, None when unknown. ``framed``:
+    the end of the body can be told from a cut (by length or chunks). ``not_modified``: the
+    origin says that ``unless`` still holds; there is no body.
+    """
+
+    start: int
+    total: int | None
+    framed: bool
+    not_modified: bool
+    validator: Validator
+    content_type: str | None
+    final_url: str
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read at most one receive's worth of raw bytes; 0 = the correct end of the body.
+
+        Raises AttemptError (short_body, bad_framing, stalled, ...) for any other end.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        ...
+
+
+class RangeRefused(Exception):
+    """No byte at ``start`` exists; ``total`` is the length that the origin named, or None."""
+
+    def __init__(self, total: int | None) -> None:
+        super().__init__(total)
+        self.total = total
+
+
+class Transport(Protocol):
+    """Bytes of a URL from an offset. Knows nothing of files, digests or retries."""
+
+    def open(self, request: Request, wanted: Callable[[], bool]) -> Stream:
+        """Ask, follow redirects, check the answer; returns once the head has arrived.
+
+        ``wanted`` is asked in every long wait; when it says False, NotWanted is raised.
+        Raises AttemptError with a stable code, RangeRefused.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        ...
+
+
+class Dialer(Protocol):
+    """Names and sockets; the seam of the network tests."""
+
+    def resolve(self, host: str, port: int, timeout_s: float) -> list[tuple[int, str]]:
+        """Return (address family, address) pairs in order of preference; raises AttemptError."""
+        ...
+
+    def connect(self, family: int, address: str, port: int, timeout_s: float) -> object:
+        """Return a connected socket; raises OSError."""
+        ...
+
+
+# ---------------------------------------------------------------- the disk
+
+
+class Os(Protocol):
+    """The operating system's file calls that may fail; the seam of the disk-fault tests."""
+
+    def open(
+        self, path: str, flags: int, mode: int = 0o666, *, dir_fd: int | None = None
+    ) -> int: ...
+
+    def write(self, fd: int, data: memoryview, offset: int, /) -> int:
+        """Write at an offset; may write less than asked."""
+        ...
+
+    def fsync(self, fd: int) -> None: ...
+
+    def rename(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None: ...
+
+    def link(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None: ...
+
+    def unlink(self, path: str, *, dir_fd: int) -> None: ...
+
+    def free_bytes(self, fd: int) -> int:
+        """Return what an unprivileged writer may still use on the file system of ``fd``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartJournal:
+    """What is known of a part's first ``durable_bytes`` bytes, which are on the disk."""
+
+    url: str
+    final_url: str
+    total: int | None
+    validator: Validator
+    durable_bytes: int
+
+
+class Part(Protocol):
+    """The hidden, locked file that a transfer writes. One thread."""
+
+    journal: PartJournal | None
+    size_bytes: int
+    name: str
+
+    def write(self, data: memoryview) -> None:
+        """Append at ``size_bytes``; raises AttemptError (disk_full, disk_error)."""
+        ...
+
+    def truncate(self, size_bytes: int = 0) -> None:
+        """Cut to ``size_bytes``; to 0: forget the journal first."""
+        ...
+
+    def readinto(self, buffer: memoryview, offset: int) -> int:
+        """Read what was written; 0 at the end."""
+        ...
+
+    def checkpoint(self, journal: PartJournal) -> None:
+        """Sync the data, then make the journal say so."""
+        ...
+
+    def identity(self) -> tuple[int, int]:
+        """Return (device, inode)."""
+        ...
+
+    def discard(self) -> None:
+        """Remove part and journal: their content is worthless."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Return the free space of the part's file system."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Existing:
+    """A regular file that stands at a destination."""
+
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+
+
+class Disk(Protocol):
+    """The download roots. The only door to them; every path is resolved below its root."""
+
+    def open_part(self, root: str, path: str) -> AbstractContextManager[Part]:
+        """Open (or make) the destination's part, locked; raises AttemptError."""
+        ...
+
+    def existing(self, root: str, path: str) -> Existing | None:
+        """Return what stands at the destination; raises AttemptError (dest_conflict: no file)."""
+        ...
+
+    def read_existing(self, root: str, path: str) -> AbstractContextManager[Iterator[memoryview]]:
+        """Open the destination's file and yield its bytes in slices."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """A part that a previous life left. ``durable_bytes`` by its journal, 0 without one."""
+
+    root: str
+    path: str
+    name: str
+    durable_bytes: int
+
+
+# ---------------------------------------------------------------- the store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """An attempt began (row ``running``). Not waited for."""
+
+    task: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    """The task is ready again, not before ``due_at_s`` (wall clock), in the lane of ``origin``."""
+
+    task: int
+    origin: str
+    history: History
+    due_at_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intends:
+    """The publish intent of a verified part."""
+
+    task: int
+    intent: Intent
+    history: History
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succeeded:
+    """Done. ``record`` replaces what is known of the destination's file, None keeps it."""
+
+    task: int
+    root: str
+    path: str
+    detail: str  # downloaded, resumed, up_to_date
+    url: str
+    final_url: str
+    size_bytes: int
+    verified: str
+    digests: tuple[str, ...]
+    resumed_from_bytes: int
+    elapsed_s: float
+    history: History
+    record: FileRecord | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    task: int
+    code: str
+    reason: str
+    history: History
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestEnded:
+    """Every task of a group that has not ended gets ``state`` (skipped or cancelled)."""
+
+    group: int
+    state: TaskState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TasksAppended:
+    """A batch of a list's tasks and the position behind it (None: the end), in one transaction."""
+
+    run: int
+    group: int
+    specs: tuple[TaskSpec, ...]
+    position: Position | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunChanged:
+    """``at_s``: wall clock; becomes started_at or finished_at by the state."""
+
+    run: int
+    state: RunState
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFiled:
+    """The drop folder shows how the run ended: report written, job file moved."""
+
+    run: int
+
+
+Change = (
+    Started
+    | Waits
+    | Intends
+    | Succeeded
+    | Failed
+    | RestEnded
+    | TasksAppended
+    | RunChanged
+    | RunFiled
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewGroup:
+    """``specs`` are the tasks known so far; ``expanding``: more come from a list."""
+
+    group: TaskGroup
+    specs: tuple[TaskSpec, ...]
+    expanding: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenGroup:
+    """A group as the store has it. ``counts`` by task state; ``held``: see ``Window``."""
+
+    id: int
+    group: TaskGroup
+    expanding: bool
+    position: Position | None
+    counts: TaskCounts
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRun:
+    """A run with all that the engine needs to go on with it."""
+
+    job: Job
+    run: Run
+    file: str
+    state: RunState
+    accepted_at_s: float
+    started_at_s: float | None
+    groups: tuple[OpenGroup, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A task that may start; ``previous``: the file last published at its destination."""
+
+    task: Task
+    origin: str
+    due_at_s: float
+    previous: FileRecord | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Some ready tasks of one group.
+
+    ``after``: where the next window begins (the last origin looked at; "" when all were).
+    ``next_due_at_s``: when the earliest not yet due task becomes due, None if there is none.
+    ``held``: tasks passed over because an earlier open task of another run has their destination.
+    """
+
+    tasks: tuple[Ready, ...]
+    after: str
+    next_due_at_s: float | None
+    held: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """What a crash left of one task: ``running`` (intent None) or ``publishing``."""
+
+    group: int
+    task: Task
+    intent: Intent | None
+    previous: FileRecord | None
+
+
+class Store(Protocol):
+    """What must survive a restart. All methods may be called by any thread.
+
+    Changes are applied in the order of the calls, by one thread, in groups; reads see every
+    change that was recorded before them. A failure is fatal: it is told once to the function
+    given at construction, and every later call raises StoreError.
+    """
+
+    def new_run_id(self) -> int:
+        """Return an id that no run has had."""
+        ...
+
+    def add_job(
+        self, job: Job, run: Run, *, raw: bytes, file: str, groups: Sequence[NewGroup]
+    ) -> OpenRun:
+        """Record job, run and tasks in one transaction; returns after it is durable.
+
+        A second spec of the run for one destination is recorded as failed (dest_conflict).
+        """
+        ...
+
+    def record(self, changes: Sequence[Change], then: Callable[[], None] | None = None) -> None:
+        """Record changes, all or none; ``then`` is called (store's thread) once durable."""
+        ...
+
+    def flush(self) -> None:
+        """Return after everything recorded before is durable."""
+        ...
+
+    def next_ready(
+        self,
+        group: int,
+        *,
+        after: str,
+        origins: int,
+        per_origin: int,
+        now_s: float,
+        then: Callable[[Window], None],
+    ) -> None:
+        """Read ready tasks, at most ``per_origin`` of each of ``origins`` origins behind ``after``.
+
+        ``then`` is called on the store's thread.
+        """
+        ...
+
+    def last_run(self, job: str) -> RunView | None:
+        """Return the job's latest run."""
+        ...
+
+    def run_view(self, run: int) -> RunView | None: ...
+
+    def open_runs(self) -> list[OpenRun]:
+        """Return every run that has not ended, in the order of acceptance."""
+        ...
+
+    def unfinished(self) -> list[Unfinished]:
+        """Return the tasks that were running or publishing when the last life ended."""
+        ...
+
+    def reopen(self, run: int) -> OpenRun | None:
+        """Make the run's failed and skipped tasks ready again; None: it has none. Durable."""
+        ...
+
+    def unfiled_runs(self) -> list[RunView]:
+        """Return ended runs whose end the drop folder does not show yet."""
+        ...
+
+    def files(self, run: int) -> Iterator[FileView]:
+        """Yield all tasks of a run in the order of acceptance, read in pages."""
+        ...
+
+    def failures(self, run: int, most: int) -> list[FileView]:
+        """Return the first ``most`` failed tasks of a run."""
+        ...
+
+    def destinations(self, root: str, path: str) -> TaskState | None:
+        """Return the state of the newest task for a destination, None if there was none."""
+        ...
+
+    def close(self) -> None:
+        """Make everything durable and end; later calls raise StoreError."""
+        ...
+
+
+# ---------------------------------------------------------------- expand, listeners
+
+
+class Expander(Protocol):
+    def __call__(self, job: Job, group: TaskGroup, run: Run, position: Position | None) -> Batch:
+        """Turn the next items of a group into tasks; raises AttemptError (list_changed, ...)."""
+        ...
+
+
+class Listener(Protocol):
+    def __call__(self, event: Event) -> None:
+        """Hear an event, on the thread where it happened. Must be quick; may fail."""
+        ...

@@ -1,0 +1,97 @@
+"""What can be read off a URL: origin, file name, path; joining and hiding its secrets."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import SplitResult, unquote_to_bytes, urljoin, urlsplit
+
+from fetchd.errors import ValueProblem
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\<>\"`{}|^]")
+_HOST = re.compile(r"[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def check_url(text: str) -> str:
+    """Return the URL if fetchd can fetch it; raises ValueProblem with what to change.
+
+    Characters that URL parsers are known to disagree about (backslash, control characters,
+    space) are refused rather than repaired.
+    """
+    if match := _FORBIDDEN.search(text):
+        raise ValueProblem(
+            f"the URL has the character {match[0]!r} at position {match.start() + 1}; "
+            f"write it percent-encoded: %{ord(match[0]):02X}"
+        )
+    if _SURROGATE.search(text):
+        raise ValueProblem("the URL is not valid UTF-8")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as exc:
+        raise ValueProblem(f"not a URL: {exc}") from None
+    if not parts.scheme:
+        raise ValueProblem(f"{text!r} is not an absolute URL; write http://... or https://...")
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise ValueProblem(f"the scheme {parts.scheme!r} is not fetched; allowed: http, https")
+    if "@" in parts.netloc:
+        raise ValueProblem("user name and password may not stand in a URL")
+    host = parts.netloc.rpartition(":")[0] if port is not None else parts.netloc.rstrip(":")
+    try:
+        plain = host.encode("idna").decode() if not host.isascii() else host
+    except UnicodeError:
+        raise ValueProblem(f"{host!r} is not a host name") from None
+    if port == 0 or not _HOST.fullmatch(plain):
+        raise ValueProblem(f"{parts.netloc!r} is not a host, or not a host and port")
+    return text
+
+
+def join_url(base: str, relative: str) -> str:
+    """Return ``relative`` resolved against ``base``, which counts as a folder."""
+    return urljoin(base if base.endswith("/") else base + "/", relative)
+
+
+def origin_of(url: str) -> str:
+    """Return ``scheme://host:port`` in lower case, the port always given (RFC 6454 §4)."""
+    parts = urlsplit(url)
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+    return f"{parts.scheme}://{_host(parts)}:{port}"
+
+
+def file_name_of(url: str) -> str:
+    """Return the last segment of the path, percent-decoded once, or "" when there is none.
+
+    Bytes that are not UTF-8 become surrogates, as in ``os.fsdecode``. The result is not safe
+    as a name: whoever makes a path of it must check it.
+    """
+    segment = urlsplit(url).path.rpartition("/")[2]
+    return unquote_to_bytes(segment).decode("utf-8", "surrogateescape")
+
+
+def path_of(url: str) -> str:
+    """Return the whole path without its first slash, percent-decoded once, each segment kept.
+
+    A decoded slash inside a segment stays visible as ``%2F``, so that it cannot make a folder.
+    """
+    segments = urlsplit(url).path.lstrip("/").split("/")
+    return "/".join(
+        unquote_to_bytes(segment).replace(b"/", b"%2F").decode("utf-8", "surrogateescape")
+        for segment in segments
+    )
+
+
+def redact_url(url: str) -> str:
+    """Return the URL without user name, password, query values and fragment."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(unreadable URL)"
+    netloc = parts.netloc.rpartition("@")[2]
+    query = "?..." if parts.query else ""
+    return f"{parts.scheme}://{netloc}{parts.path}{query}" if parts.scheme else parts.path + query
+
+
+def _host(parts: SplitResult) -> str:
+    host = (parts.hostname or "").lower()
+    return f"[{host}]" if ":" in host else host
