@@ -184,7 +184,6 @@ class Task:
     """``group`` is the group's id in the store."""
 
     id: int
-    run: int
     group: int
     spec: TaskSpec
     history: History

@@ -30,6 +30,7 @@ from fetchd.model import (
     TaskGroup,
     TaskSpec,
     TaskState,
+    UpToDate,
     Validator,
 )
 
@@ -164,17 +165,37 @@ class Os(Protocol):
         self, path: str, flags: int, mode: int = 0o666, *, dir_fd: int | None = None
     ) -> int: ...
 
+    def read(self, fd: int, buffer: memoryview, offset: int, /) -> int:
+        """Read at an offset; may read less than asked, 0 at the end."""
+        ...
+
     def write(self, fd: int, data: memoryview, offset: int, /) -> int:
         """Write at an offset; may write less than asked."""
         ...
 
+    def truncate(self, fd: int, size_bytes: int) -> None: ...
+
     def fsync(self, fd: int) -> None: ...
 
+    def mkdir(self, path: str, mode: int, *, dir_fd: int) -> None: ...
+
     def rename(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None: ...
+
+    def rename_new(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        """Rename unless ``dst`` exists (EEXIST); EINVAL or ENOSYS where that cannot be had."""
+        ...
 
     def link(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None: ...
 
     def unlink(self, path: str, *, dir_fd: int) -> None: ...
+
+    def device(self, fd: int) -> int:
+        """Return the number of the file system that holds ``fd``."""
+        ...
+
+    def may_write(self, fd: int) -> bool:
+        """Return whether names may be made in the folder ``fd``."""
+        ...
 
     def free_bytes(self, fd: int) -> int:
         """Return what an unprivileged writer may still use on the file system of ``fd``."""
@@ -192,8 +213,16 @@ class PartJournal:
     durable_bytes: int
 
 
+class PartBusy(Exception):
+    """Another thread or process has the destination's part open; ``str()`` says which."""
+
+
 class Part(Protocol):
-    """The hidden, locked file that a transfer writes. One thread."""
+    """The hidden, locked file that a transfer writes. One thread.
+
+    When opened it is exactly as long as its journal promises, empty without one. A part whose
+    bytes could not be synced is discarded before the error is raised.
+    """
 
     journal: PartJournal | None
     size_bytes: int
@@ -204,15 +233,15 @@ class Part(Protocol):
         ...
 
     def truncate(self, size_bytes: int = 0) -> None:
-        """Cut to ``size_bytes``; to 0: forget the journal first."""
+        """Cut to ``size_bytes``; a journal that promises more is durably forgotten first."""
         ...
 
     def readinto(self, buffer: memoryview, offset: int) -> int:
-        """Read what was written; 0 at the end."""
+        """Read what was written; may read less than asked, 0 at the end."""
         ...
 
     def checkpoint(self, journal: PartJournal) -> None:
-        """Sync the data, then make the journal say so."""
+        """Sync the data, then make the journal say so; durable on return."""
         ...
 
     def identity(self) -> tuple[int, int]:
@@ -230,22 +259,29 @@ class Part(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Existing:
-    """A regular file that stands at a destination."""
+    """What stands at a destination: a regular file, or a symbolic link (``link``).
+
+    A link is never read or written through; the numbers are its own.
+    """
 
     size_bytes: int
     mtime_ns: int
     inode: int
+    link: bool = False
 
 
 class Disk(Protocol):
     """The download roots. The only door to them; every path is resolved below its root."""
 
     def open_part(self, root: str, path: str) -> AbstractContextManager[Part]:
-        """Open (or make) the destination's part, locked; raises AttemptError."""
+        """Open (or make) the destination's part, locked; raises AttemptError, PartBusy."""
         ...
 
     def existing(self, root: str, path: str) -> Existing | None:
-        """Return what stands at the destination; raises AttemptError (dest_conflict: no file)."""
+        """Return what stands at the destination, None: nothing; raises AttemptError.
+
+        A folder is ``dest_conflict``; what is no file at all is ``dest_denied``.
+        """
         ...
 
     def read_existing(self, root: str, path: str) -> AbstractContextManager[Iterator[memoryview]]:
@@ -255,12 +291,18 @@ class Disk(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover:
-    """A part that a previous life left. ``durable_bytes`` by its journal, 0 without one."""
+    """A part in a hidden folder. ``path`` and ``durable_bytes`` by its journal, "" and 0 without.
+
+    ``home``: path below the root of the file system's top folder, "" for the root's own.
+    ``modified_at_s``: wall clock, when it was last written.
+    """
 
     root: str
     path: str
     name: str
     durable_bytes: int
+    home: str = ""
+    modified_at_s: float = 0.0
 
 
 # ---------------------------------------------------------------- the store
@@ -295,20 +337,17 @@ class Intends:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Succeeded:
-    """Done. ``record`` replaces what is known of the destination's file, None keeps it."""
+    """Done: published as its intent says, or ``unchanged``, with nothing transferred.
+
+    ``record`` replaces what is known of the destination's file, None keeps it.
+    """
 
     task: int
     root: str
     path: str
-    detail: str  # downloaded, resumed, up_to_date
     url: str
-    final_url: str
-    size_bytes: int
-    verified: str
-    digests: tuple[str, ...]
-    resumed_from_bytes: int
-    elapsed_s: float
-    history: History
+    detail: str  # downloaded, resumed, up_to_date
+    unchanged: UpToDate | None
     record: FileRecord | None
 
 
@@ -322,21 +361,12 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestEnded:
-    """Every task of a group that has not ended gets ``state`` (skipped or cancelled)."""
-
-    group: int
-    state: TaskState
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TasksAppended:
-    """A batch of a list's tasks and the position behind it (None: the end), in one transaction."""
+    """Every ready or running task of a group gets ``state`` (skipped or cancelled)."""
 
     run: int
     group: int
-    specs: tuple[TaskSpec, ...]
-    position: Position | None
+    state: TaskState
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,17 +385,7 @@ class RunFiled:
     run: int
 
 
-Change = (
-    Started
-    | Waits
-    | Intends
-    | Succeeded
-    | Failed
-    | RestEnded
-    | TasksAppended
-    | RunChanged
-    | RunFiled
-)
+Change = Started | Waits | Intends | Succeeded | Failed | RestEnded | RunChanged | RunFiled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,7 +399,7 @@ class NewGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenGroup:
-    """A group as the store has it. ``counts`` by task state; ``held``: see ``Window``."""
+    """A group as the store has it; ``bytes``: published so far."""
 
     id: int
     group: TaskGroup
@@ -404,34 +424,51 @@ class OpenRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A task that may start; ``previous``: the file last published at its destination."""
+    """A task that may start at ``due_at_s`` (wall clock; 0: at once); ``wait``: why not before.
+
+    ``previous``: the file last published at its destination.
+    """
 
     task: Task
     origin: str
     due_at_s: float
+    wait: str
     previous: FileRecord | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """Some ready tasks of one group.
+    """Some tasks of one group that are ready now or within a minute.
 
     ``after``: where the next window begins (the last origin looked at; "" when all were).
-    ``next_due_at_s``: when the earliest not yet due task becomes due, None if there is none.
+    ``next_due_at_s``: when the earliest task beyond these becomes due, None if there is none.
     ``held``: tasks passed over because an earlier open task of another run has their destination.
+    ``complete``: no origin that was looked at has more such tasks than are given here.
     """
 
     tasks: tuple[Ready, ...]
     after: str
     next_due_at_s: float | None
     held: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appended:
+    """What became of a batch of ``added`` tasks; ``failed``: those that never could succeed.
+
+    Each with code and reason, such as a line that is no URL, or a destination given twice.
+    """
+
+    added: int
+    failed: tuple[tuple[TaskSpec, str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfinished:
-    """What a crash left of one task: ``running`` (intent None) or ``publishing``."""
+    """What a crash left of one task: running (``intent`` None) or publishing."""
 
-    group: int
+    run: int
     task: Task
     intent: Intent | None
     previous: FileRecord | None
@@ -450,11 +487,26 @@ class Store(Protocol):
         ...
 
     def add_job(
-        self, job: Job, run: Run, *, raw: bytes, file: str, groups: Sequence[NewGroup]
+        self, job: Job, run: Run, *, raw: bytes, file: str, groups: Sequence[NewGroup], at_s: float
     ) -> OpenRun:
         """Record job, run and tasks in one transaction; returns after it is durable.
 
         A second spec of the run for one destination is recorded as failed (dest_conflict).
+        """
+        ...
+
+    def append_tasks(
+        self,
+        group: OpenGroup,
+        run: int,
+        specs: tuple[TaskSpec, ...],
+        position: Position | None,
+        then: Callable[[Appended], None],
+    ) -> None:
+        """Record a batch of a list's tasks and the position behind it in one transaction.
+
+        ``position`` None: the list is read to its end. ``then`` is called (store's thread)
+        once durable.
         """
         ...
 
@@ -512,7 +564,7 @@ class Store(Protocol):
         """Return the first ``most`` failed tasks of a run."""
         ...
 
-    def destinations(self, root: str, path: str) -> TaskState | None:
+    def destination_state(self, root: str, path: str) -> TaskState | None:
         """Return the state of the newest task for a destination, None if there was none."""
         ...
 

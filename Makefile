@@ -1,0 +1,47 @@
+# Everything works on a fresh Debian or Ubuntu with python3 (3.11 or newer), its venv module and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help run demo test quick check bench-task clean
+.DEFAULT_GOAL := help
+
+help: ## say what each target does
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
+
+run: .venv/installed ## run the daemon in the foreground on config/fetchd.yaml
+	@$(BIN)/fetchd run --config config/fetchd.yaml
+
+demo: .venv/installed ## see the main job proven in a temporary folder, without internet
+	@$(BIN)/fetchd demo
+
+test: .venv/developed ## run the whole suite
+	@$(BIN)/pytest -q
+
+quick: .venv/developed ## run the suite without its slow tests
+	@$(BIN)/pytest -q -m "not slow"
+
+check: .venv/developed ## format, lint, types, import directions, shipped schemas
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/fetchd schema job | cmp - config/job.schema.json
+	$(BIN)/fetchd schema config | cmp - config/fetchd.schema.json
+
+bench-task: .venv/developed ## measure the cost of one task beside its transfer
+	@$(BIN)/python tests/bench/task_cost.py
+
+clean: ## remove what the targets made (not jobs, downloads or state)
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "fetchd needs Python 3.11 or newer; set PYTHON=..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
+	  || { echo "the venv module is missing; on Debian: apt install python3-venv" >&2; exit 1; }
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/developed: .venv/installed
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@

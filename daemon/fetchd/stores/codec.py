@@ -1,0 +1,207 @@
+"""Model values <-> the JSON and text that stand in columns. The layouts belong to the schema."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from fetchd.digests import Digest
+from fetchd.model import (
+    FileRecord,
+    History,
+    IfExists,
+    Intent,
+    Item,
+    Job,
+    ListFile,
+    Priority,
+    RetryPolicy,
+    Rules,
+    SizeRange,
+    TaskGroup,
+    Template,
+    Timeouts,
+    UpToDate,
+    Validator,
+    Verify,
+)
+
+
+def path_bytes(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
+def path_text(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
+
+
+def digests_text(digests: tuple[Digest, ...]) -> str:
+    return " ".join(map(str, digests))
+
+
+def digests_of(text: str) -> tuple[Digest, ...]:
+    return tuple(Digest(*word.split(":", 1)) for word in text.split())
+
+
+# ---------------------------------------------------------------- jobs and groups
+
+
+def job_text(job: Job) -> str:
+    fields = asdict(job)
+    del fields["groups"], fields["name"], fields["revision"]
+    return json.dumps(fields)
+
+
+def job_of(text: str, name: str, revision: str, groups: tuple[TaskGroup, ...]) -> Job:
+    fields = json.loads(text)
+    fields["priority"] = Priority(fields["priority"])
+    return Job(name=name, revision=revision, groups=groups, **fields)
+
+
+def group_text(group: TaskGroup) -> str:
+    """Return the group as JSON.
+
+    Literal items have become tasks and are left out; a single one is kept, because other
+    groups may refer to the path of its file.
+    """
+    listed, items = None, []
+    if isinstance(group.items, ListFile):
+        listed = group.items.path
+    elif len(group.items) == 1:
+        items = [asdict(group.items[0])]
+    return json.dumps(
+        {
+            "name": group.name,
+            "needs": group.needs,
+            "list": listed,
+            "items": items,
+            "template": asdict(group.template),
+            "rules": asdict(group.rules),
+        }
+    )
+
+
+def group_of(text: str) -> TaskGroup:
+    fields: dict[str, Any] = json.loads(text)
+    rules: dict[str, Any] = fields["rules"]
+    template: dict[str, Any] = fields["template"]
+    items = tuple(Item(**item) for item in fields["items"])
+    return TaskGroup(
+        name=fields["name"],
+        needs=tuple(fields["needs"]),
+        items=items if fields["list"] is None else ListFile(path=fields["list"]),
+        template=Template(
+            base=tuple(template["base"]),
+            dest=template["dest"],
+            filename=template["filename"],
+            checksums=tuple(template["checksums"]),
+        ),
+        rules=Rules(
+            **{
+                **rules,
+                "if_exists": IfExists(rules["if_exists"]),
+                "verify": Verify(rules["verify"]),
+                "size": SizeRange(**rules["size"]) if rules["size"] else None,
+                "headers": tuple((name, value) for name, value in rules["headers"]),
+                "retry": RetryPolicy(**rules["retry"]),
+                "timeouts": Timeouts(**rules["timeouts"]),
+            }
+        ),
+    )
+
+
+# ---------------------------------------------------------------- tasks
+
+_NO_HISTORY = History()
+
+
+def history_text(history: History) -> str | None:
+    if history == _NO_HISTORY:
+        return None
+    fields = asdict(history)
+    fields["barred"] = sorted(history.barred)
+    fields["mismatched"] = sorted(history.mismatched)
+    return json.dumps(fields)
+
+
+def history_of(text: str | None) -> History:
+    if text is None:
+        return _NO_HISTORY
+    fields = json.loads(text)
+    fields["barred"] = frozenset(fields["barred"])
+    fields["mismatched"] = frozenset(fields["mismatched"])
+    fields["causes"] = tuple((source, code, reason) for source, code, reason in fields["causes"])
+    return History(**fields)
+
+
+def intent_text(intent: Intent) -> str:
+    """Return a JSON array whose first four members are those of ``unchanged_text``."""
+    validator = intent.validator
+    return json.dumps(
+        [
+            intent.size_bytes,
+            intent.verified,
+            digests_text(intent.digests),
+            intent.url,
+            intent.final_url,
+            validator.etag,
+            validator.last_modified,
+            validator.date,
+            intent.resumed_from_bytes,
+            intent.received_bytes,
+            intent.elapsed_s,
+            intent.mtime_s,
+            intent.part,
+            intent.device,
+            intent.inode,
+            intent.clobber,
+            intent.root,
+        ]
+    )
+
+
+def intent_of(text: str, path: str) -> Intent:
+    values = json.loads(text)
+    return Intent(
+        root=values[16],
+        path=path,
+        part=values[12],
+        device=values[13],
+        inode=values[14],
+        size_bytes=values[0],
+        verified=Verify(values[1]),
+        digests=digests_of(values[2]),
+        clobber=values[15],
+        url=values[3],
+        final_url=values[4],
+        validator=Validator(etag=values[5], last_modified=values[6], date=values[7]),
+        mtime_s=values[11],
+        resumed_from_bytes=values[8],
+        received_bytes=values[9],
+        elapsed_s=values[10],
+    )
+
+
+def unchanged_text(outcome: UpToDate, url: str) -> str:
+    return json.dumps([outcome.size_bytes, outcome.verified, digests_text(outcome.digests), url])
+
+
+def unchanged_of(text: str) -> tuple[int, Verify, tuple[Digest, ...], str]:
+    size_bytes, verified, digests, url = json.loads(text)
+    return size_bytes, Verify(verified), digests_of(digests), url
+
+
+def record_of(columns: tuple[Any, ...]) -> FileRecord | None:
+    """Return the record of eight columns of table ``file``, None for a join that found none."""
+    url, size_bytes, mtime_ns, inode, digests, etag, last_modified, date = columns
+    if url is None:
+        return None
+    return FileRecord(
+        url=url,
+        size_bytes=size_bytes,
+        mtime_ns=mtime_ns,
+        inode=inode,
+        digests=digests_of(digests),
+        validator=Validator(etag=etag, last_modified=last_modified, date=date),
+    )

@@ -1,0 +1,188 @@
+"""The one thread that owns the database connection, and its group commits."""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fetchd.clock import Clock
+from fetchd.errors import StoreError
+
+T = TypeVar("T")
+
+#: Writes that nobody waits for may lie uncommitted this long, to share a commit with others.
+LINGER_S = 0.05
+#: After this many writes a group is committed, whoever else is waiting.
+MOST_IN_GROUP = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """``done`` gets the result: of a write once it is durable, of a read at once."""
+
+    work: Callable[[sqlite3.Connection], Any]
+    writes: bool
+    done: Callable[[Any], None] | None
+    failed: Callable[[StoreError], None] | None = None
+
+
+class Ledger:
+    """Carries out work on the connection, in the order of the calls, in shared transactions.
+
+    ``on_failure`` is told once, on the ledger's thread, when the database fails; from then on
+    every call raises StoreError and nothing more is written.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        clock: Clock,
+        on_failure: Callable[[StoreError], None],
+    ) -> None:
+        self._clock = clock
+        self._on_failure = on_failure
+        self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._failure: StoreError | None = None  # written once, by the ledger thread
+        opened: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(connect, opened), name="ledger", daemon=True
+        )
+        self._thread.start()
+        opened.result()
+
+    def post(
+        self,
+        work: Callable[[sqlite3.Connection], Any],
+        then: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Have a write done; ``then`` gets its result on the ledger's thread once durable."""
+        self._put(_Item(work, writes=True, done=then))
+
+    def ask(self, work: Callable[[sqlite3.Connection], T], then: Callable[[T], None]) -> None:
+        """Have a read done; ``then`` gets its result on the ledger's thread."""
+        self._put(_Item(work, writes=False, done=then))
+
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do a write and return its result after it is durable; raises StoreError."""
+        return self._wait(work, writes=True)
+
+    def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return the result of a read; raises StoreError."""
+        return self._wait(work, writes=False)
+
+    def close(self) -> None:
+        """Commit everything, end the thread, close the connection. Idempotent."""
+        if self._failure is None:
+            self._failure = StoreError("the store is closed")
+            self._items.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _wait(self, work: Callable[[sqlite3.Connection], T], *, writes: bool) -> T:
+        if threading.current_thread() is self._thread:
+            raise StoreError("the ledger's own thread cannot wait for itself")
+        answer: Future[T] = Future()
+        self._put(_Item(work, writes, answer.set_result, answer.set_exception))
+        return answer.result()
+
+    def _put(self, item: _Item) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._items.put(item)
+
+    def _run(self, connect: Callable[[], sqlite3.Connection], opened: Future[None]) -> None:
+        try:
+            connection = connect()
+        except BaseException as exc:  # noqa: BLE001 -- handed to the caller of the constructor
+            opened.set_exception(exc)
+            return
+        opened.set_result(None)
+        group: list[tuple[_Item, Any]] = []
+        try:
+            while self._group(connection, group):
+                pass
+        except Exception as exc:  # noqa: BLE001 -- any failure of the one writer is fatal
+            self._fail(exc, group)
+        finally:
+            connection.close()
+
+    def _group(self, connection: sqlite3.Connection, group: list[tuple[_Item, Any]]) -> bool:
+        """Do the work of one transaction; False after the last one."""
+        group.clear()
+        until_s = 0.0
+        urgent = False
+        while True:
+            try:
+                if not group:
+                    item = self._items.get()
+                elif urgent:
+                    item = self._items.get_nowait()
+                else:
+                    left_s = until_s - self._clock.monotonic()
+                    item = (
+                        self._items.get(timeout=left_s) if left_s > 0 else self._items.get_nowait()
+                    )
+            except queue.Empty:
+                break
+            if item is None:
+                self._commit(connection, group)
+                return False
+            if not item.writes:
+                self._read(connection, item)
+                continue
+            group.append((item, None))  # before the work, so that its failure finds it
+            if len(group) == 1:
+                connection.execute("BEGIN IMMEDIATE")
+                until_s = self._clock.monotonic() + LINGER_S
+            group[-1] = (item, item.work(connection))
+            urgent = urgent or item.done is not None
+            if len(group) >= MOST_IN_GROUP:
+                break
+        self._commit(connection, group)
+        return True
+
+    def _commit(self, connection: sqlite3.Connection, group: list[tuple[_Item, Any]]) -> None:
+        if not group:
+            return
+        connection.execute("COMMIT")
+        committed = group[:]
+        group.clear()
+        for item, result in committed:
+            if item.done is not None:
+                item.done(result)
+
+    def _read(self, connection: sqlite3.Connection, item: _Item) -> None:
+        assert item.done is not None
+        try:
+            result = item.work(connection)
+        except Exception as exc:
+            if item.failed is not None:
+                item.failed(_store_error(exc))
+            raise
+        item.done(result)
+
+    def _fail(self, exc: Exception, group: list[tuple[_Item, Any]]) -> None:
+        self._failure = error = _store_error(exc)
+        waiting = [item for item, _ in group]
+        while True:
+            try:
+                item = self._items.get_nowait()
+            except queue.Empty:
+                break
+            if item is not None:
+                waiting.append(item)
+        for item in waiting:
+            if item.failed is not None:
+                item.failed(error)
+        self._on_failure(error)
+
+
+def _store_error(exc: Exception) -> StoreError:
+    if isinstance(exc, StoreError):
+        return exc
+    return StoreError(f"the state database failed: {type(exc).__name__}: {exc}")

@@ -1,0 +1,127 @@
+-- name: add_job
+INSERT INTO job (name, revision, document, raw) VALUES (?, ?, ?, ?)
+ON CONFLICT (name, revision) DO UPDATE SET document = excluded.document, raw = excluded.raw
+RETURNING id;
+
+-- name: add_run
+INSERT INTO run (id, job, file, state, accepted_at, scheduled_for) VALUES (?, ?, ?, ?, ?, ?);
+
+-- name: add_group
+INSERT INTO task_group (run, document, expanding) VALUES (?, ?, ?);
+
+-- name: move_position
+UPDATE task_group SET expanding = ?, offset_bytes = ?, prefix_sha256 = ?, lines = ? WHERE id = ?;
+
+-- name: has_dest
+SELECT 1 FROM task WHERE path = ? AND root = ? AND run = ? LIMIT 1;
+
+-- name: add_task
+INSERT INTO task (run, grp, root, path, sources, digests, origin, state, due, detail, reason)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?);
+
+-- name: start_task
+UPDATE task SET state = 1 WHERE id = ? AND state = 0;
+
+-- name: wait_task
+UPDATE task SET state = 0, origin = ?, history = ?, due = ?, detail = ?, reason = '', result = NULL
+WHERE id = ? AND state < 3;
+
+-- name: intend_task
+UPDATE task SET state = 2, result = ?, history = ? WHERE id = ? AND state < 3;
+
+-- name: succeed_published
+UPDATE task SET state = 3, detail = ?, reason = '' WHERE id = ?;
+
+-- name: succeed_unchanged
+UPDATE task SET state = 3, detail = ?, reason = '', result = ? WHERE id = ?;
+
+-- name: keep_file
+INSERT OR REPLACE INTO file
+    (root, path, url, size_bytes, mtime_ns, inode, digests, etag, last_modified, date)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: fail_task
+UPDATE task SET state = 4, detail = ?, reason = ?, history = ?, result = NULL
+WHERE id = ? AND state < 3;
+
+-- name: end_rest
+-- A task that is being published (2) is left to the publisher.
+UPDATE task SET state = ?, detail = ?, reason = '' WHERE run = ? AND grp = ? AND state IN (0, 1);
+
+-- name: start_run
+UPDATE run SET state = ?, started_at = coalesce(started_at, ?) WHERE id = ?;
+
+-- name: end_run
+UPDATE run SET state = ?, finished_at = ? WHERE id = ?;
+
+-- name: file_run
+UPDATE run SET filed = 1 WHERE id = ?;
+
+-- name: next_origin
+SELECT min(origin) FROM task WHERE grp = ? AND state = 0 AND origin > ?;
+
+-- name: ready_of_origin
+-- Tasks whose destination belongs to an earlier open task of another run are marked as held.
+SELECT t.id, t.path, t.sources, t.digests, t.due, t.detail, t.history,
+       EXISTS (
+           SELECT 1 FROM task AS e
+           WHERE e.path = t.path AND e.root = t.root AND e.run < t.run AND e.state < 3
+       ),
+       f.url, f.size_bytes, f.mtime_ns, f.inode, f.digests, f.etag, f.last_modified, f.date
+FROM task AS t LEFT JOIN file AS f ON f.root = t.root AND f.path = t.path
+WHERE t.grp = ? AND t.origin = ? AND t.state = 0 AND t.due <= ?
+ORDER BY t.due, t.id
+LIMIT ?;
+
+-- name: next_due
+SELECT min(due) FROM task WHERE grp = ? AND origin = ? AND state = 0 AND due > ?;
+
+-- name: unfinished
+SELECT t.grp, t.id, t.run, t.path, t.sources, t.digests, t.history, t.state, t.result,
+       f.url, f.size_bytes, f.mtime_ns, f.inode, f.digests, f.etag, f.last_modified, f.date
+FROM task AS t LEFT JOIN file AS f ON f.root = t.root AND f.path = t.path
+WHERE t.state IN (1, 2)
+ORDER BY t.id;
+
+-- name: open_runs
+SELECT id FROM run WHERE finished_at IS NULL ORDER BY id;
+
+-- name: run
+SELECT job.document, job.name, job.revision, run.id, run.file, run.state, run.accepted_at,
+       run.scheduled_for, run.started_at, run.finished_at, run.filed
+FROM run JOIN job ON job.id = run.job
+WHERE run.id = ?;
+
+-- name: last_run
+SELECT run.id FROM run JOIN job ON job.id = run.job WHERE job.name = ?
+ORDER BY run.id DESC LIMIT 1;
+
+-- name: groups
+SELECT id, document, expanding, offset_bytes, prefix_sha256, lines
+FROM task_group WHERE run = ? ORDER BY id;
+
+-- name: counts
+SELECT grp, state, count(*),
+       sum(CASE WHEN state = 3 AND detail <> 'up_to_date' THEN json_extract(result, '$[0]') END)
+FROM task WHERE run = ? GROUP BY grp, state;
+
+-- name: reopen_tasks
+UPDATE task SET state = 0, due = 0, detail = '', reason = '', history = NULL, result = NULL
+WHERE run = ? AND state IN (4, 5) AND sources <> '';
+
+-- name: reopen_run
+UPDATE run SET state = 'running', finished_at = NULL, filed = 0 WHERE id = ?;
+
+-- name: unfiled_runs
+SELECT id FROM run WHERE finished_at IS NOT NULL AND filed = 0 ORDER BY id;
+
+-- name: files
+SELECT id, grp, path, state, detail, reason, sources, history, result
+FROM task WHERE run = ? AND id > ? ORDER BY id LIMIT ?;
+
+-- name: failures
+SELECT id, grp, path, state, detail, reason, sources, history, result
+FROM task WHERE run = ? AND state = 4 ORDER BY id LIMIT ?;
+
+-- name: dest_state
+SELECT state FROM task WHERE path = ? AND root = ? ORDER BY run DESC, id DESC LIMIT 1;

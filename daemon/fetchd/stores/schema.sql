@@ -1,0 +1,73 @@
+-- The state of fetchd, version 1. Every migration is numbered and runs in one transaction.
+-- Times are Unix seconds. Paths are bytes, because names need not be UTF-8.
+
+CREATE TABLE job (
+    id       INTEGER PRIMARY KEY,
+    name     TEXT NOT NULL,
+    revision TEXT NOT NULL,
+    document TEXT NOT NULL,             -- the job without its groups, as JSON
+    raw      BLOB NOT NULL,             -- the job file's bytes; empty for lists
+    UNIQUE (name, revision)
+);
+
+CREATE TABLE run (
+    id            INTEGER PRIMARY KEY,
+    job           INTEGER NOT NULL REFERENCES job (id),
+    file          BLOB NOT NULL,        -- name in the drop folder, empty where there is none
+    state         TEXT NOT NULL,
+    accepted_at   REAL NOT NULL,
+    scheduled_for REAL NOT NULL,
+    started_at    REAL,
+    finished_at   REAL,
+    filed         INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX run_of_job ON run (job, id);
+CREATE INDEX run_open ON run (id) WHERE finished_at IS NULL;
+CREATE INDEX run_unfiled ON run (id) WHERE finished_at IS NOT NULL AND filed = 0;
+
+CREATE TABLE task_group (
+    id            INTEGER PRIMARY KEY,
+    run           INTEGER NOT NULL REFERENCES run (id),
+    document      TEXT NOT NULL,        -- the group as JSON, without its literal items
+    expanding     INTEGER NOT NULL,     -- 1: more tasks come from its list
+    offset_bytes  INTEGER,              -- how far the list was read, NULL: not yet
+    prefix_sha256 TEXT,
+    lines         INTEGER
+);
+CREATE INDEX group_of_run ON task_group (run, id);
+
+CREATE TABLE task (
+    id      INTEGER PRIMARY KEY,
+    run     INTEGER NOT NULL,
+    grp     INTEGER NOT NULL REFERENCES task_group (id),
+    root    TEXT NOT NULL,
+    path    BLOB NOT NULL,
+    sources TEXT NOT NULL,              -- URLs, one a line
+    digests TEXT NOT NULL,              -- algorithm:hex, separated by spaces
+    origin  TEXT NOT NULL,              -- of the next source: the task's lane
+    state   INTEGER NOT NULL,           -- see STATES in sqlite.py
+    due     REAL NOT NULL,              -- not before; 0 = at once
+    detail  TEXT NOT NULL DEFAULT '',   -- how it succeeded, the code of its failure, or its wait
+    reason  TEXT NOT NULL DEFAULT '',
+    history TEXT,                       -- JSON; NULL: no attempt has failed
+    result  TEXT                        -- JSON: the publish intent, later what was published
+);
+CREATE INDEX task_ready ON task (grp, origin, due, id) WHERE state = 0;
+CREATE INDEX task_unfinished ON task (id) WHERE state IN (1, 2);
+CREATE INDEX task_failed ON task (run, id) WHERE state = 4;
+CREATE INDEX task_of_run ON task (run);
+CREATE INDEX task_dest ON task (path, root, run);
+
+CREATE TABLE file (                     -- the last file published at each destination
+    root          TEXT NOT NULL,
+    path          BLOB NOT NULL,
+    url           TEXT NOT NULL,
+    size_bytes    INTEGER NOT NULL,
+    mtime_ns      INTEGER NOT NULL,
+    inode         INTEGER NOT NULL,
+    digests       TEXT NOT NULL,
+    etag          TEXT,
+    last_modified TEXT,
+    date          TEXT,
+    PRIMARY KEY (root, path)
+) WITHOUT ROWID;

@@ -1,0 +1,557 @@
+"""The store on SQLite: a file that survives everything, or memory for `get` and tests."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib import resources
+from typing import Any
+
+from fetchd.clock import Clock
+from fetchd.errors import ConfigError, StoreError
+from fetchd.model import (
+    FileView,
+    Job,
+    Position,
+    Run,
+    RunState,
+    RunView,
+    Task,
+    TaskCounts,
+    TaskSpec,
+    TaskState,
+)
+from fetchd.ports import (
+    Appended,
+    Change,
+    Failed,
+    Intends,
+    NewGroup,
+    OpenGroup,
+    OpenRun,
+    Ready,
+    RestEnded,
+    RunChanged,
+    RunFiled,
+    Started,
+    Succeeded,
+    Unfinished,
+    Waits,
+    Window,
+)
+from fetchd.stores import codec
+from fetchd.stores.ledger import Ledger
+from fetchd.urls import origin_of
+
+SCHEMA_VERSION = 1
+_APPLICATION_ID = 0x66746364  # "ftcd"
+
+#: TaskState <-> column task.state; the queries know these numbers.
+STATES = (
+    TaskState.READY,
+    TaskState.RUNNING,
+    TaskState.PUBLISHING,
+    TaskState.SUCCEEDED,
+    TaskState.FAILED,
+    TaskState.SKIPPED,
+    TaskState.CANCELLED,
+)
+_NUMBERS = {state: number for number, state in enumerate(STATES)}
+#: Tasks that become due this soon are read ahead, so that their wait ends on time.
+_AHEAD_S = 60.0
+_PAGE = 1000
+
+
+def _load_queries() -> dict[str, str]:
+    text = resources.files(__package__).joinpath("queries.sql").read_text()
+    queries = {}
+    for block in text.split("-- name: ")[1:]:
+        name, _, sql = block.partition("\n")
+        queries[name.strip()] = sql.strip()
+    return queries
+
+
+Q = _load_queries()
+
+
+class SqliteStore:
+    """``ports.Store``. ``path`` None keeps everything in memory.
+
+    Raises ConfigError when the database is damaged, from a newer fetchd, or cannot be opened.
+    """
+
+    def __init__(
+        self,
+        path: str | None,
+        clock: Clock,
+        on_failure: Callable[[StoreError], None],
+    ) -> None:
+        self._ledger = Ledger(partial(_connect, path), clock, on_failure)
+        last: int = self._ledger.read(
+            lambda db: db.execute("SELECT coalesce(max(id), 0) FROM run").fetchone()[0]
+        )
+        self._run_ids = itertools.count(last + 1)
+
+    def new_run_id(self) -> int:
+        return next(self._run_ids)
+
+    # ------------------------------------------------------------ writing
+
+    def add_job(
+        self, job: Job, run: Run, *, raw: bytes, file: str, groups: Sequence[NewGroup], at_s: float
+    ) -> OpenRun:
+        def write(db: sqlite3.Connection) -> None:
+            (job_id,) = db.execute(
+                Q["add_job"], (job.name, job.revision, codec.job_text(job), raw)
+            ).fetchone()
+            db.execute(
+                Q["add_run"],
+                (run.id, job_id, codec.path_bytes(file), "queued", at_s, run.scheduled_for_s),
+            )
+            for new in groups:
+                cursor = db.execute(
+                    Q["add_group"], (run.id, codec.group_text(new.group), new.expanding)
+                )
+                assert cursor.lastrowid is not None
+                _add_tasks(db, run.id, cursor.lastrowid, new.group.rules.root, new.specs)
+
+        self._ledger.write(write)
+        return self._ledger.read(lambda db: _open_run(db, run.id))
+
+    def append_tasks(
+        self,
+        group: OpenGroup,
+        run: int,
+        specs: tuple[TaskSpec, ...],
+        position: Position | None,
+        then: Callable[[Appended], None],
+    ) -> None:
+        def write(db: sqlite3.Connection) -> Appended:
+            failed = _add_tasks(db, run, group.id, group.group.rules.root, specs)
+            db.execute(
+                Q["move_position"],
+                (
+                    position is not None,
+                    position.offset_bytes if position else None,
+                    position.prefix_sha256 if position else None,
+                    position.lines if position else None,
+                    group.id,
+                ),
+            )
+            return Appended(added=len(specs), failed=failed)
+
+        self._ledger.post(write, then)
+
+    def record(self, changes: Sequence[Change], then: Callable[[], None] | None = None) -> None:
+        def write(db: sqlite3.Connection) -> None:
+            for change in changes:
+                _apply(db, change)
+
+        self._ledger.post(write, None if then is None else lambda _: then())
+
+    def flush(self) -> None:
+        self._ledger.write(lambda _: None)
+
+    def reopen(self, run: int) -> OpenRun | None:
+        def write(db: sqlite3.Connection) -> bool:
+            if not db.execute(Q["reopen_tasks"], (run,)).rowcount:
+                return False
+            db.execute(Q["reopen_run"], (run,))
+            return True
+
+        if not self._ledger.write(write):
+            return None
+        return self._ledger.read(lambda db: _open_run(db, run))
+
+    def close(self) -> None:
+        self._ledger.close()
+
+    # ------------------------------------------------------------ reading
+
+    def next_ready(
+        self,
+        group: int,
+        *,
+        after: str,
+        origins: int,
+        per_origin: int,
+        now_s: float,
+        then: Callable[[Window], None],
+    ) -> None:
+        self._ledger.ask(
+            lambda db: _window(db, group, after, origins, per_origin, now_s + _AHEAD_S), then
+        )
+
+    def last_run(self, job: str) -> RunView | None:
+        def read(db: sqlite3.Connection) -> RunView | None:
+            row = db.execute(Q["last_run"], (job,)).fetchone()
+            return None if row is None else _run_view(db, row[0])
+
+        return self._ledger.read(read)
+
+    def run_view(self, run: int) -> RunView | None:
+        return self._ledger.read(lambda db: _run_view(db, run))
+
+    def open_runs(self) -> list[OpenRun]:
+        ids = self._ledger.read(lambda db: [row[0] for row in db.execute(Q["open_runs"])])
+        return [self._ledger.read(partial(_open_run, run=run)) for run in ids]
+
+    def unfinished(self) -> list[Unfinished]:
+        return self._ledger.read(
+            lambda db: [_unfinished(row) for row in db.execute(Q["unfinished"])]
+        )
+
+    def unfiled_runs(self) -> list[RunView]:
+        def read(db: sqlite3.Connection) -> list[RunView]:
+            ids = [row[0] for row in db.execute(Q["unfiled_runs"])]
+            return [view for view in (_run_view(db, run) for run in ids) if view is not None]
+
+        return self._ledger.read(read)
+
+    def files(self, run: int) -> Iterator[FileView]:
+        names = self._group_names(run)
+        last = 0
+        while True:
+            rows = self._ledger.read(partial(_page, run=run, after=last))
+            for row in rows:
+                yield _file_view(row, names)
+            if len(rows) < _PAGE:
+                return
+            last = rows[-1][0]
+
+    def failures(self, run: int, most: int) -> list[FileView]:
+        names = self._group_names(run)
+        rows = self._ledger.read(lambda db: db.execute(Q["failures"], (run, most)).fetchall())
+        return [_file_view(row, names) for row in rows]
+
+    def destination_state(self, root: str, path: str) -> TaskState | None:
+        row = self._ledger.read(
+            lambda db: db.execute(Q["dest_state"], (codec.path_bytes(path), root)).fetchone()
+        )
+        return None if row is None else STATES[row[0]]
+
+    def _group_names(self, run: int) -> dict[int, str]:
+        rows = self._ledger.read(lambda db: db.execute(Q["groups"], (run,)).fetchall())
+        return {row[0]: codec.group_of(row[1]).name for row in rows}
+
+
+# ---------------------------------------------------------------- opening
+
+
+def _connect(path: str | None) -> sqlite3.Connection:
+    """Open and check the database; runs on the ledger's thread."""
+    try:
+        db = sqlite3.connect(
+            path or ":memory:", isolation_level=None, timeout=5.0, cached_statements=200
+        )
+    except sqlite3.Error as exc:
+        raise ConfigError(f"{path}: the state database cannot be opened: {exc}") from None
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA cache_size = -16000")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise ConfigError(
+                f"{path}: the state is of schema version {version}, this fetchd knows up to "
+                f"{SCHEMA_VERSION}; install the newer fetchd again, or name another `state` folder"
+            )
+        if version == 0:
+            _create(db, path)
+    except sqlite3.Error as exc:
+        db.close()
+        raise ConfigError(
+            f"{path}: the state database is damaged or not one ({exc}); restore it from a backup, "
+            "or move it away to start empty (files already downloaded stay)"
+        ) from None
+    except ConfigError:
+        db.close()
+        raise
+    return db
+
+
+def _create(db: sqlite3.Connection, path: str | None) -> None:
+    if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise ConfigError(f"{path}: this is a database of another program; name another `state`")
+    schema = resources.files(__package__).joinpath("schema.sql").read_text()
+    db.executescript(
+        f"BEGIN IMMEDIATE; {schema}"
+        f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+        "COMMIT;"
+    )
+
+
+# ---------------------------------------------------------------- statements
+
+
+def _add_tasks(
+    db: sqlite3.Connection, run: int, group: int, root: str, specs: Sequence[TaskSpec]
+) -> tuple[tuple[TaskSpec, str, str], ...]:
+    """Insert tasks; returns those that are failed from the start, with code and reason."""
+    failed = []
+    taken: set[bytes] = set()
+    has_dest, add_task = Q["has_dest"], Q["add_task"]
+    rows = []
+    for spec in specs:
+        path = codec.path_bytes(spec.path)
+        problem = spec.problem
+        if problem is None:
+            if path in taken or db.execute(has_dest, (path, root, run)).fetchone():
+                problem = ("dest_conflict", "another task of this run has the same destination")
+            taken.add(path)
+        state, detail, reason = 0, "", ""
+        if problem is not None:
+            state, (detail, reason) = 4, problem
+            failed.append((spec, detail, reason))
+        rows.append(
+            (
+                run,
+                group,
+                root,
+                path,
+                "\n".join(spec.sources),
+                codec.digests_text(spec.digests),
+                origin_of(spec.sources[0]) if problem is None else "",
+                state,
+                detail,
+                reason,
+            )
+        )
+    db.executemany(add_task, rows)
+    return tuple(failed)
+
+
+def _apply(db: sqlite3.Connection, change: Change) -> None:
+    match change:
+        case Started(task=task):
+            db.execute(Q["start_task"], (task,))
+        case Waits(task=task, origin=origin, history=history, due_at_s=due_s, reason=reason):
+            db.execute(Q["wait_task"], (origin, codec.history_text(history), due_s, reason, task))
+        case Intends(task=task, intent=intent, history=history):
+            db.execute(
+                Q["intend_task"],
+                (codec.intent_text(intent), codec.history_text(history), task),
+            )
+        case Succeeded():
+            _succeed(db, change)
+        case Failed(task=task, code=code, reason=reason, history=history):
+            db.execute(Q["fail_task"], (code, reason, codec.history_text(history), task))
+        case RestEnded(run=run, group=group, state=state, reason=reason):
+            db.execute(Q["end_rest"], (_NUMBERS[state], reason, run, group))
+        case RunChanged(run=run, state=state, at_s=at_s):
+            db.execute(Q["end_run" if state.ended else "start_run"], (state, at_s, run))
+        case RunFiled(run=run):
+            db.execute(Q["file_run"], (run,))
+
+
+def _succeed(db: sqlite3.Connection, change: Succeeded) -> None:
+    if change.unchanged is None:
+        db.execute(Q["succeed_published"], (change.detail, change.task))
+    else:
+        result = codec.unchanged_text(change.unchanged, change.url)
+        db.execute(Q["succeed_unchanged"], (change.detail, result, change.task))
+    if (record := change.record) is not None:
+        db.execute(
+            Q["keep_file"],
+            (
+                change.root,
+                codec.path_bytes(change.path),
+                record.url,
+                record.size_bytes,
+                record.mtime_ns,
+                record.inode,
+                codec.digests_text(record.digests),
+                record.validator.etag,
+                record.validator.last_modified,
+                record.validator.date,
+            ),
+        )
+
+
+def _window(
+    db: sqlite3.Connection,
+    group: int,
+    after: str,
+    origins: int,
+    per_origin: int,
+    until_s: float,
+) -> Window:
+    ready: list[Ready] = []
+    next_due_s: float | None = None
+    held = 0
+    complete = True
+    for _ in range(origins):
+        (origin,) = db.execute(Q["next_origin"], (group, after)).fetchone()
+        if origin is None:
+            after = ""
+            break
+        after = origin
+        rows = db.execute(Q["ready_of_origin"], (group, origin, until_s, per_origin)).fetchall()
+        complete = complete and len(rows) < per_origin
+        for row in rows:
+            if row[7]:
+                held += 1
+            else:
+                ready.append(_ready(row, group, origin))
+        (due_s,) = db.execute(Q["next_due"], (group, origin, until_s)).fetchone()
+        if due_s is not None and (next_due_s is None or due_s < next_due_s):
+            next_due_s = due_s
+    return Window(
+        tasks=tuple(ready), after=after, next_due_at_s=next_due_s, held=held, complete=complete
+    )
+
+
+# ---------------------------------------------------------------- rows -> values
+
+
+def _spec(path: bytes, sources: str, digests: str) -> TaskSpec:
+    text = codec.path_text(path)
+    return TaskSpec(
+        key=text,
+        path=text,
+        sources=tuple(sources.split("\n")),
+        digests=codec.digests_of(digests),
+    )
+
+
+def _ready(row: tuple[Any, ...], group: int, origin: str) -> Ready:
+    task_id, path, sources, digests, due_s, wait, history, _held, *record = row
+    return Ready(
+        task=Task(
+            id=task_id,
+            group=group,
+            spec=_spec(path, sources, digests),
+            history=codec.history_of(history),
+        ),
+        origin=origin,
+        due_at_s=due_s,
+        wait=wait,
+        previous=codec.record_of(tuple(record)),
+    )
+
+
+def _unfinished(row: tuple[Any, ...]) -> Unfinished:
+    group, task_id, run, path, sources, digests, history, state, result, *record = row
+    spec = _spec(path, sources, digests)
+    return Unfinished(
+        run=run,
+        task=Task(id=task_id, group=group, spec=spec, history=codec.history_of(history)),
+        intent=codec.intent_of(result, spec.path) if STATES[state] == "publishing" else None,
+        previous=codec.record_of(tuple(record)),
+    )
+
+
+def _counts(db: sqlite3.Connection, run: int) -> dict[int, tuple[dict[str, int], int]]:
+    groups: dict[int, tuple[dict[str, int], int]] = {}
+    for group, state, count, size_bytes in db.execute(Q["counts"], (run,)):
+        counts, total_bytes = groups.get(group, ({}, 0))
+        counts[STATES[state].value] = count
+        groups[group] = (counts, total_bytes + (size_bytes or 0))
+    return groups
+
+
+def _open_run(db: sqlite3.Connection, run: int) -> OpenRun:
+    row = db.execute(Q["run"], (run,)).fetchone()
+    document, name, revision, _, file, state, accepted_s, scheduled_s, started_s, *_ = row
+    counts = _counts(db, run)
+    groups = []
+    for group_id, text, expanding, offset, prefix, lines in db.execute(Q["groups"], (run,)):
+        states, total_bytes = counts.get(group_id, ({}, 0))
+        groups.append(
+            OpenGroup(
+                id=group_id,
+                group=codec.group_of(text),
+                expanding=bool(expanding),
+                position=None
+                if offset is None
+                else Position(offset_bytes=offset, prefix_sha256=prefix, lines=lines),
+                counts=TaskCounts(**states),
+                bytes=total_bytes,
+            )
+        )
+    return OpenRun(
+        job=codec.job_of(document, name, revision, tuple(open_.group for open_ in groups)),
+        run=Run(id=run, job=name, revision=revision, scheduled_for_s=scheduled_s),
+        file=codec.path_text(file),
+        state=RunState(state),
+        accepted_at_s=accepted_s,
+        started_at_s=started_s,
+        groups=tuple(groups),
+    )
+
+
+def _run_view(db: sqlite3.Connection, run: int) -> RunView | None:
+    row = db.execute(Q["run"], (run,)).fetchone()
+    if row is None:
+        return None
+    _, name, revision, _, file, state, accepted_s, _, started_s, finished_s, filed = row
+    totals: dict[str, int] = {}
+    total_bytes = 0
+    for states, size_bytes in _counts(db, run).values():
+        total_bytes += size_bytes
+        for state_name, count in states.items():
+            totals[state_name] = totals.get(state_name, 0) + count
+    return RunView(
+        id=run,
+        job=name,
+        revision=revision,
+        file=codec.path_text(file),
+        state=RunState(state),
+        accepted_at_s=accepted_s,
+        started_at_s=started_s,
+        finished_at_s=finished_s,
+        tasks=TaskCounts(**totals),
+        bytes=total_bytes,
+        filed=bool(filed),
+    )
+
+
+def _page(db: sqlite3.Connection, *, run: int, after: int) -> list[tuple[Any, ...]]:
+    return db.execute(Q["files"], (run, after, _PAGE)).fetchall()
+
+
+def _file_view(row: tuple[Any, ...], groups: dict[int, str]) -> FileView:
+    task_id, group, path, state, detail, reason, sources, history_text, result = row
+    history = codec.history_of(history_text)
+    text = codec.path_text(path)
+    first = sources.partition("\n")[0]
+    view: dict[str, Any] = {
+        "url": first,
+        "final_url": "",
+        "size_bytes": None,
+        "verified": None,
+        "digests": (),
+        "validator": None,
+        "resumed_from_bytes": 0,
+        "elapsed_s": None,
+    }
+    attempts = history.attempts
+    if STATES[state] is TaskState.SUCCEEDED and detail == "up_to_date":
+        (size_bytes, verified, digests, url) = codec.unchanged_of(result)
+        view |= {"size_bytes": size_bytes, "verified": verified, "digests": digests, "url": url}
+    elif STATES[state] is TaskState.SUCCEEDED:
+        intent = codec.intent_of(result, text)
+        attempts += 1
+        view |= {
+            "url": intent.url,
+            "final_url": intent.final_url,
+            "size_bytes": intent.size_bytes,
+            "verified": intent.verified,
+            "digests": intent.digests,
+            "validator": intent.validator,
+            "resumed_from_bytes": intent.resumed_from_bytes,
+            "elapsed_s": intent.elapsed_s,
+        }
+    return FileView(
+        task=task_id,
+        group=groups[group],
+        path=text,
+        state=STATES[state],
+        detail=detail,
+        reason=reason,
+        attempts=attempts,
+        causes=history.causes,
+        **view,
+    )

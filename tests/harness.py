@@ -1,0 +1,240 @@
+"""What several tests share: a clock that is set by hand, jobs in one line, an engine by hand."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+
+from fetchd.engine import Engine
+from fetchd.errors import StoreError
+from fetchd.events import Event
+from fetchd.model import (
+    Batch,
+    Expand,
+    Expanded,
+    Fetch,
+    Fetched,
+    IfExists,
+    Intent,
+    Item,
+    Job,
+    Outcome,
+    Priority,
+    Publish,
+    Published,
+    RetryPolicy,
+    Rules,
+    Submit,
+    TaskGroup,
+    TaskSpec,
+    Validator,
+    Verify,
+)
+from fetchd.stores import SqliteStore
+
+
+class FakeClock:
+    """A clock that stands until it is set; waits end after a moment of real time."""
+
+    def __init__(self, wall_s: float = 1_700_000_000.0) -> None:
+        self._now_s = 1000.0
+        self._wall_offset_s = wall_s - self._now_s
+
+    def monotonic(self) -> float:
+        return self._now_s
+
+    def wall(self) -> float:
+        return self._now_s + self._wall_offset_s
+
+    def advance(self, seconds: float) -> None:
+        self._now_s += seconds
+
+    def wait(self, condition: threading.Condition, timeout_s: float | None) -> None:
+        condition.wait(0.002)
+
+
+class NoJitter(random.Random):
+    """A random source whose draws are the upper end."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+    def random(self) -> float:
+        return 0.999999
+
+
+def spec(path: str, *sources: str, problem: tuple[str, str] | None = None) -> TaskSpec:
+    return TaskSpec(
+        key=path,
+        path=path,
+        sources=sources or (f"http://one.example/{path}",),
+        problem=problem,
+    )
+
+
+def group(name: str, *specs: TaskSpec, needs: tuple[str, ...] = (), **rules) -> TaskGroup:
+    """A group whose items are found again by ``expand_specs``."""
+    items = tuple(Item(url=s.sources[0], filename=s.path) for s in specs)
+    made = TaskGroup(name=name, needs=needs, items=items, rules=Rules(**rules))
+    SPECS[made.items] = specs
+    return made
+
+
+SPECS: dict[tuple[Item, ...], tuple[TaskSpec, ...]] = {}
+
+
+def expand_specs(job, group, run, position) -> Batch:
+    return Batch(specs=SPECS[group.items], position=None)
+
+
+def job(
+    name: str,
+    *groups: TaskGroup,
+    revision: str = "r1",
+    priority: Priority = Priority.NORMAL,
+    concurrency: int | None = None,
+    max_total_bytes: int | None = None,
+) -> Job:
+    return Job(
+        name=name,
+        revision=revision,
+        groups=groups,
+        priority=priority,
+        concurrency=concurrency,
+        max_total_bytes=max_total_bytes,
+    )
+
+
+def intent_for(fetch: Fetch, size_bytes: int = 10) -> Intent:
+    return Intent(
+        root=fetch.group.rules.root,
+        path=fetch.task.spec.path,
+        part=f"part-{fetch.task.id}",
+        device=1,
+        inode=fetch.task.id,
+        size_bytes=size_bytes,
+        verified=Verify.LENGTH,
+        digests=fetch.task.spec.digests,
+        clobber=fetch.group.rules.if_exists is not IfExists.FAIL,
+        url=fetch.source,
+        final_url=fetch.source,
+        validator=Validator(etag='"1"'),
+        mtime_s=None,
+        resumed_from_bytes=0,
+        received_bytes=size_bytes,
+        elapsed_s=1.0,
+    )
+
+
+class EngineByHand:
+    """A real engine on a real store, whose threads are played by the test."""
+
+    def __init__(
+        self,
+        *,
+        store: SqliteStore | None = None,
+        clock: FakeClock | None = None,
+        expand: Callable[..., Batch] = expand_specs,
+        poison: int = 3,
+        connections_per_origin: int = 8,
+    ) -> None:
+        self.clock = clock or FakeClock()
+        self.failures: list[StoreError] = []
+        self.store = store or SqliteStore(None, self.clock, self.failures.append)
+        self.events: list[Event] = []
+        self.engine = Engine(
+            self.store,
+            expand,
+            self.events.append,
+            self.clock,
+            NoJitter(),
+            connections_per_origin=connections_per_origin,
+            poison=poison,
+        )
+
+    def calm(self) -> None:
+        """Return when the store has nothing left to do or to tell."""
+        for _ in range(6):
+            self.store.flush()
+
+    def submit(self, job: Job, file: str = "", raw: bytes = b"raw"):
+        answer = self.engine.obey(Submit(job=job, raw=raw, file=file))
+        self.calm()
+        return answer
+
+    def ready(self) -> int:
+        self.calm()
+        return len(self.engine._queue)
+
+    def fetch(self) -> Fetch | None:
+        """Take one fetch attempt if one may start now."""
+        self.calm()
+        queue = self.engine._queue
+        with queue._changed:
+            now_s = self.clock.monotonic()
+            later = queue._later
+            startable = bool(later and later[0][0] <= now_s) or self._startable()
+        if not startable:
+            return None
+        (attempt,) = self.engine.take(Fetch, 1)
+        return attempt
+
+    def _startable(self) -> bool:
+        queue = self.engine._queue
+        if queue._lonely or (queue._alone and queue._out):
+            return False
+        if queue._alone:
+            return True
+        return any(
+            not run.full() and queue._busy.get(origin, 0) < queue._per_origin
+            for run in queue._runs.values()
+            for origin in run.lanes
+        )
+
+    def settle(self, attempt, outcome: Outcome) -> None:
+        self.engine.settle([(attempt, outcome)])
+        self.calm()
+
+    def publish(self) -> list[Publish]:
+        self.calm()
+        if not self.engine._to_publish:
+            return []
+        return list(self.engine.take(Publish, 100))
+
+    def publish_all(self) -> None:
+        while attempts := self.publish():
+            self.engine.settle(
+                [
+                    (a, Published(intent=a.intent, mtime_ns=1, inode=a.intent.inode))
+                    for a in attempts
+                ]
+            )
+            self.calm()
+
+    def succeed(self, attempt: Fetch, size_bytes: int = 10) -> None:
+        self.settle(attempt, Fetched(intent=intent_for(attempt, size_bytes)))
+        self.publish_all()
+
+    def run_all(self) -> list[str]:
+        """Let every fetch succeed until nothing can start; returns the paths in order."""
+        paths = []
+        while (attempt := self.fetch()) is not None:
+            paths.append(attempt.task.spec.path)
+            self.succeed(attempt)
+        return paths
+
+    def expand_once(self) -> bool:
+        self.calm()
+        if not self.engine._to_expand:
+            return False
+        (attempt,) = self.engine.take(Expand, 1)
+        batch = self.engine._expand(attempt.job, attempt.group, attempt.run, attempt.position)
+        self.settle(attempt, Expanded(batch=batch))
+        return True
+
+    def close(self) -> None:
+        self.store.close()
+
+
+QUICK = RetryPolicy(attempts=3, delay_s=2.0, max_delay_s=60.0)

@@ -1,0 +1,517 @@
+"""The engine by hand: what starts, what follows an outcome, when a run ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from fetchd import events
+from fetchd.model import (
+    Batch,
+    Cancel,
+    Deferred,
+    Failure,
+    Fetched,
+    Interrupted,
+    Item,
+    ListFile,
+    Position,
+    Progress,
+    Publish,
+    Published,
+    Retry,
+    RunState,
+    TaskGroup,
+    TaskState,
+    UpToDate,
+    Verify,
+)
+from fetchd.stores import SqliteStore
+from harness import QUICK, EngineByHand, FakeClock, group, intent_for, job, spec
+
+
+@pytest.fixture
+def hand():
+    made = EngineByHand()
+    yield made
+    made.close()
+
+
+def of(hand: EngineByHand, kind):
+    return [event for event in hand.events if isinstance(event, kind)]
+
+
+def failure(code: str = "short_body", *, transient: bool = True, **more) -> Failure:
+    return Failure(code=code, reason=f"{code} happened", transient=transient, **more)
+
+
+def test_a_job_of_one_file_goes_through_fetch_and_publish_and_its_run_succeeds(hand):
+    answer = hand.submit(job("a", group("a", spec("f"))))
+
+    attempt = hand.fetch()
+    assert attempt is not None
+    hand.settle(attempt, Fetched(intent=intent_for(attempt)))
+    (publish,) = hand.publish()
+    hand.settle(publish, Published(intent=publish.intent, mtime_ns=5, inode=6))
+
+    assert answer.done
+    view = hand.store.run_view(answer.run)
+    assert view is not None
+    assert (view.state, view.tasks.succeeded, view.bytes) == (RunState.SUCCEEDED, 1, 10)
+    assert hand.engine.idle()
+    (done,) = of(hand, events.TaskDone)
+    assert (done.path, done.outcome, done.attempts) == ("f", "downloaded", 1)
+    assert [type(e).__name__ for e in hand.events if isinstance(e, events.RunEnded)]
+
+
+def test_nothing_is_published_before_its_intent_is_durable(hand):
+    hand.submit(job("a", group("a", spec("f"))))
+    attempt = hand.fetch()
+    seen = []
+
+    hand.store._ledger.post(lambda db: seen.append(list(hand.engine._to_publish)))
+    hand.engine.settle([(attempt, Fetched(intent=intent_for(attempt)))])
+    hand.store._ledger.post(lambda db: seen.append(list(hand.engine._to_publish)))
+    hand.calm()
+
+    assert seen == [[], []]
+    assert len(hand.publish()) == 1
+
+
+def test_a_transient_failure_waits_its_backoff_and_tries_again(hand):
+    hand.submit(job("a", group("a", spec("f"), retry=QUICK)))
+
+    attempt = hand.fetch()
+    hand.settle(attempt, failure())
+
+    assert hand.fetch() is None
+    assert hand.engine.view().runs[0].waiting == {"retry": 1}
+    hand.clock.advance(2.1)
+    again = hand.fetch()
+    assert again is not None
+    assert (again.number, again.task.id) == (2, attempt.task.id)
+    assert hand.engine.view().runs[0].waiting == {}
+
+
+def test_attempts_end_after_the_rounds_that_the_policy_allows(hand):
+    answer = hand.submit(job("a", group("a", spec("f"), retry=QUICK)))
+
+    for _ in range(3):
+        attempt = hand.fetch()
+        hand.settle(attempt, failure())
+        hand.clock.advance(60)
+
+    assert hand.fetch() is None
+    view = hand.store.run_view(answer.run)
+    assert (view.state, view.tasks.failed) == (RunState.FAILED, 1)
+    (failed,) = of(hand, events.TaskFailed)
+    assert (failed.code, failed.attempts) == ("short_body", 3)
+    (file,) = hand.store.failures(answer.run, 10)
+    assert (file.detail, file.attempts) == ("short_body", 3)
+
+
+def test_the_next_source_is_tried_at_once_in_its_own_origin(hand):
+    two = spec("f", "http://one.example/f", "http://two.example/f")
+    hand.submit(job("a", group("a", two, retry=QUICK)))
+
+    first = hand.fetch()
+    hand.settle(first, failure("bad_status", transient=False))
+    second = hand.fetch()
+
+    assert [first.source, second.source] == ["http://one.example/f", "http://two.example/f"]
+
+
+def test_a_stop_costs_no_attempt(hand):
+    hand.submit(job("a", group("a", spec("f"))))
+    attempt = hand.fetch()
+
+    hand.engine.stop()
+    wanted = hand.engine.report(attempt, Progress())
+    hand.settle(attempt, Interrupted())
+
+    assert not wanted
+    (unfinished,) = hand.store._ledger.read(
+        lambda db: db.execute("SELECT state, due, history FROM task").fetchall()
+    )
+    assert unfinished == (0, 0.0, None)
+
+
+def test_a_deferred_task_waits_without_being_charged(hand):
+    hand.submit(job("a", group("a", spec("f"))))
+    attempt = hand.fetch()
+
+    hand.settle(attempt, Deferred(reason="disk", detail="full", delay_s=30))
+
+    assert hand.fetch() is None
+    assert hand.engine.view().runs[0].waiting == {"disk": 1}
+    hand.clock.advance(31)
+    assert hand.fetch().number == 1
+
+
+def test_a_group_waits_for_the_group_it_needs(hand):
+    first, second = group("one", spec("f")), group("two", spec("g"), needs=("one",))
+    hand.submit(job("a", second, first))
+
+    attempt = hand.fetch()
+
+    assert attempt.task.spec.path == "f"
+    assert hand.fetch() is None
+    hand.succeed(attempt)
+    assert hand.run_all() == ["g"]
+
+
+def test_who_needs_a_failed_group_is_skipped_all_the_way_down(hand):
+    answer = hand.submit(
+        job(
+            "a",
+            group("one", spec("f")),
+            group("two", spec("g"), needs=("one",)),
+            group("three", spec("h"), needs=("two",)),
+        )
+    )
+
+    hand.settle(hand.fetch(), failure("bad_status", transient=False))
+
+    view = hand.store.run_view(answer.run)
+    assert view.state is RunState.FAILED
+    assert (view.tasks.failed, view.tasks.skipped) == (1, 2)
+    states = {f.path: (f.state, f.detail) for f in hand.store.files(answer.run)}
+    assert states["h"] == (TaskState.SKIPPED, "upstream_failed")
+
+
+def test_cancel_ends_waiting_tasks_at_once_and_running_ones_when_they_settle(hand):
+    answer = hand.submit(job("a", group("a", spec("f"), spec("g"))))
+    attempt = hand.fetch()
+
+    cancelled = hand.engine.obey(Cancel(job="a"))
+    still = hand.engine.report(attempt, Progress())
+    hand.settle(attempt, Interrupted())
+
+    assert cancelled.done
+    assert not still
+    view = hand.store.run_view(answer.run)
+    assert (view.state, view.tasks.cancelled) == (RunState.CANCELLED, 2)
+    assert hand.engine.sweep_due()
+    assert not hand.engine.obey(Cancel(job="a")).done
+
+
+def test_a_file_under_publication_is_published_although_its_run_was_cancelled(hand):
+    answer = hand.submit(job("a", group("a", spec("f"))))
+    attempt = hand.fetch()
+    hand.settle(attempt, Fetched(intent=intent_for(attempt)))
+
+    hand.engine.obey(Cancel(job="a"))
+    hand.publish_all()
+
+    view = hand.store.run_view(answer.run)
+    assert (view.state, view.tasks.succeeded) == (RunState.CANCELLED, 1)
+
+
+def test_retry_reopens_failed_and_skipped_tasks(hand):
+    answer = hand.submit(job("a", group("one", spec("f")), group("two", spec("g"), needs=("one",))))
+    hand.settle(hand.fetch(), failure("bad_status", transient=False))
+
+    reply = hand.engine.obey(Retry(job="a"))
+    paths = hand.run_all()
+
+    assert reply.done
+    assert reply.run == answer.run
+    assert paths == ["f", "g"]
+    assert hand.store.run_view(answer.run).state is RunState.SUCCEEDED
+    assert not hand.engine.obey(Retry(job="a")).done
+
+
+def test_the_same_revision_dropped_again_after_the_end_is_a_new_run(hand):
+    one = job("a", group("a", spec("f")))
+    first = hand.submit(one, file="a.yaml")
+    repeated = hand.submit(one, file="a.yaml")
+    hand.run_all()
+    unfiled = hand.submit(one, file="a.yaml")
+    from fetchd.ports import RunFiled
+
+    hand.store.record([RunFiled(run=first.run)])
+    second = hand.submit(one, file="a.yaml")
+
+    assert (repeated.run, repeated.repeated) == (first.run, True)
+    assert (unfiled.run, unfiled.repeated) == (first.run, True)
+    assert second.done
+    assert second.run != first.run
+
+
+def test_another_revision_of_a_running_job_has_to_wait(hand):
+    hand.submit(job("a", group("a", spec("f"))))
+
+    other = hand.submit(job("a", group("a", spec("g")), revision="r2"))
+
+    assert (other.done, other.later) == (False, True)
+
+
+def test_two_runs_with_one_destination_take_turns(hand):
+    hand.submit(job("a", group("a", spec("same"))))
+    hand.submit(job("b", group("b", spec("same"))))
+
+    first = hand.fetch()
+
+    assert hand.fetch() is None
+    assert hand.engine.view().runs[1].waiting == {"same_dest": 1}
+    hand.succeed(first)
+    second = hand.fetch()
+    assert second.run.job == "b"
+    assert second.previous is not None
+    assert second.previous.validator.etag == '"1"'
+
+
+def test_two_tasks_of_a_run_with_one_destination_are_a_conflict(hand):
+    answer = hand.submit(job("a", group("a", spec("same"), spec("same", "http://x.example/2"))))
+
+    hand.run_all()
+
+    states = [(f.state, f.detail) for f in hand.store.files(answer.run)]
+    assert states == [(TaskState.SUCCEEDED, "downloaded"), (TaskState.FAILED, "dest_conflict")]
+
+
+def test_up_to_date_ends_a_task_without_publication(hand):
+    answer = hand.submit(job("a", group("a", spec("f"))))
+
+    unchanged = UpToDate(size_bytes=7, verified=Verify.DIGEST, digests=(), how="digest")
+    hand.settle(hand.fetch(), unchanged)
+
+    (file,) = hand.store.files(answer.run)
+    assert (file.state, file.detail, file.size_bytes) == (TaskState.SUCCEEDED, "up_to_date", 7)
+    assert hand.store.run_view(answer.run).bytes == 0
+
+
+def test_a_second_settle_of_an_attempt_changes_nothing(hand):
+    answer = hand.submit(job("a", group("a", spec("f"), spec("g"))))
+    attempt = hand.fetch()
+    hand.succeed(attempt)
+
+    hand.settle(attempt, failure("bad_status", transient=False))
+
+    assert hand.store.run_view(answer.run).tasks.succeeded == 1
+    assert hand.store.run_view(answer.run).tasks.failed == 0
+
+
+def test_limits_total_fails_what_goes_beyond_it(hand):
+    answer = hand.submit(job("a", group("a", spec("f"), spec("g")), max_total_bytes=15))
+    first = hand.fetch()
+    assert first.budget_bytes == 15
+    hand.succeed(first, size_bytes=10)
+
+    second = hand.fetch()
+    hand.succeed(second, size_bytes=10)
+
+    assert second.budget_bytes == 5
+    failed = [f.detail for f in hand.store.failures(answer.run, 10)]
+    assert failed == ["too_large"]
+
+
+def test_a_run_takes_no_more_connections_than_its_concurrency(hand):
+    specs = [spec(f"f{i}", f"http://h{i}.example/x") for i in range(5)]
+    hand.submit(job("a", group("a", *specs), concurrency=2))
+
+    attempts = [hand.fetch(), hand.fetch(), hand.fetch()]
+
+    assert [a is not None for a in attempts] == [True, True, False]
+
+
+def test_more_tasks_than_the_window_all_run_once(hand):
+    specs = [spec(f"f{i}", f"http://h{i % 3}.example/{i}") for i in range(900)]
+    answer = hand.submit(job("a", group("a", *specs)))
+
+    largest = 0
+    seen = []
+    while (attempt := hand.fetch()) is not None:
+        largest = max(largest, len(hand.engine._queue))
+        seen.append(attempt.task.spec.path)
+        hand.engine.settle([(attempt, Fetched(intent=intent_for(attempt)))])
+        if len(seen) % 50 == 0:
+            hand.publish_all()
+    hand.publish_all()
+
+    assert sorted(seen) == sorted(s.path for s in specs)
+    assert hand.store.run_view(answer.run).tasks.succeeded == 900
+    assert largest < 900
+
+
+def listed(name: str = "l") -> TaskGroup:
+    return TaskGroup(name=name, items=ListFile(path="/lists/l.urls"))
+
+
+def test_a_list_becomes_tasks_batch_by_batch_and_they_run_meanwhile():
+    batches = {
+        0: Batch(
+            specs=(spec("a"), spec("x", problem=("bad_item", "l.urls:2: no"))),
+            position=Position(offset_bytes=9, prefix_sha256="p", lines=2),
+        ),
+        9: Batch(specs=(spec("b"),), position=None),
+    }
+    hand = EngineByHand(expand=lambda job, group, run, at: batches[at.offset_bytes if at else 0])
+    answer = hand.submit(job("l", listed()))
+
+    assert hand.expand_once()
+    first = hand.fetch()
+    assert first.task.spec.path == "a"
+    assert hand.engine.view().runs[0].list_open
+    hand.succeed(first)
+    assert not hand.engine.idle()
+    assert hand.expand_once()
+    assert hand.run_all() == ["b"]
+
+    view = hand.store.run_view(answer.run)
+    assert (view.state, view.tasks.succeeded, view.tasks.failed) == (RunState.FAILED, 2, 1)
+    (expanded,) = of(hand, events.RunExpanded)
+    assert expanded.tasks == 3
+    hand.close()
+
+
+def test_a_list_that_was_changed_fails_what_is_left_of_it():
+    hand = EngineByHand()
+    answer = hand.submit(job("l", listed()))
+
+    (attempt,) = hand.engine.take(__import__("fetchd.model", fromlist=["Expand"]).Expand, 1)
+    hand.settle(attempt, failure("list_changed", transient=False))
+
+    assert hand.store.run_view(answer.run).state is RunState.FAILED
+    assert [f.detail for f in hand.store.failures(answer.run, 5)] == ["list_changed"]
+    hand.close()
+
+
+# ---------------------------------------------------------------- a new life on the same store
+
+
+@pytest.fixture
+def lives(tmp_path):
+    """A function that starts a new life on one database; the earlier one just stops existing."""
+    made = []
+    clock = FakeClock()
+
+    def begin(**options) -> EngineByHand:
+        if made:
+            made[-1].close()
+        store = SqliteStore(str(tmp_path / "state.db"), clock, lambda _: None)
+        made.append(EngineByHand(store=store, clock=clock, **options))
+        return made[-1]
+
+    yield begin
+    made[-1].close()
+
+
+def test_accepted_tasks_go_on_in_the_next_life(lives):
+    lives().submit(job("a", group("a", spec("f"), spec("g"))))
+
+    second = lives()
+    second.engine.recover({})
+
+    assert second.run_all() == ["f", "g"]
+    assert second.engine.idle()
+
+
+def test_a_crash_is_charged_only_without_durable_progress(lives):
+    first = lives()
+    first.submit(job("a", group("a", spec("f"))))
+    first.fetch()
+    first.calm()
+
+    for durable, crashes in ((0, 1), (100, 1), (100, 2)):
+        life = lives()
+        life.engine.recover({("default", "f"): durable})
+        attempt = life.fetch()
+        assert attempt.task.history.crashes == crashes
+        life.calm()
+
+
+def test_a_task_that_keeps_killing_the_daemon_runs_alone_and_then_is_poison(lives):
+    life = lives(poison=1)
+    answer = life.submit(job("a", group("a", spec("f"), spec("g"))))
+    life.fetch()
+    life.calm()
+
+    life = lives(poison=1)
+    life.engine.recover({})
+    suspect = life.fetch()
+    assert suspect.task.spec.path == "f"
+    assert life.fetch() is None
+    life.calm()
+
+    life = lives(poison=1)
+    life.engine.recover({})
+    assert life.run_all() == ["g"]
+    (failed,) = life.store.failures(answer.run, 5)
+    assert (failed.path, failed.detail) == ("f", "poison")
+
+
+def test_a_committed_intent_is_published_in_the_next_life_and_verified_again(lives):
+    first = lives()
+    answer = first.submit(job("a", group("a", spec("f"))))
+    attempt = first.fetch()
+    first.settle(attempt, Fetched(intent=intent_for(attempt)))
+
+    second = lives()
+    found = second.engine.recover({})
+    (publish,) = second.publish()
+    assert isinstance(publish, Publish)
+    second.settle(publish, Published(intent=publish.intent, mtime_ns=1, inode=2))
+
+    assert found == (1, 0, 1)
+    assert publish.recovered
+    assert publish.intent == intent_for(attempt)
+    assert second.store.run_view(answer.run).state is RunState.SUCCEEDED
+
+
+def test_a_wait_outlives_its_life(lives):
+    first = lives()
+    first.submit(job("a", group("a", spec("f"), retry=QUICK)))
+    first.settle(first.fetch(), failure())
+
+    second = lives()
+    second.engine.recover({})
+
+    assert second.fetch() is None
+    second.clock.advance(3)
+    assert second.fetch().number == 2
+
+
+def test_a_distant_wait_is_found_again_by_the_tick(lives):
+    first = lives()
+    first.submit(job("a", group("a", spec("f"))))
+    first.settle(first.fetch(), Deferred(reason="disk", detail="", delay_s=500))
+
+    second = lives()
+    second.engine.recover({})
+    assert second.ready() == 0
+    second.clock.advance(480)
+    second.engine.tick()
+    assert second.ready() == 1
+    assert second.fetch() is None
+    second.clock.advance(21)
+
+    assert second.fetch() is not None
+
+
+def test_a_list_goes_on_at_its_position(lives):
+    position = Position(offset_bytes=9, prefix_sha256="p", lines=2)
+    asked = []
+
+    def expand(job, group, run, at):
+        asked.append(at)
+        return Batch(specs=(spec(f"f{len(asked)}"),), position=position if at is None else None)
+
+    first = lives(expand=expand)
+    first.submit(job("l", listed()))
+    first.expand_once()
+
+    second = lives(expand=expand)
+    second.engine.recover({})
+    second.expand_once()
+
+    assert asked == [None, position]
+    assert sorted(second.run_all()) == ["f1", "f2"]
+
+
+def test_items_of_a_group_of_one_survive_for_those_who_refer_to_it(lives):
+    lives().submit(job("a", group("a", spec("f"))))
+
+    second = lives()
+    (opened,) = second.store.open_runs()
+
+    assert opened.groups[0].group.items == (Item(url="http://one.example/f", filename="f"),)

@@ -1,0 +1,235 @@
+"""The queue alone: order, fairness, limits, not-before times, close."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from fetchd.engine.queue import Entry, TaskQueue
+from fetchd.model import History, Priority, Task, TaskSpec
+from fetchd.ports import Ready
+from harness import FakeClock
+
+
+def entry(task, run=1, origin="o", *, due_s=0.0, priority=Priority.NORMAL, alone=False) -> Entry:
+    made = Task(
+        id=task,
+        group=1,
+        spec=TaskSpec(key=str(task), path=str(task), sources=("http://x/",)),
+        history=History(),
+    )
+    ready = Ready(task=made, origin=origin, due_at_s=0, wait="", previous=None)
+    return Entry(ready=ready, run=run, priority=priority, due_s=due_s, alone=alone)
+
+
+def queue_with(*entries, clock=None, per_origin=8, concurrency=None) -> TaskQueue:
+    queue = TaskQueue(clock or FakeClock(), connections_per_origin=per_origin)
+    for run, priority in {(e.run, e.priority) for e in entries}:
+        queue.add_run(run, priority, concurrency)
+    queue.put(entries)
+    return queue
+
+
+def take_all(queue: TaskQueue, count: int) -> list[int]:
+    return [queue.take().ready.task.id for _ in range(count)]
+
+
+def test_first_in_first_out_within_a_lane():
+    assert take_all(queue_with(entry(1), entry(2), entry(3)), 3) == [1, 2, 3]
+
+
+def test_a_higher_priority_goes_first():
+    queue = queue_with(
+        entry(1, run=1, priority=Priority.LOW),
+        entry(2, run=2, priority=Priority.URGENT),
+        entry(3, run=3, priority=Priority.NORMAL),
+    )
+
+    assert take_all(queue, 3) == [2, 3, 1]
+
+
+def test_runs_take_turns_and_so_do_the_origins_of_a_run():
+    queue = queue_with(
+        *[entry(i, run=1, origin="a") for i in (1, 2)],
+        *[entry(i, run=1, origin="b") for i in (3, 4)],
+        *[entry(i, run=2, origin="a") for i in (5, 6)],
+    )
+
+    assert take_all(queue, 6) == [1, 5, 3, 6, 2, 4]
+
+
+def test_an_origin_at_its_limit_is_passed_over_until_one_is_released():
+    queue = queue_with(entry(1), entry(2), entry(3, origin="other"), per_origin=1)
+
+    first = queue.take()
+    assert take_all(queue, 1) == [3]
+    queue.release(first)
+
+    assert take_all(queue, 1) == [2]
+
+
+def test_a_not_before_time_is_kept():
+    clock = FakeClock()
+    queue = queue_with(entry(1, due_s=clock.monotonic() + 10), entry(2), clock=clock)
+
+    assert take_all(queue, 1) == [2]
+    assert len(queue) == 1
+    clock.advance(10)
+    assert take_all(queue, 1) == [1]
+
+
+def test_an_entry_that_must_run_alone_waits_for_the_others_and_they_for_it():
+    queue = queue_with(entry(1), entry(2, alone=True), entry(3))
+    lonely = queue.take()
+    got = []
+    taker = threading.Thread(target=lambda: got.append(queue.take()))
+
+    taker.start()
+    taker.join(0.05)
+    assert taker.is_alive()
+    queue.release(lonely)
+    taker.join(5)
+
+    assert lonely.ready.task.id == 2
+    assert got[0].ready.task.id == 1
+
+
+def test_close_wakes_every_taker():
+    queue = queue_with()
+    got: list[Entry | None] = []
+    takers = [threading.Thread(target=lambda: got.append(queue.take())) for _ in range(4)]
+    for taker in takers:
+        taker.start()
+
+    queue.close()
+    for taker in takers:
+        taker.join(5)
+
+    assert got == [None] * 4
+
+
+def test_a_dropped_run_leaves_nothing_behind():
+    clock = FakeClock()
+    queue = queue_with(entry(1), entry(2, due_s=clock.monotonic() + 5), clock=clock)
+    out = queue.take()
+
+    queue.drop_run(1)
+    queue.release(out)
+    queue.put([entry(3)])
+
+    assert len(queue) == 0
+
+
+@pytest.mark.parametrize("takers", [8])
+def test_many_threads_take_each_entry_once_and_never_exceed_a_limit(takers):
+    entries = [entry(i, run=i % 5, origin=f"o{i % 3}") for i in range(600)]
+    queue = queue_with(*entries, per_origin=2)
+    lock = threading.Lock()
+    seen: list[int] = []
+    out: Counter[str] = Counter()
+    worst = 0
+
+    def work():
+        nonlocal worst
+        while (taken := queue.take()) is not None:
+            with lock:
+                seen.append(taken.ready.task.id)
+                out[taken.origin] += 1
+                worst = max(worst, *out.values())
+            with lock:
+                out[taken.origin] -= 1
+                last = len(seen) == len(entries)
+            queue.release(taken)
+            if last:
+                queue.close()
+
+    threads = [threading.Thread(target=work) for _ in range(takers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert sorted(seen) == list(range(600))
+    assert worst <= 2
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Any order of calls against a plain model: a set of waiting and a set of taken entries."""
+
+    taken = Bundle("taken")
+
+    def __init__(self):
+        super().__init__()
+        self.clock = FakeClock()
+        self.queue = TaskQueue(self.clock, connections_per_origin=2)
+        self.waiting: dict[int, Entry] = {}
+        self.out: dict[int, Entry] = {}
+        self.runs = {}
+        self.number = 0
+        for run in range(3):
+            self.runs[run] = Priority(run + 1)
+            self.queue.add_run(run, Priority(run + 1), 3)
+
+    @rule(run=st.integers(0, 2), origin=st.sampled_from("ab"), wait_s=st.sampled_from([0, 0, 7]))
+    def put(self, run, origin, wait_s):
+        self.number += 1
+        made = entry(
+            self.number,
+            run=run,
+            origin=origin,
+            due_s=self.clock.monotonic() + wait_s if wait_s else 0.0,
+            priority=Priority(run + 1),
+        )
+        self.queue.put([made])
+        if run in self.runs:
+            self.waiting[self.number] = made
+
+    def can_start(self) -> list[Entry]:
+        origins = Counter(e.origin for e in self.out.values())
+        runs = Counter(e.run for e in self.out.values())
+        return [
+            e
+            for e in self.waiting.values()
+            if e.due_s <= self.clock.monotonic() and origins[e.origin] < 2 and runs[e.run] < 3
+        ]
+
+    @rule(target=taken)
+    def take(self):
+        can = self.can_start()
+        if not can:
+            return None
+        got = self.queue.take()
+        assert got in can
+        assert got.priority == min(e.priority for e in can)
+        del self.waiting[got.ready.task.id]
+        self.out[got.ready.task.id] = got
+        return got
+
+    @rule(got=consumes(taken))
+    def release(self, got):
+        if got is not None:
+            self.queue.release(got)
+            del self.out[got.ready.task.id]
+
+    @rule(seconds=st.sampled_from([1, 7]))
+    def advance(self, seconds):
+        self.clock.advance(seconds)
+
+    @rule(run=st.integers(0, 2))
+    def drop(self, run):
+        if self.runs.pop(run, None) is not None:
+            self.queue.drop_run(run)
+            self.waiting = {k: e for k, e in self.waiting.items() if e.run != run}
+
+    @invariant()
+    def nothing_is_lost(self):
+        assert len(self.queue) == len(self.waiting)
+
+
+TestQueueMachine = QueueMachine.TestCase
+TestQueueMachine.settings = settings(derandomize=True, max_examples=60, deadline=None)
