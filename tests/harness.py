@@ -198,7 +198,7 @@ class EngineByHand:
 
     def publish(self) -> list[Publish]:
         self.calm()
-        if not self.engine._to_publish:
+        if not len(self.engine._to_publish):
             return []
         return list(self.engine.take(Publish, 100))
 
@@ -226,7 +226,7 @@ class EngineByHand:
 
     def expand_once(self) -> bool:
         self.calm()
-        if not self.engine._to_expand:
+        if not len(self.engine._to_expand):
             return False
         (attempt,) = self.engine.take(Expand, 1)
         batch = self.engine._expand(attempt.job, attempt.group, attempt.run, attempt.position)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from enum import Enum
 
-from fetchd.model import RunState, RunView, TaskCounts, TaskState
+from fetchd.model import Rules, RunState, RunView, TaskCounts, TaskState
 from fetchd.ports import OpenGroup, OpenRun, Ready, Window
 
 #: More tasks are read from the store when fewer than this many of a group are in the queue.
@@ -52,6 +52,10 @@ class Group:
     @property
     def id(self) -> int:
         return self.opened.id
+
+    @property
+    def rules(self) -> Rules:
+        return self.opened.group.rules
 
     @property
     def name(self) -> str:
@@ -102,7 +106,6 @@ class Group:
             and ready.task.id not in self._left
         ]
         self._left.clear()
-        self.known.update(ready.task.id for ready in new)
         self._found += len(new)
         self._complete = self._complete and window.complete
         if self._after == "":
@@ -142,6 +145,7 @@ class OpenedRun:
         self.run = opened.run
         self.state = opened.state
         self.started_at_s = opened.started_at_s
+        self.finished_at_s: float | None = None
         self.cancelled = False
         self.groups = {group.group.name: Group(group, self) for group in opened.groups}
         self.groups_by_id = {group.id: group for group in self.groups.values()}
@@ -167,7 +171,7 @@ class OpenedRun:
             return RunState.CANCELLED
         return RunState.FAILED if counts.failed or counts.skipped else RunState.SUCCEEDED
 
-    def view(self, finished_at_s: float | None = None) -> RunView:
+    def view(self) -> RunView:
         held = sum(group.held for group in self.groups.values())
         waiting = {reason: count for reason, count in self.waits.items() if count}
         if held:
@@ -181,7 +185,7 @@ class OpenedRun:
             state=self.state,
             accepted_at_s=self.opened.accepted_at_s,
             started_at_s=self.started_at_s,
-            finished_at_s=finished_at_s,
+            finished_at_s=self.finished_at_s,
             tasks=self.counts(),
             bytes=self.bytes,
             list_open=any(group.expanding for group in self.groups.values()),

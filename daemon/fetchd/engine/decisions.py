@@ -1,0 +1,496 @@
+"""What follows an outcome, a command or a group's end.
+
+Called under the engine's lock. Decisions change the runs in memory and write down in ``Effects``
+all that must happen outside: records, events, entries for the queue. They touch nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fetchd import events
+from fetchd.clock import Clock, Random
+from fetchd.engine import graph, retry
+from fetchd.engine.queue import Entry
+from fetchd.engine.runs import MOST_KNOWN, Group, OpenedRun, Phase
+from fetchd.model import (
+    Attempt,
+    Batch,
+    Deferred,
+    Expanded,
+    Failure,
+    Fetch,
+    Fetched,
+    FileRecord,
+    History,
+    Intent,
+    Interrupted,
+    Outcome,
+    Progress,
+    Publish,
+    Published,
+    Task,
+    TaskSpec,
+    TaskState,
+    UpToDate,
+)
+from fetchd.ports import (
+    Change,
+    Failed,
+    Intends,
+    Ready,
+    RestEnded,
+    RunChanged,
+    Succeeded,
+    Waits,
+)
+from fetchd.urls import origin_of
+
+_NO_PROGRESS = Progress()
+
+
+@dataclass(slots=True)
+class Out:
+    """An attempt that was taken and not settled. ``began_s``: monotonic."""
+
+    attempt: Attempt
+    group: Group
+    began_s: float
+    entry: Entry | None = None
+    previous: FileRecord | None = None
+    progress: Progress = _NO_PROGRESS
+
+
+@dataclass(slots=True)
+class Effects:
+    """What is to happen because of decisions, after the lock is given back."""
+
+    changes: list[Change] = field(default_factory=list)
+    happened: list[events.Event] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    released: list[Entry] = field(default_factory=list)
+    intended: list[Publish] = field(default_factory=list)  # to publish, once the record is durable
+    batches: list[tuple[Group, Batch]] = field(default_factory=list)
+    to_expand: list[Group] = field(default_factory=list)
+    reads: list[tuple[Group, str]] = field(default_factory=list)
+    ended: list[OpenedRun] = field(default_factory=list)
+    cancelled_runs: list[int] = field(default_factory=list)
+    sweep: bool = False  # a part may lie about that nobody needs
+    freed: bool = False  # a destination is free for whoever waited for it
+
+
+class Decisions:
+    """The rules; ``poison`` as in ``Engine``."""
+
+    def __init__(self, clock: Clock, random: Random, poison: int) -> None:
+        self._clock = clock
+        self._random = random
+        self._poison = poison
+        self._fences = itertools.count(1)
+
+    def next_fence(self) -> int:
+        return next(self._fences)
+
+    # ------------------------------------------------------------ outcomes
+
+    def settle(self, out: Out, outcome: Outcome, effects: Effects) -> None:
+        """Decide what follows the end of an attempt."""
+        if out.entry is not None:
+            effects.released.append(out.entry)
+        attempt = out.attempt
+        if isinstance(attempt, Fetch):
+            self._settle_fetch(attempt, out, outcome, effects)
+        elif isinstance(attempt, Publish):
+            self._settle_publish(attempt, out, outcome, effects)
+        else:
+            self._settle_expand(out.group, outcome, effects)
+        if out.group.done():
+            self.advance(out.group.run, effects)
+        else:
+            self.read_more(out.group, effects)
+
+    def _settle_fetch(self, attempt: Fetch, out: Out, outcome: Outcome, effects: Effects) -> None:
+        group, task = out.group, attempt.task
+        if group.run.cancelled:
+            self._cancelled(group, task, TaskState.RUNNING, effects)
+            return
+        about = about_task(attempt, attempt.source)
+        match outcome:
+            case Fetched(intent=intent):
+                self._fetched(attempt, out, intent, effects)
+            case UpToDate():
+                self._up_to_date(attempt, out, outcome, effects)
+            case Failure():
+                self._failed(attempt, out, outcome, TaskState.RUNNING, effects)
+            case Deferred(reason=reason, detail=detail, delay_s=delay_s):
+                effects.happened.append(
+                    events.TaskDeferred(**about, wait=reason, reason=detail, delay_s=delay_s)
+                )
+                group.move(TaskState.RUNNING, TaskState.READY)
+                self._put_back(group, task, task.history, delay_s, reason, out.previous, effects)
+            case Interrupted():
+                effects.happened.append(events.TaskInterrupted(**about, attempt=attempt.number))
+                group.move(TaskState.RUNNING, TaskState.READY)
+                self._put_back(group, task, task.history, 0.0, "", out.previous, effects)
+            case Published() | Expanded():
+                raise AssertionError(f"{outcome} does not answer a fetch")
+
+    def _fetched(self, attempt: Fetch, out: Out, intent: Intent, effects: Effects) -> None:
+        group, run, task = out.group, out.group.run, attempt.task
+        most = run.job.max_total_bytes
+        if most is not None and run.bytes + intent.size_bytes > most:
+            failure = Failure(
+                code="too_large",
+                reason=f"{intent.size_bytes} bytes are more than limits.total ({most}) leaves",
+                transient=False,
+            )
+            effects.sweep = True
+            self._failed(attempt, out, failure, TaskState.RUNNING, effects)
+            return
+        run.bytes += intent.size_bytes
+        group.move(TaskState.RUNNING, TaskState.PUBLISHING)
+        effects.changes.append(Intends(task=task.id, intent=intent, history=task.history))
+        effects.intended.append(self.publication(group, task, intent, recovered=False))
+        effects.happened.append(
+            events.TaskVerified(
+                **about_task(attempt, attempt.source),
+                attempt=attempt.number,
+                size_bytes=intent.size_bytes,
+            )
+        )
+
+    def _up_to_date(self, attempt: Fetch, out: Out, outcome: UpToDate, effects: Effects) -> None:
+        group, task = out.group, attempt.task
+        group.forget(task.id)
+        group.move(TaskState.RUNNING, TaskState.SUCCEEDED)
+        effects.freed = True
+        effects.changes.append(
+            Succeeded(
+                task=task.id,
+                root=group.rules.root,
+                path=task.spec.path,
+                url=attempt.source,
+                detail="up_to_date",
+                unchanged=outcome,
+                record=None,
+            )
+        )
+        effects.happened.append(
+            events.TaskDone(
+                **about_task(attempt, attempt.source),
+                outcome="up_to_date",
+                final_url=attempt.source,
+                size_bytes=outcome.size_bytes,
+                verified=outcome.verified,
+                digests=tuple(map(str, outcome.digests)),
+                attempts=attempt.number,
+                resumed_from_bytes=0,
+                received_bytes=0,
+                elapsed_s=self._clock.monotonic() - out.began_s,
+                bytes_per_s=0.0,
+            )
+        )
+
+    def _settle_publish(
+        self, attempt: Publish, out: Out, outcome: Outcome, effects: Effects
+    ) -> None:
+        group, task, intent = out.group, attempt.task, attempt.intent
+        match outcome:
+            case Published(mtime_ns=mtime_ns, inode=inode):
+                self._published(attempt, out, mtime_ns, inode, effects)
+            case Failure():
+                group.run.bytes -= intent.size_bytes
+                if group.run.cancelled:
+                    self._cancelled(group, task, TaskState.PUBLISHING, effects)
+                else:
+                    self._failed(attempt, out, outcome, TaskState.PUBLISHING, effects)
+            case _:
+                raise AssertionError(f"{outcome} does not answer a publication")
+
+    def _published(
+        self, attempt: Publish, out: Out, mtime_ns: int, inode: int, effects: Effects
+    ) -> None:
+        group, task, intent = out.group, attempt.task, attempt.intent
+        group.forget(task.id)
+        group.move(TaskState.PUBLISHING, TaskState.SUCCEEDED)
+        effects.freed = True
+        detail = "resumed" if intent.resumed_from_bytes else "downloaded"
+        effects.changes.append(
+            Succeeded(
+                task=task.id,
+                root=intent.root,
+                path=intent.path,
+                url=intent.url,
+                detail=detail,
+                unchanged=None,
+                record=FileRecord(
+                    url=intent.url,
+                    size_bytes=intent.size_bytes,
+                    mtime_ns=mtime_ns,
+                    inode=inode,
+                    digests=intent.digests,
+                    validator=intent.validator,
+                ),
+            )
+        )
+        effects.happened.append(
+            events.TaskDone(
+                **about_task(attempt, intent.url),
+                outcome=detail,
+                final_url=intent.final_url,
+                size_bytes=intent.size_bytes,
+                verified=intent.verified,
+                digests=tuple(map(str, intent.digests)),
+                attempts=task.history.attempts + 1,
+                resumed_from_bytes=intent.resumed_from_bytes,
+                received_bytes=intent.received_bytes,
+                elapsed_s=intent.elapsed_s,
+                bytes_per_s=intent.received_bytes / max(intent.elapsed_s, 1e-6),
+            )
+        )
+
+    def _settle_expand(self, group: Group, outcome: Outcome, effects: Effects) -> None:
+        match outcome:
+            case Expanded(batch=batch):
+                pass
+            case Interrupted():
+                return  # the next life goes on at the recorded position
+            case Failure(code=code, reason=reason):
+                bad = TaskSpec(key="", path="", sources=("",), problem=(code, reason))
+                batch = Batch(specs=(bad,), position=None)
+            case _:
+                raise AssertionError(f"{outcome} does not answer an expansion")
+        if not group.run.cancelled:
+            effects.batches.append((group, batch))
+
+    def _failed(
+        self,
+        attempt: Fetch | Publish,
+        out: Out,
+        failure: Failure,
+        before: TaskState,
+        effects: Effects,
+    ) -> None:
+        group, task = out.group, attempt.task
+        decision = retry.decide(
+            failure,
+            task.history,
+            group.rules.retry,
+            sources=len(task.spec.sources),
+            now_s=self._clock.wall(),
+            random=self._random,
+        )
+        if isinstance(decision, retry.GiveUp):
+            group.move(before, TaskState.FAILED)
+            self._give_up(group, task, decision, effects)
+            return
+        effects.happened.append(
+            events.TaskRetryScheduled(
+                **about_task(attempt, source_of(task, task.history)),
+                attempt=decision.history.attempts,
+                code=failure.code,
+                reason=failure.reason,
+                delay_s=decision.delay_s,
+                next_url=source_of(task, decision.history),
+            )
+        )
+        group.move(before, TaskState.READY)
+        self._put_back(
+            group, task, decision.history, decision.delay_s, "retry", out.previous, effects
+        )
+
+    def _give_up(self, group: Group, task: Task, decision: retry.GiveUp, effects: Effects) -> None:
+        history = decision.history
+        group.forget(task.id)
+        effects.freed = True
+        effects.changes.append(
+            Failed(task=task.id, code=decision.code, reason=decision.reason, history=history)
+        )
+        effects.happened.append(
+            events.TaskFailed(
+                **about_run(group.run),
+                task=task.id,
+                path=task.spec.path,
+                url=source_of(task, task.history),
+                code=decision.code,
+                reason=decision.reason,
+                attempts=history.attempts,
+                causes=tuple(
+                    f"{task.spec.sources[index]}: {code}: {reason}"
+                    for index, code, reason in history.causes
+                ),
+            )
+        )
+
+    def _cancelled(self, group: Group, task: Task, before: TaskState, effects: Effects) -> None:
+        """The row was cancelled with its run; only what is in memory is left to settle."""
+        group.forget(task.id)
+        group.move(before, TaskState.CANCELLED)
+        effects.sweep = True
+        effects.happened.append(events.TasksCancelled(**about_run(group.run), count=1))
+
+    def _put_back(
+        self,
+        group: Group,
+        task: Task,
+        history: History,
+        delay_s: float,
+        reason: str,
+        previous: FileRecord | None,
+        effects: Effects,
+    ) -> None:
+        """Make a task wait for its next attempt, in the queue if there is room."""
+        group.forget(task.id)
+        due_at_s = self._clock.wall() + delay_s if delay_s else 0.0
+        origin = origin_of(source_of(task, history))
+        effects.changes.append(
+            Waits(task=task.id, origin=origin, history=history, due_at_s=due_at_s, reason=reason)
+        )
+        if len(group.known) >= MOST_KNOWN:
+            group.expect(due_at_s)
+            group.look_again()
+            return
+        ready = Ready(
+            task=replace(task, history=history),
+            origin=origin,
+            due_at_s=due_at_s,
+            wait=reason if delay_s else "",
+            previous=previous,
+        )
+        self.line_up(group, ready, effects)
+
+    # ------------------------------------------------------------ runs and groups
+
+    def advance(self, run: OpenedRun, effects: Effects) -> None:
+        """Open groups whose needs are met, skip those that never will, end what is done."""
+        changed = True
+        while changed:
+            changed = False
+            for group in run.groups.values():
+                if group.phase is Phase.BLOCKED:
+                    changed = self._try_open(group, effects) or changed
+                if group.phase is Phase.OPEN and group.done():
+                    group.phase, changed = Phase.ENDED, True
+                self.read_more(group, effects)
+        if all(group.phase is Phase.ENDED for group in run.groups.values()):
+            self._end(run, effects)
+
+    def _try_open(self, group: Group, effects: Effects) -> bool:
+        verdict = graph.met(group.opened.group.needs, group.run.ended_groups())
+        if verdict is graph.Met.NOT_YET and not group.run.cancelled:
+            return False
+        group.phase = Phase.OPEN
+        if verdict is graph.Met.NEVER and not group.run.cancelled:
+            self.end_rest(group, TaskState.SKIPPED, "upstream_failed", effects)
+        elif group.expanding:
+            effects.to_expand.append(group)
+        return True
+
+    def end_rest(self, group: Group, state: TaskState, reason: str, effects: Effects) -> None:
+        """Let every task that is not under way be skipped or cancelled; a list is read no more."""
+        group.expanding = False
+        group.known.clear()
+        count = group.counts[TaskState.READY]
+        group.move(TaskState.READY, state, count)
+        effects.freed = True
+        effects.changes.append(
+            RestEnded(run=group.run.run.id, group=group.id, state=state, reason=reason)
+        )
+        about = about_run(group.run)
+        if count and state is TaskState.SKIPPED:
+            effects.happened.append(
+                events.TasksSkipped(**about, group=group.name, count=count, reason=reason)
+            )
+        elif count:
+            effects.happened.append(events.TasksCancelled(**about, count=count))
+
+    def _end(self, run: OpenedRun, effects: Effects) -> None:
+        now_s = self._clock.wall()
+        run.state = run.final_state()
+        run.finished_at_s = now_s
+        effects.ended.append(run)
+        effects.changes.append(RunChanged(run=run.run.id, state=run.state, at_s=now_s))
+        counts = run.counts()
+        effects.happened.append(
+            events.RunEnded(
+                **about_run(run),
+                state=run.state,
+                succeeded=counts.succeeded,
+                failed=counts.failed,
+                skipped=counts.skipped,
+                cancelled=counts.cancelled,
+                bytes=run.bytes,
+                elapsed_s=now_s - (run.started_at_s or now_s),
+            )
+        )
+
+    def charge_crash(self, group: Group, task: Task, durable_bytes: int, effects: Effects) -> None:
+        """The daemon died while it worked on the task; ``durable_bytes``: what its part holds."""
+        history = retry.after_crash(task.history, durable_bytes)
+        if self._poison and history.crashes >= 2 * self._poison:
+            group.move(TaskState.RUNNING, TaskState.FAILED)
+            reason = f"the daemon crashed {history.crashes} times while it worked on this task"
+            decision = retry.GiveUp(history=history, code="poison", reason=reason)
+            self._give_up(group, task, decision, effects)
+            return
+        group.move(TaskState.RUNNING, TaskState.READY)
+        origin = origin_of(source_of(task, history))
+        effects.changes.append(
+            Waits(task=task.id, origin=origin, history=history, due_at_s=0.0, reason="")
+        )
+
+    # ------------------------------------------------------------ the way into the queue
+
+    def line_up(self, group: Group, ready: Ready, effects: Effects) -> None:
+        """Put a task into the queue."""
+        wait_s = max(0.0, ready.due_at_s - self._clock.wall()) if ready.due_at_s else 0.0
+        group.known.add(ready.task.id)
+        if ready.wait:
+            group.run.waits[ready.wait] += 1
+        effects.entries.append(
+            Entry(
+                ready=ready,
+                run=group.run.run.id,
+                priority=group.run.job.priority,
+                due_s=self._clock.monotonic() + wait_s if wait_s else 0.0,
+                alone=bool(self._poison) and ready.task.history.crashes >= self._poison,
+            )
+        )
+
+    def read_more(self, group: Group, effects: Effects) -> None:
+        """Have the store asked for more tasks of the group if its window runs low."""
+        if group.should_read():
+            effects.reads.append((group, group.begin_read()))
+
+    def publication(self, group: Group, task: Task, intent: Intent, *, recovered: bool) -> Publish:
+        return Publish(
+            fence=self.next_fence(),
+            job=group.run.job,
+            run=group.run.run,
+            group=group.opened.group,
+            task=task,
+            intent=intent,
+            recovered=recovered,
+        )
+
+
+def source_of(task: Task, history: History) -> str:
+    return task.spec.sources[history.source]
+
+
+def about_run(run: OpenedRun) -> dict[str, Any]:
+    """Return the fields that events about a run have in common."""
+    return {"job": run.job.name, "run": run.run.id}
+
+
+def about_task(attempt: Fetch | Publish, url: str) -> dict[str, Any]:
+    """Return the fields that events about a task have in common."""
+    return {
+        "job": attempt.job.name,
+        "run": attempt.run.id,
+        "task": attempt.task.id,
+        "path": attempt.task.spec.path,
+        "url": url,
+    }

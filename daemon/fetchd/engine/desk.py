@@ -1,0 +1,41 @@
+"""A thread-safe first-in-first-out desk, from which work is taken alone or in groups."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Desk(Generic[T]):
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._waiting: deque[T] = deque()  # guarded by _changed
+        self._closed = False  # guarded by _changed
+
+    def put(self, items: Iterable[T]) -> None:
+        with self._changed:
+            self._waiting.extend(items)
+            self._changed.notify_all()
+
+    def take(self, most: int) -> list[T]:
+        """Block until something lies here; at most ``most``. Empty: closed, and all was taken."""
+        with self._changed:
+            while not self._waiting:
+                if self._closed:
+                    return []
+                self._changed.wait()
+            return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    def close(self) -> None:
+        """Let takers go home once all that lies here is taken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __len__(self) -> int:
+        with self._changed:
+            return len(self._waiting)
