@@ -107,7 +107,7 @@ FROM task WHERE run = ? GROUP BY grp, state;
 
 -- name: reopen_tasks
 UPDATE task SET state = 0, due = 0, detail = '', reason = '', history = NULL, result = NULL
-WHERE run = ? AND state IN (4, 5) AND sources <> '';
+WHERE run = ? AND state IN (4, 5) AND origin <> '';
 
 -- name: reopen_run
 UPDATE run SET state = 'running', finished_at = NULL, filed = 0 WHERE id = ?;

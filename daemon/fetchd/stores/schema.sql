@@ -44,7 +44,7 @@ CREATE TABLE task (
     path    BLOB NOT NULL,
     sources TEXT NOT NULL,              -- URLs, one a line
     digests TEXT NOT NULL,              -- algorithm:hex, separated by spaces
-    origin  TEXT NOT NULL,              -- of the next source: the task's lane
+    origin  TEXT NOT NULL,              -- of the next source: the task's lane; empty: never had one
     state   INTEGER NOT NULL,           -- see STATES in sqlite.py
     due     REAL NOT NULL,              -- not before; 0 = at once
     detail  TEXT NOT NULL DEFAULT '',   -- how it succeeded, the code of its failure, or its wait

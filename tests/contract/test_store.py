@@ -1,0 +1,491 @@
+"""What every store keeps, whoever implements it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+
+import pytest
+
+from fetchd.digests import Digest
+from fetchd.errors import ConfigError, StoreError
+from fetchd.model import (
+    FileRecord,
+    History,
+    IfExists,
+    Intent,
+    Job,
+    ListFile,
+    Position,
+    Priority,
+    RetryPolicy,
+    Rules,
+    Run,
+    RunState,
+    SizeRange,
+    TaskGroup,
+    TaskState,
+    Template,
+    Timeouts,
+    UpToDate,
+    Validator,
+    Verify,
+)
+from fetchd.ports import (
+    Failed,
+    Intends,
+    NewGroup,
+    RestEnded,
+    RunChanged,
+    RunFiled,
+    Started,
+    Succeeded,
+    Waits,
+    Window,
+)
+from fetchd.stores import SqliteStore
+from harness import FakeClock, group, job, spec
+
+NOW_S = 1_700_000_000.0
+
+
+@pytest.fixture(params=["memory", "file"])
+def store(request, tmp_path):
+    path = None if request.param == "memory" else str(tmp_path / "state.db")
+    made = SqliteStore(path, FakeClock(), lambda error: None)
+    yield made
+    made.close()
+
+
+def add(store, made: Job, *, file: str = "a.yaml", expanding: bool = False):
+    from harness import SPECS
+
+    run = Run(id=store.new_run_id(), job=made.name, revision=made.revision, scheduled_for_s=NOW_S)
+    groups = [
+        NewGroup(
+            group=g,
+            specs=() if isinstance(g.items, ListFile) else SPECS[g.items],
+            expanding=isinstance(g.items, ListFile),
+        )
+        for g in made.groups
+    ]
+    return store.add_job(made, run, raw=b"raw", file=file, groups=groups, at_s=NOW_S)
+
+
+def window(store, group_id: int, *, after: str = "", origins=64, per_origin=256, now_s=NOW_S):
+    got: list[Window] = []
+    store.next_ready(
+        group_id, after=after, origins=origins, per_origin=per_origin, now_s=now_s, then=got.append
+    )
+    store.flush()
+    return got[0]
+
+
+def ready(store, group_id: int, **more) -> list[str]:
+    return [r.task.spec.path for r in window(store, group_id, **more).tasks]
+
+
+INTENT = Intent(
+    root="default",
+    path="f",
+    part="p1",
+    device=1,
+    inode=2,
+    size_bytes=10,
+    verified=Verify.DIGEST,
+    digests=(Digest("sha256", "ab" * 32),),
+    clobber=True,
+    url="http://one.example/f",
+    final_url="http://two.example/f",
+    validator=Validator(etag='"e"', last_modified="Mon", date="Tue"),
+    mtime_s=5.5,
+    resumed_from_bytes=3,
+    received_bytes=7,
+    elapsed_s=1.5,
+)
+
+
+def test_a_job_comes_back_as_it_was(store):
+    rules = Rules(
+        root="mirrors",
+        if_exists=IfExists.FAIL,
+        verify=Verify.DIGEST,
+        size=SizeRange(least_bytes=1, most_bytes=9),
+        max_bytes=7,
+        expect_type="text/html",
+        headers=(("X-A", "b"),),
+        retry=RetryPolicy(attempts=2),
+        timeouts=Timeouts(attempt_s=3.0),
+    )
+    template = Template(base=("http://a/", "http://b/"), dest="d", checksums=("md5:x",))
+    made = Job(
+        name="a",
+        revision="r",
+        description="what it is for",
+        priority=Priority.HIGH,
+        timezone="Europe/Berlin",
+        dest="d",
+        variables={"a": "b"},
+        concurrency=3,
+        max_total_bytes=99,
+        groups=(
+            TaskGroup(
+                name="l", needs=("m",), items=ListFile(path="/x"), rules=rules, template=template
+            ),
+        ),
+    )
+
+    opened = add(store, made)
+
+    assert opened.job == made
+    assert opened.groups[0].expanding
+    assert store.open_runs() == [opened]
+
+
+def test_paths_that_are_not_utf8_survive(store):
+    name = "caf\udce9.bin"
+    opened = add(store, job("a", group("a", spec(name, "http://one.example/x"))))
+
+    assert ready(store, opened.groups[0].id) == [name]
+    assert [f.path for f in store.files(opened.run.id)] == [name]
+
+
+def test_a_task_is_ready_until_it_is_started_and_again_when_it_waits(store):
+    opened = add(store, job("a", group("a", spec("f"), spec("g"))))
+    here = opened.groups[0].id
+    first = window(store, here).tasks[0].task.id
+
+    store.record([Started(task=first)])
+    assert ready(store, here) == ["g"]
+    history = History(attempts=1, causes=((0, "c", "r"),), barred=frozenset({0}))
+    origin = "http://one.example:80"
+    store.record(
+        [Waits(task=first, origin=origin, history=history, due_at_s=NOW_S + 30, reason="retry")]
+    )
+
+    (waiting,) = [r for r in window(store, here).tasks if r.task.id == first]
+    assert (waiting.task.history, waiting.due_at_s, waiting.wait) == (
+        history,
+        NOW_S + 30,
+        "retry",
+    )
+
+
+def test_a_distant_wait_is_announced_not_given(store):
+    opened = add(store, job("a", group("a", spec("f"))))
+    here = opened.groups[0].id
+    task = window(store, here).tasks[0].task.id
+
+    store.record(
+        [
+            Waits(
+                task=task,
+                origin="http://one.example:80",
+                history=History(),
+                due_at_s=NOW_S + 900,
+                reason="disk",
+            )
+        ]
+    )
+
+    far = window(store, here)
+    assert (far.tasks, far.next_due_at_s, far.complete) == ((), NOW_S + 900, True)
+
+
+def test_reading_goes_on_behind_the_last_origin_and_says_when_it_was_cut(store):
+    specs = [spec(f"f{i}", f"http://h{i % 4}.example/{i}") for i in range(12)]
+    opened = add(store, job("a", group("a", *specs)))
+    here = opened.groups[0].id
+
+    first = window(store, here, origins=3, per_origin=2)
+    second = window(store, here, after=first.after, origins=3, per_origin=9)
+
+    assert [r.task.spec.path for r in first.tasks] == ["f0", "f4", "f1", "f5", "f2", "f6"]
+    assert (first.after, first.complete) == ("http://h2.example:80", False)
+    assert [r.task.spec.path for r in second.tasks] == ["f3", "f7", "f11"]
+    assert (second.after, second.complete) == ("", True)
+
+
+def test_an_intent_and_its_publication_make_a_record_of_the_destination(store):
+    opened = add(store, job("a", group("a", spec("f"))))
+    here = opened.groups[0].id
+    task = window(store, here).tasks[0].task.id
+    durable = threading.Event()
+    record = FileRecord(
+        url=INTENT.url,
+        size_bytes=10,
+        mtime_ns=4,
+        inode=2,
+        digests=INTENT.digests,
+        validator=INTENT.validator,
+    )
+
+    store.record([Started(task=task)])
+    store.record([Intends(task=task, intent=INTENT, history=History())], durable.set)
+    assert durable.wait(5)
+    (left,) = store.unfinished()
+    assert (left.task.id, left.intent) == (task, INTENT)
+    store.record(
+        [
+            Succeeded(
+                task=task,
+                root="default",
+                path="f",
+                url=INTENT.url,
+                detail="resumed",
+                unchanged=None,
+                record=record,
+            )
+        ]
+    )
+
+    assert store.unfinished() == []
+    (file,) = store.files(opened.run.id)
+    assert (file.state, file.detail, file.size_bytes, file.verified) == (
+        TaskState.SUCCEEDED,
+        "resumed",
+        10,
+        Verify.DIGEST,
+    )
+    assert (file.final_url, file.resumed_from_bytes, file.attempts) == (INTENT.final_url, 3, 1)
+    view = store.run_view(opened.run.id)
+    assert (view.tasks.succeeded, view.bytes) == (1, 10)
+    again = add(store, job("b", group("b", spec("f"))))
+    assert window(store, again.groups[0].id).tasks[0].previous == record
+
+
+def test_up_to_date_moves_no_bytes(store):
+    opened = add(store, job("a", group("a", spec("f"))))
+    task = window(store, opened.groups[0].id).tasks[0].task.id
+    unchanged = UpToDate(size_bytes=9, verified=Verify.LENGTH, digests=(), how="not_modified")
+
+    store.record(
+        [
+            Succeeded(
+                task=task,
+                root="default",
+                path="f",
+                url="http://u/",
+                detail="up_to_date",
+                unchanged=unchanged,
+                record=None,
+            )
+        ]
+    )
+
+    (file,) = store.files(opened.run.id)
+    assert (file.detail, file.size_bytes, file.url) == ("up_to_date", 9, "http://u/")
+    assert store.run_view(opened.run.id).bytes == 0
+
+
+def test_the_later_run_is_held_while_an_earlier_one_has_the_destination(store):
+    first = add(store, job("a", group("a", spec("f"))))
+    second = add(store, job("b", group("b", spec("f"), spec("g"))))
+
+    held = window(store, second.groups[0].id)
+    assert ([r.task.spec.path for r in held.tasks], held.held) == (["g"], 1)
+    task = window(store, first.groups[0].id).tasks[0].task.id
+    store.record([Failed(task=task, code="c", reason="r", history=History())])
+
+    assert ready(store, second.groups[0].id) == ["f", "g"]
+
+
+def test_a_second_destination_in_a_run_is_failed_from_the_start(store):
+    opened = add(store, job("a", group("a", spec("f"), spec("f", "http://x.example/f"))))
+
+    assert opened.groups[0].counts.failed == 1
+    assert [f.detail for f in store.failures(opened.run.id, 9)] == ["dest_conflict"]
+
+
+def test_a_batch_and_its_position_are_one(store):
+    made = TaskGroup(name="l", items=ListFile(path="/l"))
+    opened = add(store, job("l", made))
+    (group_,) = opened.groups
+    got = []
+    specs = (spec("a"), spec("a"), spec("bad", problem=("bad_item", "why")))
+    position = Position(offset_bytes=5, prefix_sha256="s", lines=3)
+
+    store.append_tasks(group_, opened.run.id, specs, position, got.append)
+    store.flush()
+
+    (appended,) = got
+    assert appended.added == 3
+    assert [(s.path, code) for s, code, _ in appended.failed] == [
+        ("a", "dest_conflict"),
+        ("bad", "bad_item"),
+    ]
+    (again,) = store.open_runs()
+    assert (again.groups[0].position, again.groups[0].expanding) == (position, True)
+    store.append_tasks(group_, opened.run.id, (), None, got.append)
+    assert not store.open_runs()[0].groups[0].expanding
+
+
+def test_the_rest_of_a_group_ends_but_not_what_is_being_published(store):
+    opened = add(store, job("a", group("a", spec("f"), spec("g"))))
+    here = opened.groups[0]
+    task = window(store, here.id).tasks[0].task.id
+    store.record([Intends(task=task, intent=INTENT, history=History())])
+
+    store.record(
+        [RestEnded(run=opened.run.id, group=here.id, state=TaskState.CANCELLED, reason="")]
+    )
+
+    states = {f.path: f.state for f in store.files(opened.run.id)}
+    assert states == {"f": TaskState.PUBLISHING, "g": TaskState.CANCELLED}
+
+
+def test_an_ended_run_is_unfiled_until_the_folder_shows_it(store):
+    opened = add(store, job("a", group("a", spec("f"))))
+    run = opened.run.id
+
+    store.record([RunChanged(run=run, state=RunState.RUNNING, at_s=NOW_S + 1)])
+    store.record([RunChanged(run=run, state=RunState.FAILED, at_s=NOW_S + 2)])
+
+    assert store.open_runs() == []
+    (view,) = store.unfiled_runs()
+    assert (view.id, view.state, view.started_at_s, view.finished_at_s, view.file) == (
+        run,
+        RunState.FAILED,
+        NOW_S + 1,
+        NOW_S + 2,
+        "a.yaml",
+    )
+    store.record([RunFiled(run=run)])
+    assert store.unfiled_runs() == []
+    last = store.last_run("a")
+    assert last is not None
+    assert last.filed
+
+
+def test_reopen_makes_failed_and_skipped_tasks_ready_again(store):
+    opened = add(store, job("a", group("a", spec("f"), spec("bad", problem=("bad_item", "why")))))
+    run = opened.run.id
+    task = window(store, opened.groups[0].id).tasks[0].task.id
+    store.record([Failed(task=task, code="c", reason="r", history=History(attempts=4))])
+    store.record([RunChanged(run=run, state=RunState.FAILED, at_s=NOW_S)])
+
+    again = store.reopen(run)
+
+    assert again is not None
+    assert again.state is RunState.RUNNING
+    (ready_,) = window(store, again.groups[0].id).tasks
+    assert (ready_.task.id, ready_.task.history) == (task, History())
+    assert again.groups[0].counts.failed == 1  # a line that is no task stays failed
+
+
+def test_destination_state_is_that_of_the_newest_task(store):
+    add(store, job("a", group("a", spec("f"))))
+
+    assert store.destination_state("default", "f") is TaskState.READY
+    assert store.destination_state("default", "x") is None
+
+
+def test_a_closed_store_says_so(store):
+    store.close()
+
+    with pytest.raises(StoreError, match="closed"):
+        store.record([])
+
+
+def test_many_threads_share_commits_and_lose_nothing(store):
+    specs = [spec(f"f{i}") for i in range(400)]
+    opened = add(store, job("a", group("a", *specs)))
+    tasks = [r.task.id for r in window(store, opened.groups[0].id, per_origin=1000).tasks]
+    done = threading.Barrier(9)
+    durable: list[int] = []
+
+    def work(mine: list[int]) -> None:
+        for task in mine:
+            store.record([Started(task=task)])
+            store.record(
+                [Failed(task=task, code="c", reason="r", history=History())],
+                lambda task=task: durable.append(task),
+            )
+        done.wait(20)
+
+    for start in range(8):
+        threading.Thread(target=work, args=(tasks[start::8],)).start()
+    done.wait(20)
+    store.flush()
+
+    assert sorted(durable) == sorted(tasks)
+    assert store.run_view(opened.run.id).tasks.failed == 400
+
+
+# ---------------------------------------------------------------- the file itself
+
+
+def test_a_failing_database_is_told_once_and_ends_all_calls(tmp_path):
+    told = []
+    store = SqliteStore(str(tmp_path / "s.db"), FakeClock(), told.append)
+
+    store._ledger.post(lambda db: db.execute("INSERT INTO nowhere VALUES (1)"))
+    with pytest.raises(StoreError):
+        store.flush()
+
+    assert len(told) == 1
+    assert "nowhere" in str(told[0])
+    store.close()
+
+
+def test_what_was_acknowledged_is_there_after_another_open(tmp_path):
+    path = str(tmp_path / "s.db")
+    store = SqliteStore(path, FakeClock(), lambda e: None)
+    first = add(store, job("a", group("a", spec("f"))))
+    store.close()
+
+    again = SqliteStore(path, FakeClock(), lambda e: None)
+
+    assert again.open_runs() == [first]
+    assert again.new_run_id() > first.run.id
+    again.close()
+
+
+def test_writing_is_synchronous_full_in_a_write_ahead_log(tmp_path):
+    store = SqliteStore(str(tmp_path / "s.db"), FakeClock(), lambda e: None)
+
+    got = store._ledger.read(
+        lambda db: (
+            db.execute("PRAGMA synchronous").fetchone()[0],
+            db.execute("PRAGMA journal_mode").fetchone()[0],
+        )
+    )
+
+    assert got == (2, "wal")
+    store.close()
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 1000, b"\0" * 8192 + b"x"])
+def test_s02_a_damaged_database_is_refused_with_what_to_do(tmp_path, content):
+    path = tmp_path / "s.db"
+    path.write_bytes(content)
+
+    with pytest.raises(ConfigError, match="restore it from a backup"):
+        SqliteStore(str(path), FakeClock(), lambda e: None)
+
+    assert path.read_bytes() == content
+
+
+def test_s06_a_newer_schema_is_refused_and_both_versions_are_named(tmp_path):
+    path = tmp_path / "s.db"
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+
+    with pytest.raises(ConfigError, match="version 99, this fetchd knows up to 1"):
+        SqliteStore(str(path), FakeClock(), lambda e: None)
+
+
+def test_s10_an_unusable_folder_is_refused_with_its_path(tmp_path):
+    with pytest.raises(ConfigError, match=r"none/s\.db"):
+        SqliteStore(str(tmp_path / "none" / "s.db"), FakeClock(), lambda e: None)
+
+
+def test_a_foreign_database_is_not_touched(tmp_path):
+    path = tmp_path / "s.db"
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE theirs (x)")
+    db.close()
+
+    with pytest.raises(ConfigError, match="another program"):
+        SqliteStore(str(path), FakeClock(), lambda e: None)
