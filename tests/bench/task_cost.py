@@ -1,0 +1,147 @@
+"""What one task costs beside its transfer: queue, engine, events, statistics, log and store.
+
+    make bench-task            (python tests/bench/task_cost.py --tasks 10000)
+
+A real engine, store (on disk, durable), pools, listeners and log run 10,000 tasks whose transfer
+and publication take no time. Prints CPU microseconds a task, as the median of several rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from fetchd import listeners, logs
+from fetchd.clock import Random, SystemClock
+from fetchd.engine import Engine
+from fetchd.model import (
+    Batch,
+    Fetch,
+    Fetched,
+    Intent,
+    Item,
+    Job,
+    Publish,
+    Published,
+    Submit,
+    TaskGroup,
+    TaskSpec,
+    Validator,
+    Verify,
+)
+from fetchd.pool import Pool
+from fetchd.stores import SqliteStore
+
+
+def instant_fetch(attempts):
+    return [
+        (
+            attempt,
+            Fetched(
+                intent=Intent(
+                    root="default",
+                    path=attempt.task.spec.path,
+                    part="p",
+                    device=1,
+                    inode=attempt.task.id,
+                    size_bytes=4096,
+                    verified=Verify.LENGTH,
+                    digests=(),
+                    clobber=True,
+                    url=attempt.source,
+                    final_url=attempt.source,
+                    validator=Validator(etag='"abc"', last_modified="Mon", date="Tue"),
+                    mtime_s=1.0,
+                    resumed_from_bytes=0,
+                    received_bytes=4096,
+                    elapsed_s=0.001,
+                )
+            ),
+        )
+        for attempt in attempts
+    ]
+
+
+def instant_publish(attempts):
+    return [(a, Published(intent=a.intent, mtime_ns=1, inode=a.intent.inode)) for a in attempts]
+
+
+def measure(tasks: int, workers: int, folder: Path) -> dict[str, float]:
+    """Run the tasks once; returns CPU and wall microseconds a task."""
+    specs = tuple(
+        TaskSpec(key=f"d/{i}.bin", path=f"d/{i}.bin", sources=(f"http://h.example/d/{i}.bin",))
+        for i in range(tasks)
+    )
+    clock = SystemClock()
+    writer = logs.configure("info", "json", folder / "log.jsonl")
+    stats = listeners.Stats(clock)
+    tell = listeners.fan_out([listeners.LogListener(), stats], listeners.log_failure)
+    store = SqliteStore(str(folder / "fetchd.db"), clock, lambda e: sys.exit(str(e)))
+    engine = Engine(
+        store,
+        lambda *_: Batch(specs=specs, position=None),
+        tell,
+        clock,
+        Random(),
+        connections_per_origin=workers,
+    )
+    pools = [
+        Pool("fetcher", workers, engine, Fetch, work=instant_fetch, most=1, clock=clock, tell=tell),
+        Pool("publisher", 1, engine, Publish, work=instant_publish, most=256, clock=clock, tell=tell),
+    ]
+    job = Job(name="bench", revision="r", groups=(TaskGroup(name="g", items=(Item(url="x"),)),))
+    submitted_s = time.process_time()
+    answer = engine.obey(Submit(job=job, raw=b"", file=""))
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    for pool in pools:
+        pool.start()
+    while not engine.idle():
+        time.sleep(0.005)
+    store.flush()
+    spent_s, took_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
+    engine.stop()
+    pools[0].join(5)
+    engine.finish_publishing()
+    pools[1].join(5)
+    view = store.run_view(answer.run or 0)
+    assert view is not None
+    assert view.tasks.succeeded == tasks, view
+    store.close()
+    writer.close(5)
+    return {
+        "accept_cpu_us": (cpu_s - submitted_s) / tasks * 1e6,
+        "task_cpu_us": spent_s / tasks * 1e6,
+        "task_wall_us": took_s / tasks * 1e6,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    options = parser.parse_args()
+    rounds = []
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            rounds.append(measure(options.tasks, options.workers, Path(folder)))
+    print(f"{options.tasks} tasks, {options.workers} workers, {options.rounds} rounds")
+    figures = {}
+    for name in rounds[0]:
+        values = sorted(r[name] for r in rounds)
+        figures[name] = statistics.median(values)
+        print(f"{name:14} median {figures[name]:7.1f}  min {values[0]:7.1f}  max {values[-1]:7.1f}")
+    if options.json:
+        options.json.write_text(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,601 @@
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fetchd.digests import Digest
+from fetchd.errors import AttemptError, ValueProblem
+from fetchd.expand import Expander
+from fetchd.expand.lines import split_line
+from fetchd.expand.lists import LONGEST_LINE_BYTES, ListReader
+from fetchd.expand.paths import HIDDEN, clean_folder, clean_path, join_path
+from fetchd.expand.tasks import Recipe, Scope
+from fetchd.model import (
+    Item,
+    Job,
+    ListFile,
+    Position,
+    Rules,
+    Run,
+    TaskGroup,
+    TaskSpec,
+    Template,
+    Verify,
+)
+from fetchd.urls import join_url
+
+NOON_S = 1_795_435_200.0  # 2026-11-23 12:00 UTC
+SHA = "sha256:" + "ab" * 32
+RUN = Run(id=7, job="iso", revision="r", scheduled_for_s=NOON_S)
+
+
+def job_of(*groups: TaskGroup, **more) -> Job:
+    return Job(
+        name="iso", revision="r", groups=groups, timezone=more.pop("timezone", "UTC"), **more
+    )
+
+
+def group_of(*items: Item | str, name: str = "iso", rules: Rules | None = None, **template):
+    return TaskGroup(
+        name=name,
+        items=tuple(item if isinstance(item, Item) else Item(url=item) for item in items),
+        template=Template(**template),
+        rules=rules or Rules(),
+    )
+
+
+def expand_one(item: Item | str, *others: TaskGroup, variables=None, **template) -> TaskSpec:
+    group = group_of(item, **template)
+    job = job_of(group, *others, variables=variables or {}, dest=template.get("dest", ""))
+    (spec,) = Expander()(job, group, RUN, None).specs
+    return spec
+
+
+def problem_of(item: Item | str, *others: TaskGroup, **template) -> str:
+    spec = expand_one(item, *others, **template)
+    assert spec.problem is not None, spec
+    assert spec.problem[0] == "bad_item"
+    return spec.problem[1]
+
+
+# ---------------------------------------------------------------- items
+
+
+def test_the_path_is_dest_and_the_last_segment_of_the_url() -> None:
+    spec = expand_one("https://example.org/x/a%20b.iso?download=1", dest="isos/")
+
+    assert (
+        TaskSpec(
+            key="isos/a b.iso",
+            path="isos/a b.iso",
+            sources=("https://example.org/x/a%20b.iso?download=1",),
+        )
+        == spec
+    )
+
+
+def test_a_relative_url_is_joined_to_each_base_and_an_absolute_one_to_none() -> None:
+    bases = ("https://example.org/r/", "https://example.net/mirror/r")
+
+    relative = expand_one("1.0/a.iso", base=bases)
+    rooted = expand_one("/a.iso", base=bases)
+    absolute = expand_one("http://example.com/a.iso", base=bases)
+
+    assert relative.sources == (
+        "https://example.org/r/1.0/a.iso",
+        "https://example.net/mirror/r/1.0/a.iso",
+    )
+    assert rooted.sources == ("https://example.org/a.iso", "https://example.net/a.iso")
+    assert absolute.sources == ("http://example.com/a.iso",)
+
+
+@settings(derandomize=True, max_examples=200)
+@given(
+    st.sampled_from(["https://example.org", "https://example.org/a/b;c", "http://[::1]:8/p/"]),
+    st.text(alphabet="ab0._-/~%:?#;@", min_size=1, max_size=12),
+)
+def test_joining_is_always_that_of_rfc_3986(base: str, relative: str) -> None:
+    spec = expand_one(relative, base=(base,), filename="x")
+
+    if spec.problem is None and "://" not in relative:
+        assert (join_url(base, relative),) == spec.sources
+
+
+def test_a_base_is_a_folder() -> None:
+    spec = expand_one("x.iso", base=("https://example.org/a/../b",))
+
+    assert spec.sources == ("https://example.org/b/x.iso",)
+    assert problem_of("x.iso", base=("https://example.org/a?b=c",)) == (
+        "iso:1: 'https://example.org/a?b=c' has a query or a fragment; a base is a folder"
+    )
+
+
+def test_variables_are_replaced_everywhere_in_template_and_item() -> None:
+    spec = expand_one(
+        Item(url="${series}/u.iso", filename="${run.date}/${run.id}-u.iso", checksum="${sum}"),
+        base=("https://${host}/${vars.series}/",),
+        dest="${job.name}/${task.name}",
+        variables={"host": "example.org", "series": "24.04", "sum": SHA},
+    )
+
+    assert spec.sources == ("https://example.org/24.04/24.04/u.iso",)
+    assert spec.path == "iso/iso/2026-11-23/7-u.iso"
+    assert (Digest.parse(SHA),) == spec.digests
+
+
+def test_a_variable_may_refer_to_those_above_it() -> None:
+    spec = expand_one(
+        "https://example.org/${name}.iso",
+        variables={"series": "24.04", "name": "u-${series}-${run.date}"},
+    )
+
+    assert spec.path == "u-24.04-2026-11-23.iso"
+    assert "unknown variable ${series}" in problem_of_variables(
+        {"name": "u-${series}", "series": "24.04"}
+    )
+
+
+def problem_of_variables(variables: dict[str, str]) -> str:
+    with pytest.raises(ValueProblem) as caught:
+        Scope(job_of(group_of("https://example.org/a"), variables=variables), RUN)
+    return str(caught.value)
+
+
+def test_the_date_is_that_of_the_schedule_in_the_jobs_timezone() -> None:
+    group = group_of("https://example.org/${run.date}.iso")
+    run = Run(id=1, job="iso", revision="r", scheduled_for_s=NOON_S + 11.5 * 3600)
+
+    paths = [
+        Expander()(job_of(group, timezone=zone), group, run, None).specs[0].path
+        for zone in ("America/New_York", "UTC", "Europe/Berlin")
+    ]
+
+    assert paths == ["2026-11-23.iso", "2026-11-23.iso", "2026-11-24.iso"]
+
+
+def test_the_whole_path_of_the_url_may_become_the_file_name() -> None:
+    spec = expand_one("https://example.org/a/b%20c/d%2Fe.txt", dest="crawl", filename="${url.path}")
+
+    assert spec.path == "crawl/a/b c/d%2Fe.txt"
+
+
+def test_the_file_of_another_task_can_be_named() -> None:
+    index = group_of("https://example.org/index.json", name="index", dest="meta")
+    middle = group_of("https://example.org/x", name="mid", filename="${needs.index.path}.mid")
+
+    spec = expand_one("https://example.org/${needs.mid.path}", index, middle)
+
+    assert spec.sources == ("https://example.org/meta/index.json.mid",)
+
+
+def test_a_very_long_chain_of_needs_is_followed() -> None:
+    groups = [group_of("https://example.org/0.txt", name="g0")]
+    groups += [
+        group_of(f"https://example.org/${{needs.g{n}.path}}", name=f"g{n + 1}", filename=f"{n + 1}")
+        for n in range(3000)
+    ]
+
+    specs = Expander()(job_of(*groups), groups[-1], RUN, None).specs
+
+    assert specs[0].sources == ("https://example.org/2999",)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "${needs.two.path}",
+            "${needs.two.path} exists only for a task with one file, and 'two' has several",
+        ),
+        (
+            "${needs.list.path}",
+            "${needs.list.path} exists only for a task with one file, and 'list' has several",
+        ),
+        (
+            "${needs.tow.path}",
+            "unknown variable ${needs.tow.path} (did you mean ${needs.two.path}?)",
+        ),
+        ("${needs.iso.path}", "the path of 'iso' depends on itself"),
+        ("${needs.two.changed}", "${needs.two.changed} is not built yet"),
+        ("${item.url}", "${item.url} is not built yet"),
+        ("${url.path}", "${url.path} has no meaning here"),
+    ],
+)
+def test_a_name_without_meaning_is_a_bad_item(text: str, expected: str) -> None:
+    two = group_of("https://example.org/1", "https://example.org/2", name="two")
+    many = TaskGroup(name="list", items=ListFile(path="/nowhere/x.urls"))
+
+    assert f"iso:1: {expected}" == problem_of(f"https://example.org/{text}", two, many)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("a.iso", "'a.iso' is not an absolute URL; write http://... or https://..."),
+        ("ftp://example.org/a", "the scheme 'ftp' is not fetched; allowed: http, https"),
+        ("https://example.org/", "the URL's last segment is empty; give a filename"),
+        ("https://example.org", "the URL's last segment is empty; give a filename"),
+        (
+            "https://example.org/a%2Fb",
+            "the URL's last segment 'a/b' has a slash in it; give a filename",
+        ),
+        (
+            "https://example.org/x/%2e%2e",
+            "the URL's last segment is no file name: '..' has the component '..'; give a filename",
+        ),
+        (
+            "https://example.org/a%00b",
+            (
+                "the URL's last segment is no file name: 'a\\x00b' has a control character; "
+                "give a filename"
+            ),
+        ),
+        (
+            "https://example.org/.fetchd",
+            (
+                "the URL's last segment is no file name: '.fetchd' has the component '.fetchd', "
+                "which is fetchd's own; give a filename"
+            ),
+        ),
+        (
+            "https://example.org/" + "x" * 256,
+            (
+                "the URL's last segment is no file name: a component of "
+                f"'{'x' * 57}...' has 256 bytes; at most 255 fit; give a filename"
+            ),
+        ),
+    ],
+)
+def test_a_url_without_a_usable_name_asks_for_one(url: str, expected: str) -> None:
+    assert f"iso:1: {expected}" == problem_of(url)
+
+
+def test_digests_of_template_and_item_must_all_hold() -> None:
+    md5 = "md5:" + "cd" * 16
+
+    spec = expand_one(Item(url="https://example.org/a", checksum=SHA), checksums=(md5, SHA))
+
+    assert (Digest.parse(md5), Digest.parse(SHA)) == spec.digests
+    assert (
+        problem_of(
+            Item(url="https://example.org/a", checksum="sha256:" + "00" * 32), checksums=(SHA,)
+        )
+        == "iso:1: two different sha256 checksums for one file"
+    )
+
+
+def test_a_file_name_that_turns_out_to_be_a_checksum_is_not_a_file_name() -> None:
+    problem = problem_of(
+        Item(url="https://example.org/a", filename="${sum}"), name="iso", variables={"sum": SHA}
+    )
+
+    assert f"iso:1: the file name {SHA!r} looks like a checksum" == problem
+
+
+def test_verify_digest_wants_a_checksum_for_each_item() -> None:
+    rules = Rules(verify=Verify.DIGEST)
+    group = group_of("https://example.org/a", rules=rules)
+
+    (spec,) = Expander()(job_of(group), group, RUN, None).specs
+
+    assert spec.problem == ("bad_item", "iso:1: has no checksum, and verify: digest asks for one")
+
+
+def test_a_bad_template_makes_every_item_a_bad_one_with_a_path_of_its_own() -> None:
+    group = group_of("https://example.org/a", "https://example.org/b", dest="../x")
+
+    specs = Expander()(job_of(group), group, RUN, None).specs
+
+    assert [spec.path for spec in specs] == ["./iso:1", "./iso:2"]
+    assert all(spec.problem and "has the component '..'" in spec.problem[1] for spec in specs)
+
+
+# ---------------------------------------------------------------- lines
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("u", ("u", None, None)),
+        ("u name", ("u", "name", None)),
+        ("u   sub/name", ("u", "sub/name", None)),
+        (f"u {SHA}", ("u", None, SHA)),
+        (f"u name {SHA}", ("u", "name", SHA)),
+        (f"u\ta name\t{SHA}", ("u", "a name", SHA)),
+        (f"u\t\t{SHA}", ("u", None, SHA)),
+        ("u\ta name", ("u", "a name", None)),
+        ("u sha265:ab", ("u", None, "sha265:ab")),
+        ("u sha256:", ("u", None, "sha256:")),
+        ("u SHA256:xyz", ("u", None, "SHA256:xyz")),
+        ("u model:latest", ("u", "model:latest", None)),
+        ("u ${sum}", ("u", "${sum}", None)),
+        ("u sha256:${sum}", ("u", None, "sha256:${sum}")),
+        ("u a b", ("u", "a", "b")),
+    ],
+)
+def test_a_line_is_url_file_name_and_checksum(line: str, expected: tuple[str, ...]) -> None:
+    assert expected == split_line(line)
+
+
+@pytest.mark.parametrize("line", ["a b c d", "\tname", "u\tn\ts\tx"])
+def test_a_line_of_another_form_is_refused(line: str) -> None:
+    with pytest.raises(ValueProblem, match=r"write URL \[filename\] \[algorithm:hex\]"):
+        split_line(line)
+
+
+# ---------------------------------------------------------------- paths
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/etc/passwd", "'/etc/passwd' is absolute; write a path below the root"),
+        ("a/../b", "'a/../b' has the component '..'"),
+        ("./a", "'./a' has the component '.'"),
+        ("a//b", "'a//b' has an empty component"),
+        ("a/", "'a/' has an empty component"),
+        ("", "it is empty"),
+        ("a\nb", "'a\\nb' has a control character"),
+        ("a\x85b", "'a\\x85b' has a control character"),
+        (".fetchd/parts/x", "'.fetchd/parts/x' has the component '.fetchd', which is fetchd's own"),
+        ("mnt/.Fetchd", "'mnt/.Fetchd' has the component '.fetchd', which is fetchd's own"),
+        ("é" * 128, f"a component of '{'é' * 57}...' has 256 bytes; at most 255 fit"),
+        ("a/" * 2000 + "a", "the path has 4001 bytes; at most 4000 fit"),
+        ("\ud800", "'\\ud800' is not valid Unicode"),
+    ],
+)
+def test_a_path_that_could_surprise_is_refused(text: str, expected: str) -> None:
+    with pytest.raises(ValueProblem) as caught:
+        clean_path(text)
+
+    assert expected == str(caught.value)
+
+
+def test_a_folder_may_end_in_a_slash_and_be_the_root() -> None:
+    assert [clean_folder(t) for t in ("isos", "isos/", "a/b/", "")] == ["isos", "isos", "a/b", ""]
+    for text in ("/", ".", "isos//", "/isos"):
+        with pytest.raises(ValueProblem):
+            clean_folder(text)
+
+
+def test_one_path_has_one_form() -> None:
+    assert clean_path("\udcc3\udca9") == "é"
+
+
+@settings(derandomize=True, max_examples=200)
+@given(
+    st.text(alphabet=st.sampled_from("ab./\\\x00\x1f \udc80é~\u202e"), max_size=12),
+    st.text(alphabet=st.sampled_from("ab./\\\x00\x1f \udc80é~\u202e"), max_size=12) | st.text(),
+)
+def test_a_cleaned_path_never_leaves_the_root(folder: str, name: str) -> None:
+    try:
+        path = join_path(clean_folder(folder), name)
+    except ValueProblem:
+        return
+
+    data = os.fsencode(path)
+    assert os.path.normpath(data) == data
+    assert not data.startswith((b"/", b"../"))
+    assert os.fsdecode(data) == path
+    assert all(
+        0 < len(part) <= 255 and part not in {b".", b"..", os.fsencode(HIDDEN)}
+        for part in data.split(b"/")
+    )
+    assert not any(byte < 32 or byte == 127 for byte in data)
+
+
+# ---------------------------------------------------------------- lists
+
+
+def read_all(path: Path, expander: Expander | None = None, **template) -> list[TaskSpec]:
+    group = TaskGroup(name="x", items=ListFile(path=str(path)), template=Template(**template))
+    expander = expander or Expander()
+    specs: list[TaskSpec] = []
+    job, position = job_of(group), None
+    while True:
+        batch = expander(job, group, RUN, position)
+        specs += batch.specs
+        position = batch.position
+        if position is None:
+            return specs
+
+
+def test_a_list_is_read_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.urls"
+    path.write_bytes(
+        b"\xef\xbb\xbfhttps://example.org/a\r\n"
+        b"# a comment\n"
+        b"\n"
+        b"  https://example.org/b sub/name.bin " + SHA.encode() + b"\n"
+        b"https://example.org/${run.id}\n"
+        b"https://example.org/c%7B\tna me"
+    )
+
+    specs = read_all(path)
+
+    assert [spec.path for spec in specs] == ["a", "sub/name.bin", "./x.urls:5", "na me"]
+    assert (Digest.parse(SHA),) == specs[1].digests
+    assert specs[2].problem is not None
+
+
+def test_a_bad_line_is_a_bad_item_and_hurts_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.urls"
+    lines = [
+        b"https://example.org/1",
+        b"\xff\xfe",
+        b"nothing",
+        b"a b c d e",
+        b"https://example.org/2",
+    ]
+    path.write_bytes(b"\n".join(lines))
+
+    specs = read_all(path)
+
+    assert [spec.problem for spec in specs] == [
+        None,
+        ("bad_item", "x.urls:2: the line is not valid UTF-8"),
+        (
+            "bad_item",
+            "x.urls:3: 'nothing' is not an absolute URL; write http://... or https://...",
+        ),
+        (
+            "bad_item",
+            (
+                "x.urls:4: the line has 5 fields; write URL [filename] [algorithm:hex], "
+                "with a TAB between the fields if a name has spaces"
+            ),
+        ),
+        None,
+    ]
+    assert len({spec.key for spec in specs}) == len(specs)
+
+
+def test_a_line_too_long_for_memory_is_one_bad_item(tmp_path: Path) -> None:
+    path = tmp_path / "x.urls"
+    long = b"https://example.org/" + b"x" * (3 * LONGEST_LINE_BYTES)
+    path.write_bytes(b"https://example.org/1\n" + long + b"\nhttps://example.org/3\n")
+
+    specs = read_all(path)
+
+    assert [spec.problem for spec in specs] == [
+        None,
+        ("bad_item", "x.urls:2: the line is longer than 64 KiB"),
+        None,
+    ]
+
+
+def test_an_empty_list_has_no_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "x.urls"
+    path.write_bytes(b"")
+
+    assert read_all(path) == []
+
+
+def test_another_process_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "x.urls"
+    text = "".join(f"https://example.org/{n}\n" for n in range(25))
+    path.write_text(text)
+    group = TaskGroup(name="x", items=ListFile(path=str(path)))
+    first = Expander(ListReader(batch_lines=10))(job_of(group), group, RUN, None)
+
+    second = Expander(ListReader(batch_lines=10))(job_of(group), group, RUN, first.position)
+
+    prefix = "".join(text.splitlines(keepends=True)[:10])
+    assert (
+        Position(
+            offset_bytes=len(prefix),
+            prefix_sha256=hashlib.sha256(prefix.encode()).hexdigest(),
+            lines=10,
+        )
+        == first.position
+    )
+    assert [str(n) for n in range(10, 20)] == [spec.path for spec in second.specs]
+    assert second.position is not None
+    assert second.position.lines == 20
+
+
+@pytest.mark.parametrize("same_reader", [True, False])
+def test_an_edited_list_is_noticed(tmp_path: Path, same_reader: bool) -> None:
+    path = tmp_path / "x.urls"
+    path.write_text("".join(f"https://example.org/{n}\n" for n in range(25)))
+    group = TaskGroup(name="x", items=ListFile(path=str(path)))
+    expander = Expander(ListReader(batch_lines=10))
+    position = expander(job_of(group), group, RUN, None).position
+    path.write_text("".join(f"https://example.org/{n}\n" for n in range(1, 26)))
+    os.utime(path, (1, 1))
+
+    with pytest.raises(AttemptError, match=r"x\.urls was edited above line 11") as caught:
+        (expander if same_reader else Expander())(job_of(group), group, RUN, position)
+
+    assert caught.value.code == "list_changed"
+
+
+@pytest.mark.parametrize("change", ["vanished", "shortened", "folder"])
+def test_a_list_that_is_not_what_it_was_is_noticed(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "x.urls"
+    path.write_text("".join(f"https://example.org/{n}\n" for n in range(25)))
+    group = TaskGroup(name="x", items=ListFile(path=str(path)))
+    expander = Expander(ListReader(batch_lines=10))
+    position = expander(job_of(group), group, RUN, None).position
+    if change == "shortened":
+        path.write_text("https://example.org/0\n")
+    else:
+        path.unlink()
+    if change == "folder":
+        path.mkdir()
+
+    with pytest.raises(AttemptError) as caught:
+        expander(job_of(group), group, RUN, position)
+
+    assert caught.value.code == "list_changed"
+
+
+def test_many_comments_end_a_batch_too(tmp_path: Path) -> None:
+    path = tmp_path / "x.urls"
+    path.write_bytes((b"#" * 1023 + b"\n") * 5000 + b"https://example.org/a\n")
+    group = TaskGroup(name="x", items=ListFile(path=str(path)))
+
+    batch = Expander()(job_of(group), group, RUN, None)
+
+    assert batch.specs == ()
+    assert batch.position is not None
+    assert [spec.path for spec in read_all(path)] == ["a"]
+
+
+LINES = st.lists(
+    st.sampled_from(
+        [
+            b"https://example.org/a",
+            b"https://example.org/b name " + SHA.encode(),
+            b"",
+            b"# note",
+            b"bad one",
+            b"\xff",
+            b"x" * (LONGEST_LINE_BYTES + 5),
+            b"\xef\xbb\xbf",
+        ]
+    )
+    | st.binary(max_size=20),
+    max_size=12,
+)
+
+
+@settings(
+    derandomize=True,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(LINES, st.integers(1, 5), st.booleans())
+def test_batches_of_any_size_give_what_one_pass_gives(
+    tmp_path: Path, lines: list[bytes], size: int, restarts: bool
+) -> None:
+    path = tmp_path / "x.urls"
+    path.write_bytes(b"\n".join(lines))
+    group = TaskGroup(name="x", items=ListFile(path=str(path)))
+    job = job_of(group)
+    reader = ListReader(batch_lines=size)
+
+    specs: list[TaskSpec] = []
+    position: Position | None = None
+    for _ in range(100):
+        batch = reader.read(str(path), Recipe(Scope(job, RUN), group), position)
+        specs += batch.specs
+        position = batch.position
+        if position is None:
+            break
+        if restarts:
+            reader = ListReader(batch_lines=size)
+
+    assert position is None
+    assert read_all(path) == specs
+    meant = [line for line in path.read_bytes().split(b"\n") if _means_something(line)]
+    assert len(meant) >= len(specs) >= len(meant) - 1  # a BOM alone may be the first line
+
+
+def _means_something(line: bytes) -> bool:
+    return bool(line.strip(b" \t\r\n")) and not line.strip(b" \t\r\n").startswith(b"#")

@@ -1,0 +1,126 @@
+"""How the head of an answer is read."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fetchd.errors import AttemptError
+from fetchd.transports.head import Extent, Head, extent_of, next_url, retry_after_s
+
+NOW_S = 1_772_532_000.0  # Tue, 03 Mar 2026 10:00:00 GMT
+DATE = "Tue, 03 Mar 2026 10:00:00 GMT"
+
+
+class Headers:
+    def __init__(self, pairs):
+        self.pairs = pairs
+
+    def getlist(self, key):
+        return [value for name, value in self.pairs if name.lower() == key.lower()]
+
+
+def head(status=200, *pairs, url="https://files.test/a/b"):
+    return Head(url, status, "", Headers(pairs))
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("value", "wait_s"),
+    [
+        pytest.param("120", 120.0, id="N22-seconds"),
+        pytest.param("0", 0.0, id="N22-zero"),
+        pytest.param("Tue, 03 Mar 2026 10:01:30 GMT", 90.0, id="N22-date"),
+        pytest.param("Tue, 03 Mar 2026 09:00:00 GMT", None, id="N22-past"),
+        pytest.param("-5", None, id="N22-negative"),
+        pytest.param("soon", None, id="N22-garbage"),
+        pytest.param("1000000000", 1e9, id="N22-huge"),
+        pytest.param("1.5", None, id="N22-fraction"),
+        pytest.param("9" * 400, None, id="N22-endless"),
+        pytest.param("Tue, 99 Mar 2026 10:01:30 GMT", None, id="N22-no-date"),
+        pytest.param(None, None, id="N22-absent"),
+    ],
+)
+def test_a_wait_is_read_as_seconds_or_date_and_nonsense_ignored(status, value, wait_s):
+    pairs = [] if value is None else [("Retry-After", value)]
+
+    error = head(status, *pairs).refused(NOW_S)
+
+    assert error.retry_after_s == wait_s
+    assert error.transient
+
+
+def test_a_date_counts_from_the_clock_of_the_server():
+    until = "Tue, 03 Mar 2026 10:01:00 GMT"
+
+    assert retry_after_s(until, DATE, NOW_S + 86400) == 60
+    assert retry_after_s(until, None, NOW_S) == 60
+    assert retry_after_s(until, "nonsense", NOW_S) == 60
+
+
+@settings(derandomize=True, max_examples=200)
+@given(st.text(max_size=40))
+def test_any_wait_gives_no_error_and_no_negative(text):
+    wait_s = retry_after_s(text, DATE, NOW_S)
+
+    assert wait_s is None or wait_s >= 0
+
+
+@settings(derandomize=True, max_examples=200)
+@given(st.text(alphabet="bytes 0123456789-/*+_", max_size=24), st.integers(0, 50))
+def test_any_content_range_is_what_was_asked_or_refused(text, start):
+    try:
+        extent = extent_of(head(206, ("Content-Range", text)), start)
+    except AttemptError:
+        return
+
+    assert extent.start == start
+    assert extent.total is None or extent.total == start + extent.length
+
+
+@settings(derandomize=True, max_examples=100)
+@given(st.integers(0, 10**9), st.integers(1, 10**9))
+def test_the_rest_of_a_file_is_understood(start, size):
+    value = f"bytes {start}-{start + size - 1}/{start + size}"
+
+    extent = extent_of(head(206, ("Content-Range", value)), start)
+
+    assert extent == Extent(start=start, total=start + size, length=size, chunked=False)
+
+
+@settings(derandomize=True, max_examples=200)
+@given(st.text(alphabet=st.characters(max_codepoint=255), max_size=40))
+def test_any_place_is_an_https_url_or_refused(text):
+    try:
+        url = next_url(head(302, ("Location", text)))
+    except AttemptError:
+        return
+
+    assert url.startswith("https://")
+    assert "@" not in url.partition("//")[2].partition("/")[0]
+
+
+@pytest.mark.parametrize(
+    ("location", "url"),
+    [
+        ("/c", "https://files.test/c"),
+        ("c?d", "https://files.test/a/c?d"),
+        ("//other.test/c", "https://other.test/c"),
+        ("https://other.test:8443/c#part", "https://other.test:8443/c"),
+    ],
+)
+def test_a_place_is_read_relative_to_the_url(location, url):
+    assert next_url(head(302, ("Location", location))) == url
+
+
+def test_a_status_without_words_gets_its_usual_ones():
+    error = head(404, url="https://files.test/a?token=secret").refused(NOW_S)
+
+    assert error.reason == "404 Not Found from https://files.test/a?..."
+
+
+def test_words_of_the_server_are_cleaned_and_cut():
+    unclean = Head("https://h/", 500, "a\x1b[31m\x00" + "b" * 100, Headers([]))
+
+    assert unclean.refused(NOW_S).reason == "500 a[31m" + "b" * 55 + " from https://h/"

@@ -1,0 +1,478 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fetchd.disk import DownloadDisk, RootSpec, SystemOs, build, part_name
+from fetchd.errors import AttemptError
+from fetchd.model import Validator
+from fetchd.ports import PartBusy, PartJournal
+
+
+class FaultyOs(SystemOs):
+    """Fails the named calls on files whose path holds ``where``; ``None`` in a queue: works."""
+
+    def __init__(self) -> None:
+        self.faults: dict[str, list[int | None]] = {}
+        self.where = ""
+        self.most_bytes: int | None = None
+        self.other_device = "nowhere"
+        self.writable = True
+        self.calls: list[str] = []
+
+    def write(self, fd, data, offset, /):
+        self._fail("write", fd)
+        return super().write(fd, data[: self.most_bytes], offset)
+
+    def read(self, fd, buffer, offset, /):
+        self._fail("read", fd)
+        return super().read(fd, buffer, offset)
+
+    def truncate(self, fd, size_bytes):
+        self._fail("truncate", fd)
+        super().truncate(fd, size_bytes)
+
+    def fsync(self, fd):
+        self._fail("fsync", fd)
+        super().fsync(fd)
+
+    def rename(self, src, dst, *, src_dir_fd, dst_dir_fd):
+        self.calls.append(f"rename {Path(dst).suffix}")
+        super().rename(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    def unlink(self, path, *, dir_fd):
+        self.calls.append(f"unlink {Path(path).suffix}")
+        super().unlink(path, dir_fd=dir_fd)
+
+    def may_write(self, fd):
+        return self.writable
+
+    def device(self, fd):
+        return 4711 if self.other_device in os.readlink(f"/proc/self/fd/{fd}") else 1
+
+    def _fail(self, call: str, fd: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        self.calls.append(f"{call} {Path(path).suffix}".strip())
+        queue = self.faults.get(call, [])
+        if queue and self.where in path:
+            number = queue.pop(0)
+            if number is not None:
+                raise OSError(number, os.strerror(number))
+
+
+@pytest.fixture
+def system() -> FaultyOs:
+    return FaultyOs()
+
+
+@pytest.fixture
+def disk(tmp_path: Path, system: FaultyOs):
+    made = build({"default": RootSpec(path=str(tmp_path))}, system)
+    system.calls.clear()
+    yield made
+    made.close()
+
+
+def journal(durable_bytes: int, total: int | None = None, **fields) -> PartJournal:
+    return PartJournal(
+        url=fields.get("url", "http://h/a"),
+        final_url="http://h/b",
+        total=total,
+        validator=Validator(etag='"1"', last_modified="x", date="y"),
+        durable_bytes=durable_bytes,
+    )
+
+
+def hidden(tmp_path: Path) -> Path:
+    return tmp_path / ".fetchd/parts"
+
+
+def content(disk: DownloadDisk, path: str) -> bytes:
+    with disk.open_part("default", path) as part:
+        buffer = memoryview(bytearray(1 << 16))
+        return bytes(buffer[: part.readinto(buffer, 0)])
+
+
+def leave(disk: DownloadDisk, path: str, data: bytes, durable_bytes: int | None = None) -> None:
+    """Write a part as a crash leaves it: a journal for some of it, or none."""
+    with disk.open_part("default", path) as part:
+        if durable_bytes is not None:
+            part.write(memoryview(data[:durable_bytes]))
+            part.checkpoint(journal(durable_bytes))
+        part.write(memoryview(data[part.size_bytes :]))
+
+
+# ---------------------------------------------------------------- names and places
+
+
+def test_the_name_of_a_part_is_short_and_its_folder_is_private(disk, tmp_path):
+    with disk.open_part("default", "a/" + "n" * 255) as part:
+        assert re.fullmatch("[a-z2-7]{26}", part.name)
+        assert part.name == part_name("default", "a/" + "n" * 255)
+
+        assert 0o700 == stat.S_IMODE((tmp_path / ".fetchd").stat().st_mode)
+        assert 0o700 == stat.S_IMODE(hidden(tmp_path).stat().st_mode)
+        assert [part.name] == os.listdir(hidden(tmp_path))
+    assert not (tmp_path / "a").exists()
+
+
+def test_roots_and_paths_do_not_share_parts():
+    names = {part_name(r, p) for r in ("a", "ab") for p in ("b/c", "c", os.fsdecode(b"\xe9"))}
+
+    assert 6 == len(names)
+
+
+def test_d09_a_destination_on_another_file_system_has_its_part_there(disk, system, tmp_path):
+    (tmp_path / "big/isos").mkdir(parents=True)
+    system.other_device = "/big"
+
+    with disk.open_part("default", "big/isos/x") as part:
+        assert [part.name] == os.listdir(tmp_path / "big/.fetchd/parts")
+    assert [] == os.listdir(hidden(tmp_path))
+
+
+def test_the_next_life_knows_the_parts_on_other_file_systems(disk, system, tmp_path):
+    (tmp_path / "big").mkdir()
+    system.other_device = "/big"
+    leave(disk, "big/x", b"12345678", durable_bytes=8)
+    leave(disk, "small", b"1234", durable_bytes=4)
+    disk.close()
+
+    found = build({"default": RootSpec(path=str(tmp_path))}, system).leftovers()
+
+    assert [("", "small", 4), ("big", "big/x", 8)] == [
+        (leftover.home, leftover.path, leftover.durable_bytes) for leftover in found
+    ]
+
+
+def test_d07_a_folder_that_may_not_be_written_is_told_before_anything_is_fetched(
+    disk, system, tmp_path
+):
+    system.writable = False
+
+    with pytest.raises(AttemptError) as caught, disk.open_part("default", "a"):
+        pass
+
+    assert "dest_denied" == caught.value.code
+    assert "check owner and mode" in caught.value.reason
+
+
+def test_a_planted_link_in_the_hidden_folder_is_not_followed(disk, tmp_path):
+    leave(disk, "a", b"")
+    (hidden(tmp_path) / part_name("default", "a")).unlink()
+    (hidden(tmp_path) / part_name("default", "a")).symlink_to(tmp_path / "victim")
+
+    with pytest.raises(AttemptError) as caught, disk.open_part("default", "a"):
+        pass
+
+    assert "dest_denied" == caught.value.code
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_pipe_in_the_hidden_folder_is_refused_without_waiting_for_it(disk, tmp_path):
+    leave(disk, "a", b"")
+    (hidden(tmp_path) / part_name("default", "a")).unlink()
+    os.mkfifo(hidden(tmp_path) / part_name("default", "a"))
+
+    with pytest.raises(AttemptError, match="not a regular file"), disk.open_part("default", "a"):
+        pass
+
+
+# ---------------------------------------------------------------- the lock
+
+
+def test_d13_an_open_part_is_locked_and_the_next_one_is_told(disk):
+    with disk.open_part("default", "a"):
+        with pytest.raises(PartBusy), disk.open_part("default", "a"):
+            pass
+        with disk.open_part("default", "b"):
+            pass
+
+    with disk.open_part("default", "a"):
+        pass
+
+
+def test_the_sweep_leaves_an_open_part_alone(disk, tmp_path):
+    with disk.open_part("default", "a") as part:
+        part.write(memoryview(b"1"))
+        (leftover,) = disk.leftovers()
+
+        assert not disk.sweep(leftover)
+        assert not disk.sweep_destination("default", "a")
+        assert [part.name] == os.listdir(hidden(tmp_path))
+
+    assert disk.sweep(leftover)
+    assert [] == os.listdir(hidden(tmp_path))
+
+
+def test_a_second_name_of_a_published_file_is_never_written(disk, tmp_path):
+    leave(disk, "a", b"published")
+    os.link(hidden(tmp_path) / part_name("default", "a"), tmp_path / "a")
+
+    with disk.open_part("default", "a") as part:
+        part.write(memoryview(b"other"))
+
+    assert b"published" == (tmp_path / "a").read_bytes()
+
+
+# ---------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize("most_bytes", [1, 3, 1000])
+def test_d05_short_and_interrupted_writes_lose_no_byte(disk, system, most_bytes):
+    system.most_bytes = most_bytes
+    system.faults = {"write": [errno.EINTR, None, errno.EINTR, None]}
+
+    with disk.open_part("default", "a") as part:
+        part.write(memoryview(b"0123456789"))
+        part.write(memoryview(b"abc"))
+        part.checkpoint(journal(13))
+
+    assert 13 == part.size_bytes
+    assert b"0123456789abc" == content(disk, "a")
+
+
+def test_a_disk_that_takes_no_byte_is_an_error_and_not_an_endless_loop(disk, system):
+    system.most_bytes = 0
+
+    with disk.open_part("default", "a") as part, pytest.raises(AttemptError, match="takes no"):
+        part.write(memoryview(b"0"))
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "code"),
+    [
+        ("write", errno.ENOSPC, "disk_full"),
+        ("write", errno.EDQUOT, "disk_full"),
+        ("write", errno.EIO, "disk_error"),
+        ("read", errno.EIO, "disk_error"),
+        ("truncate", errno.EIO, "disk_error"),
+    ],
+)
+def test_d04_an_error_of_the_disk_has_its_code(disk, system, call, number, code):
+    with disk.open_part("default", "a") as part:
+        system.faults = {call: [number]}
+        with pytest.raises(AttemptError) as caught:
+            match call:
+                case "write":
+                    part.write(memoryview(b"0"))
+                case "read":
+                    part.readinto(memoryview(bytearray(1)), 0)
+                case _:
+                    part.truncate()
+
+    assert code == caught.value.code
+    assert caught.value.transient
+
+
+def test_a_write_that_failed_half_way_does_not_count(disk, system):
+    system.most_bytes = 4
+
+    with disk.open_part("default", "a") as part:
+        system.faults = {"write": [None, errno.ENOSPC]}
+        with pytest.raises(AttemptError):
+            part.write(memoryview(b"01234567"))
+        part.checkpoint(journal(part.size_bytes))
+
+    assert b"" == content(disk, "a")
+
+
+# ---------------------------------------------------------------- the journal
+
+
+def test_data_is_synced_before_the_journal_says_so_and_all_is_durable_on_return(disk, system):
+    with disk.open_part("default", "a") as part:
+        part.write(memoryview(b"12345"))
+        system.calls.clear()
+
+        part.checkpoint(journal(5))
+
+    assert ["fsync", "write .tmp", "fsync .tmp", "rename .json", "fsync"] == system.calls
+
+
+def test_a_part_goes_on_where_its_journal_ends_and_the_rest_is_cut_off(disk):
+    leave(disk, "a", b"0123456789", durable_bytes=6)
+
+    with disk.open_part("default", "a") as part:
+        assert journal(6) == part.journal
+        assert 6 == part.size_bytes
+
+    assert b"012345" == content(disk, "a")
+
+
+def test_a_part_without_journal_begins_anew(disk):
+    leave(disk, "a", b"0123456789")
+
+    assert b"" == content(disk, "a")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-9],
+        lambda text: b"",
+        lambda text: b"[]",
+        lambda text: b"\xff\xfe",
+        lambda text: b"{}",
+        lambda text: text.replace(b'"durable_bytes": 6', b'"durable_bytes": 11'),
+        lambda text: text.replace(b'"durable_bytes": 6', b'"durable_bytes": -1'),
+        lambda text: text.replace(b'"durable_bytes": 6', b'"durable_bytes": true'),
+        lambda text: text.replace(b'"total": null', b'"total": 5'),
+        lambda text: text.replace(b'"path": "a"', b'"path": "b"'),
+        lambda text: text.replace(b'"root": "default"', b'"root": "isos"'),
+        lambda text: text.replace(b'"etag": "\\"1\\""', b'"etag": 1'),
+        lambda text: b"[" * 100_000,
+    ],
+)
+def test_n40_a_torn_or_foreign_journal_vouches_for_nothing_and_goes(disk, tmp_path, damage):
+    leave(disk, "a", b"0123456789", durable_bytes=6)
+    file = hidden(tmp_path) / (part_name("default", "a") + ".json")
+    before = file.read_bytes()
+    file.write_bytes(damage(before))
+    assert file.read_bytes() != before
+
+    assert b"" == content(disk, "a")
+    assert not file.exists()
+
+
+@given(path=st.binary(min_size=1, max_size=40).map(os.fsdecode))
+@settings(derandomize=True, max_examples=50)
+def test_any_path_that_a_disk_can_have_survives_in_the_journal(tmp_path_factory, path):
+    tmp_path = tmp_path_factory.mktemp("root")
+    disk = build({"default": RootSpec(path=str(tmp_path))})
+    try:
+        leave(disk, path, b"0123456789", durable_bytes=6)
+    except AttemptError as exc:
+        assert "dest_denied" == exc.code
+        return
+
+    (leftover,) = disk.leftovers()
+
+    assert (path, 6) == (leftover.path, leftover.durable_bytes)
+    disk.close()
+
+
+def test_cutting_a_part_forgets_its_journal_first_and_durably(disk, system):
+    leave(disk, "a", b"0123456789", durable_bytes=10)
+
+    with disk.open_part("default", "a") as part:
+        system.calls.clear()
+        part.truncate()
+
+    forgotten = system.calls.index("unlink .json")
+    assert ["unlink .json", "fsync", "truncate"] == system.calls[forgotten:]
+    assert b"" == content(disk, "a")
+
+
+def test_p22_a_part_that_could_not_be_synced_is_gone(disk, system, tmp_path):
+    leave(disk, "a", b"0123456789", durable_bytes=10)
+
+    with disk.open_part("default", "a") as part:
+        part.write(memoryview(b"more"))
+        system.faults = {"fsync": [errno.EIO]}
+        with pytest.raises(AttemptError) as caught:
+            part.checkpoint(journal(14))
+
+    assert "disk_error" == caught.value.code
+    assert [] == os.listdir(hidden(tmp_path))
+
+
+def test_a_journal_that_could_not_be_written_leaves_the_old_one_in_force(disk, system):
+    leave(disk, "a", b"0123", durable_bytes=4)
+
+    with disk.open_part("default", "a") as part:
+        part.write(memoryview(b"4567"))
+        system.where = ".tmp"
+        system.faults = {"write": [errno.ENOSPC]}
+        with pytest.raises(AttemptError) as caught:
+            part.checkpoint(journal(8))
+
+    assert "disk_full" == caught.value.code
+    assert b"0123" == content(disk, "a")
+
+
+def test_a_discarded_part_is_removed_once_and_never_under_anothers_name(disk, tmp_path):
+    with disk.open_part("default", "a") as part:
+        part.write(memoryview(b"bad"))
+        part.checkpoint(journal(3))
+        part.discard()
+        assert [] == os.listdir(hidden(tmp_path))
+
+        with disk.open_part("default", "a") as other:
+            part.discard()
+            assert [other.name] == os.listdir(hidden(tmp_path))
+
+
+# ---------------------------------------------------------------- what lives leave behind
+
+
+def test_leftovers_are_parts_with_or_without_journal_and_journals_without_part(disk, tmp_path):
+    leave(disk, "with", b"0123456789", durable_bytes=6)
+    leave(disk, "without", b"0123456789")
+    stray = "a" * 26
+    (hidden(tmp_path) / f"{stray}.json.tmp").touch()
+    os.utime(hidden(tmp_path) / part_name("default", "with"), (1000, 1000))
+
+    found = {leftover.name: leftover for leftover in disk.leftovers()}
+
+    assert {part_name("default", "with"), part_name("default", "without"), stray} == set(found)
+    known = found[part_name("default", "with")]
+    assert ("default", "with", 6, 1000.0) == (
+        known.root,
+        known.path,
+        known.durable_bytes,
+        known.modified_at_s,
+    )
+    assert ("", 0) == (found[stray].path, found[stray].durable_bytes)
+    assert all(disk.sweep(leftover) for leftover in found.values())
+    assert [] == os.listdir(hidden(tmp_path))
+
+
+def test_two_roots_in_one_folder_do_not_call_each_others_parts_orphans(tmp_path):
+    spec = RootSpec(path=str(tmp_path))
+    disk = build({"one": spec, "two": spec})
+    with disk.open_part("one", "a") as part:
+        part.write(memoryview(b"1"))
+        part.checkpoint(journal(1))
+
+    assert [("one", "a")] == [(leftover.root, leftover.path) for leftover in disk.leftovers()]
+    disk.close()
+
+
+def test_sweeping_a_destination_that_never_had_a_part_is_fine(disk):
+    assert disk.sweep_destination("default", "a/b/c")
+    assert not disk.sweep_destination("gone", "a")
+
+
+def test_the_journal_is_readable_by_people(disk, tmp_path):
+    leave(disk, "a", b"0123456789", durable_bytes=6)
+
+    document = json.loads((hidden(tmp_path) / (part_name("default", "a") + ".json")).read_text())
+
+    assert {
+        "root": "default",
+        "path": "a",
+        "url": "http://h/a",
+        "final_url": "http://h/b",
+        "total": None,
+        "etag": '"1"',
+        "last_modified": "x",
+        "date": "y",
+        "durable_bytes": 6,
+    } == document
+
+
+def test_free_space_is_that_of_the_parts_file_system(disk, tmp_path):
+    space = os.statvfs(tmp_path)
+
+    with disk.open_part("default", "a") as part:
+        assert part.free_bytes() == pytest.approx(space.f_bavail * space.f_frsize, rel=0.1)
+    assert disk.free_bytes("default") == pytest.approx(space.f_bavail * space.f_frsize, rel=0.1)

@@ -1,0 +1,516 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fetchd.clock import Failpoints
+from fetchd.digests import Digest
+from fetchd.disk import DownloadDisk, RootSpec, SystemOs, build
+from fetchd.model import (
+    Failure,
+    History,
+    Intent,
+    Item,
+    Job,
+    Outcome,
+    Publish,
+    Published,
+    Run,
+    Task,
+    TaskGroup,
+    TaskSpec,
+    Validator,
+    Verify,
+)
+from fetchd.ports import PartJournal
+
+
+class Crash(BaseException):
+    """What a kill at a failpoint is for the disk: nothing that follows is done."""
+
+
+class CrashAt(Failpoints):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def pass_by(self, name: str) -> None:
+        if name == self.name:
+            raise Crash
+
+
+class FaultyOs(SystemOs):
+    """Notes the calls in order; fails ``call`` on names or paths that hold the given text."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.faults: dict[tuple[str, str], int] = {}
+
+    def fsync(self, fd):
+        self._note("fsync", os.readlink(f"/proc/self/fd/{fd}"))
+        super().fsync(fd)
+
+    def rename(self, src, dst, *, src_dir_fd, dst_dir_fd):
+        self._note("rename", dst)
+        super().rename(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    def rename_new(self, src, dst, *, src_dir_fd, dst_dir_fd):
+        self._note("rename_new", dst)
+        super().rename_new(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    def link(self, src, dst, *, src_dir_fd, dst_dir_fd):
+        self._note("link", dst)
+        super().link(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    def unlink(self, path, *, dir_fd):
+        self._note("unlink", path)
+        super().unlink(path, dir_fd=dir_fd)
+
+    def _note(self, call: str, name: str) -> None:
+        self.calls.append(f"{call} {Path(name).name}")
+        for (faulty, part), number in self.faults.items():
+            if call == faulty and part in name:
+                raise OSError(number, os.strerror(number))
+
+
+@pytest.fixture
+def system() -> FaultyOs:
+    return FaultyOs()
+
+
+@pytest.fixture
+def disk(tmp_path: Path, system: FaultyOs):
+    made = build({"default": RootSpec(path=str(tmp_path))}, system)
+    yield made
+    made.close()
+
+
+def verified(
+    disk: DownloadDisk,
+    path: str,
+    data: bytes = b"new",
+    *,
+    digest: bool = True,
+    durable_bytes: int | None = None,
+    **fields,
+) -> Publish:
+    """Write a part as a transfer does and return the attempt to publish it."""
+    with disk.open_part(fields.get("root", "default"), path) as part:
+        part.write(memoryview(data))
+        if durable_bytes is not None:
+            part.checkpoint(
+                PartJournal(
+                    url="http://h/a",
+                    final_url="http://h/a",
+                    total=len(data),
+                    validator=Validator(),
+                    durable_bytes=durable_bytes,
+                )
+            )
+        device, inode = part.identity()
+        name = part.name
+    digests = (Digest("sha256", hashlib.sha256(data).hexdigest()),) if digest else ()
+    values = {
+        "root": "default",
+        "clobber": True,
+        "mtime_s": 1_000_000_000.0,
+        "resumed_from_bytes": 0,
+        "received_bytes": len(data),
+        "elapsed_s": 1.0,
+        **fields,
+    }
+    intent = Intent(
+        path=path,
+        part=name,
+        device=device,
+        inode=inode,
+        size_bytes=len(data),
+        verified=Verify.DIGEST if digest else Verify.LENGTH,
+        digests=digests,
+        url="http://h/a",
+        final_url="http://h/a",
+        validator=Validator(),
+        **values,
+    )
+    group = TaskGroup(name="g", items=(Item(url="http://h/a"),))
+    spec = TaskSpec(key=path, sources=("http://h/a",), path=path, digests=digests)
+    return Publish(
+        fence=1,
+        job=Job(name="j", revision="r", groups=(group,)),
+        run=Run(id=1, job="j", revision="r", scheduled_for_s=0.0),
+        group=group,
+        task=Task(id=1, group=1, spec=spec, history=History()),
+        intent=intent,
+    )
+
+
+def publish(disk: DownloadDisk, *attempts: Publish) -> list[Outcome]:
+    settled = disk.publish(attempts)
+    assert list(attempts) == [attempt for attempt, _ in settled]
+    return [outcome for _, outcome in settled]
+
+
+def recovered(attempt: Publish) -> Publish:
+    return replace(attempt, recovered=True)
+
+
+def visible(tmp_path: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(tmp_path)): file.read_bytes()
+        for file in sorted(tmp_path.rglob("*"))
+        if file.is_file() and ".fetchd" not in file.parts
+    }
+
+
+def hidden(tmp_path: Path) -> list[str]:
+    return os.listdir(tmp_path / ".fetchd/parts")
+
+
+def failed(outcome: Outcome) -> tuple[str, bool]:
+    assert isinstance(outcome, Failure)
+    return outcome.code, outcome.transient
+
+
+# ---------------------------------------------------------------- the way that works
+
+
+def test_a_verified_part_gets_its_name_and_leaves_nothing_behind(disk, tmp_path):
+    attempt = verified(disk, "a/b/file", b"12345", durable_bytes=5)
+
+    (outcome,) = publish(disk, attempt)
+
+    found = (tmp_path / "a/b/file").stat()
+    assert (
+        Published(intent=attempt.intent, mtime_ns=1_000_000_000 * 10**9, inode=found.st_ino)
+        == outcome
+    )
+    assert attempt.intent.inode == found.st_ino
+    assert 1_000_000_000.0 == found.st_mtime
+    assert {"a/b/file": b"12345"} == visible(tmp_path)
+    assert [] == hidden(tmp_path)
+
+
+def test_rule_9_data_is_synced_before_it_is_named_and_folders_before_it_is_told(
+    disk, system, tmp_path
+):
+    attempts = [verified(disk, f"new/{name}") for name in ("a", "b")]
+    parts = [attempt.intent.part for attempt in attempts]
+    system.calls.clear()
+
+    publish(disk, *attempts)
+
+    assert f"fsync {tmp_path.name}" == system.calls[0]  # the new folder, in its parent
+    assert sorted(f"fsync {part}" for part in parts) == sorted(system.calls[1:3])
+    assert ["rename a", "rename b", "fsync new"] == system.calls[3:6]
+    assert all(call.startswith("unlink") for call in system.calls[6:])
+
+
+def test_a_group_of_any_size_and_of_none_is_published(disk, tmp_path):
+    attempts = [verified(disk, f"{number % 7}/{number}", b"%d" % number) for number in range(150)]
+
+    outcomes = publish(disk, *attempts)
+
+    assert all(isinstance(outcome, Published) for outcome in outcomes)
+    assert {f"{n % 7}/{n}": b"%d" % n for n in range(150)} == visible(tmp_path)
+    assert [] == publish(disk)
+
+
+def test_an_empty_file_is_a_file(disk, tmp_path):
+    (outcome,) = publish(disk, verified(disk, "empty", b""))
+
+    assert isinstance(outcome, Published)
+    assert {"empty": b""} == visible(tmp_path)
+
+
+def test_files_get_mode_and_group_of_their_root(tmp_path):
+    spec = RootSpec(path=str(tmp_path), mode=0o640, group=str(os.getgid()))
+    disk = build({"default": spec})
+
+    publish(disk, verified(disk, "a"))
+
+    assert 0o640 == stat.S_IMODE((tmp_path / "a").stat().st_mode)
+    disk.close()
+
+
+def test_without_a_mode_the_umask_decides(tmp_path):
+    before = os.umask(0o027)
+    try:
+        disk = build({"default": RootSpec(path=str(tmp_path))})
+        publish(disk, verified(disk, "folder/a"))
+    finally:
+        os.umask(before)
+
+    assert 0o640 == stat.S_IMODE((tmp_path / "folder/a").stat().st_mode)
+    assert 0o750 == stat.S_IMODE((tmp_path / "folder").stat().st_mode)
+    disk.close()
+
+
+def test_a_time_of_last_change_from_the_far_future_harms_nobody(disk, tmp_path):
+    (outcome,) = publish(disk, verified(disk, "a", mtime_s=253_402_300_799.0))
+
+    assert isinstance(outcome, Published)
+
+
+def test_without_a_time_of_last_change_the_file_keeps_its_own(disk, tmp_path):
+    publish(disk, verified(disk, "a", mtime_s=None))
+
+    assert (tmp_path / "a").stat().st_mtime > 1_700_000_000
+
+
+# ---------------------------------------------------------------- what stands there already
+
+
+def test_p4_a_file_is_replaced_in_one_step_by_its_verified_successor(disk, tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+
+    with (tmp_path / "a").open("rb") as reader:
+        publish(disk, verified(disk, "a"))
+        assert b"old" == reader.read()
+
+    assert {"a": b"new"} == visible(tmp_path)
+
+
+def test_p4_without_clobber_an_existing_file_stays(disk, tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+
+    (outcome,) = publish(disk, verified(disk, "a", clobber=False))
+
+    assert ("exists", False) == failed(outcome)
+    assert {"a": b"old"} == visible(tmp_path)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_p4_without_clobber_a_file_that_appears_at_the_last_moment_stays(
+    disk, system, tmp_path, links
+):
+    attempt = verified(disk, "a", clobber=False)
+    if not links:
+        system.faults = {("link", "a"): errno.EPERM}
+    disk._publisher._failpoints = Appear(tmp_path / "a")
+
+    (outcome,) = publish(disk, attempt)
+
+    assert ("exists", False) == failed(outcome)
+    assert {"a": b"late"} == visible(tmp_path)
+
+
+class Appear(Failpoints):
+    """Somebody else makes the destination between sync and naming."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    def pass_by(self, name: str) -> None:
+        if name == "publish.synced":
+            self._file.write_bytes(b"late")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_clobber_and_links_the_kernel_renames_without_replacing(
+    disk, system, tmp_path, number
+):
+    system.faults = {("link", "a"): number}
+
+    (outcome,) = publish(disk, verified(disk, "a", clobber=False))
+
+    assert isinstance(outcome, Published)
+    assert {"a": b"new"} == visible(tmp_path)
+    assert [] == hidden(tmp_path)
+
+
+def test_where_neither_works_the_advice_is_given(disk, system, tmp_path):
+    system.faults = {("link", "a"): errno.EPERM, ("rename_new", "a"): errno.EINVAL}
+
+    (outcome,) = publish(disk, verified(disk, "a", clobber=False))
+
+    assert ("dest_denied", False) == failed(outcome)
+    assert "choose another root" in outcome.reason
+    assert {} == visible(tmp_path)
+
+
+def test_d10_of_links_at_the_destination_the_name_alone_is_replaced(disk, tmp_path):
+    (tmp_path / "victim").write_bytes(b"victim")
+    (tmp_path / "symlink").symlink_to("victim")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.link(tmp_path / "victim", tmp_path / "hardlink")
+    names = ["symlink", "dangling", "hardlink"]
+
+    outcomes = publish(disk, *[verified(disk, name) for name in names])
+
+    assert all(isinstance(outcome, Published) for outcome in outcomes)
+    assert {"victim": b"victim"} | dict.fromkeys(names, b"new") == visible(tmp_path)
+    assert not any((tmp_path / name).is_symlink() for name in names)
+
+
+def test_d10_folders_and_pipes_at_the_destination_are_refused_and_the_rest_goes_on(disk, tmp_path):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+
+    outcomes = publish(disk, *[verified(disk, name) for name in ("folder", "pipe", "good")])
+
+    assert ("dest_conflict", False) == failed(outcomes[0])
+    assert ("dest_denied", False) == failed(outcomes[1])
+    assert isinstance(outcomes[2], Published)
+
+
+def test_d08_a_folder_that_became_a_symbolic_link_meanwhile_is_not_followed(disk, tmp_path):
+    (tmp_path / "folder").mkdir()
+    attempt = verified(disk, "folder/a")
+    (tmp_path / "folder").rmdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "folder").symlink_to(tmp_path / "outside")
+
+    (outcome,) = publish(disk, attempt)
+
+    assert ("dest_denied", False) == failed(outcome)
+    assert {} == visible(tmp_path)
+
+
+def test_a_root_that_is_not_configured_any_more_is_a_clear_failure(disk):
+    attempt = verified(disk, "a")
+    attempt = replace(attempt, intent=replace(attempt.intent, root="gone"))
+
+    (outcome,) = publish(disk, attempt)
+
+    assert ("dest_denied", False) == failed(outcome)
+
+
+def test_a_mount_that_looks_like_the_same_file_system_is_named(disk, system, tmp_path):
+    attempt = verified(disk, "a")
+    system.faults = {("rename", "a"): errno.EXDEV}
+
+    (outcome,) = publish(disk, attempt)
+
+    assert ("dest_denied", False) == failed(outcome)
+    assert "a root of its own" in outcome.reason
+
+
+# ---------------------------------------------------------------- a disk that fails
+
+
+def test_p22_a_part_that_cannot_be_synced_is_discarded_and_the_rest_goes_on(disk, system, tmp_path):
+    attempts = [verified(disk, name) for name in ("a", "b", "c")]
+    system.faults = {("fsync", attempts[1].intent.part): errno.EIO}
+
+    outcomes = publish(disk, *attempts)
+
+    assert [True, False, True] == [isinstance(outcome, Published) for outcome in outcomes]
+    assert ("disk_error", True) == failed(outcomes[1])
+    assert {"a": b"new", "c": b"new"} == visible(tmp_path)
+    assert [] == hidden(tmp_path)
+
+
+def test_a_folder_that_cannot_be_synced_fails_the_files_in_it_alone(disk, system, tmp_path):
+    (tmp_path / "bad").mkdir()
+    attempts = [verified(disk, name) for name in ("bad/a", "good/b", "bad/c")]
+    system.faults = {("fsync", "/bad"): errno.EIO}
+
+    outcomes = publish(disk, *attempts)
+
+    assert [False, True, False] == [isinstance(outcome, Published) for outcome in outcomes]
+    assert ("disk_error", True) == failed(outcomes[0])
+
+
+def test_a_part_that_another_process_has_open_is_not_published_under_its_hands(disk, tmp_path):
+    attempt = verified(disk, "a")
+
+    with disk.open_part("default", "a"):
+        (outcome,) = publish(disk, attempt)
+
+    assert ("disk_error", True) == failed(outcome)
+    assert {} == visible(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["gone", "longer", "another"])
+def test_a_part_that_is_not_the_verified_one_is_not_published(disk, tmp_path, change):
+    attempt = verified(disk, "a")
+    part = tmp_path / ".fetchd/parts" / attempt.intent.part
+    match change:
+        case "gone":
+            part.unlink()
+        case "longer":
+            part.write_bytes(b"longer")
+        case _:
+            (tmp_path / ".fetchd/other").write_bytes(b"new")
+            (tmp_path / ".fetchd/other").rename(part)
+
+    (outcome,) = publish(disk, attempt)
+
+    assert ("disk_error", True) == failed(outcome)
+    assert {} == visible(tmp_path)
+
+
+# ---------------------------------------------------------------- after a crash
+
+
+@pytest.mark.parametrize("clobber", [True, False])
+@pytest.mark.parametrize(
+    "name", ["publish.synced", "publish.renamed", "publish.folder_synced", "nowhere"]
+)
+def test_a_crash_anywhere_in_a_publication_is_made_good_once(tmp_path, name, clobber):
+    first = build({"default": RootSpec(path=str(tmp_path))}, failpoints=CrashAt(name))
+    attempts = [verified(first, f"f/{n}", clobber=clobber, durable_bytes=3) for n in "ab"]
+    try:
+        first.publish(attempts)
+    except Crash:
+        pass
+    else:
+        assert name == "nowhere"
+    first.close()
+    assert set(visible(tmp_path).values()) <= {b"new"}
+    system = FaultyOs()
+    disk = build({"default": RootSpec(path=str(tmp_path))}, system)
+
+    outcomes = publish(disk, *map(recovered, attempts))
+
+    assert all(isinstance(outcome, Published) for outcome in outcomes)
+    assert {"f/a": b"new", "f/b": b"new"} == visible(tmp_path)
+    assert "fsync f" in system.calls  # the name may not have been durable yet
+    assert [] == [leftover.name for leftover in disk.leftovers() if leftover.durable_bytes]
+    disk.close()
+
+
+def test_torn_bytes_are_found_after_a_crash_and_the_part_is_not_used_again(disk, tmp_path):
+    attempt = verified(disk, "a", b"0123456789", durable_bytes=4)
+    part = tmp_path / ".fetchd/parts" / attempt.intent.part
+    with part.open("r+b") as file:
+        file.seek(5)
+        file.write(b"\0\0\0")
+
+    (outcome,) = publish(disk, recovered(attempt))
+
+    assert ("disk_error", True) == failed(outcome)
+    assert {} == visible(tmp_path)
+    assert [] == hidden(tmp_path)
+
+
+def test_the_machines_numbers_for_devices_may_change_with_a_restart(disk, tmp_path):
+    attempt = verified(disk, "a")
+    attempt = replace(attempt, intent=replace(attempt.intent, device=4711))
+
+    outcomes = publish(disk, attempt) + publish(disk, recovered(attempt))
+
+    assert ("disk_error", True) == failed(outcomes[0])
+    assert isinstance(outcomes[1], Published)
+
+
+@pytest.mark.parametrize(("durable_bytes", "published"), [(10, True), (4, False), (None, False)])
+def test_without_a_checksum_only_bytes_that_were_durable_survive_a_crash(
+    disk, tmp_path, durable_bytes, published
+):
+    attempt = verified(disk, "a", b"0123456789", digest=False, durable_bytes=durable_bytes)
+
+    (outcome,) = publish(disk, recovered(attempt))
+
+    assert published == isinstance(outcome, Published)
+    assert ({"a": b"0123456789"} if published else {}) == visible(tmp_path)
+    if durable_bytes == 4:
+        with disk.open_part("default", "a") as part:
+            assert 4 == part.size_bytes

@@ -1,0 +1,1368 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fetchd.clock import Failpoints
+from fetchd.digests import Digest
+from fetchd.disk import DownloadDisk, RootSpec, SystemOs, build
+from fetchd.errors import AttemptError, NotWanted
+from fetchd.model import (
+    Deferred,
+    Failure,
+    Fetch,
+    Fetched,
+    FileRecord,
+    History,
+    IfExists,
+    Interrupted,
+    Item,
+    Job,
+    Outcome,
+    Progress,
+    Publish,
+    Published,
+    Rules,
+    Run,
+    SizeRange,
+    Task,
+    TaskGroup,
+    TaskSpec,
+    Timeouts,
+    UpToDate,
+    Validator,
+    Verify,
+)
+from fetchd.ports import PartJournal, RangeRefused, Request
+from fetchd.transfer import Transfer
+from fetchd.transfer import resume as resuming
+from fetchd.transfer.resume import WHOLE, Plan, plan
+
+KIB, MIB = 1024, 1024 * 1024
+URL, MIRROR = "http://h/a.bin", "http://m/a.bin"
+LAST_MODIFIED = "Mon, 02 Nov 2026 10:00:00 GMT"
+LATER = "Mon, 02 Nov 2026 10:01:00 GMT"
+TOO_SOON = "Mon, 02 Nov 2026 10:00:59 GMT"
+
+
+# ---------------------------------------------------------------- the origin and the clock
+
+
+class FakeClock:
+    """Every look takes ``step_s``."""
+
+    def __init__(self, step_s: float = 0.0) -> None:
+        self.now_s = 1000.0
+        self.step_s = step_s
+
+    def monotonic(self) -> float:
+        self.now_s += self.step_s
+        return self.now_s
+
+    def wall(self) -> float:
+        return 0.0
+
+    def wait(self, condition, timeout_s) -> None:
+        raise AssertionError("no transfer waits")
+
+
+@dataclass
+class Origin:
+    """An origin that can be told to misbehave; the transport for it too."""
+
+    data: bytes = b""
+    validator: Validator = field(default_factory=lambda: Validator(etag='"1"'))
+    content_type: str | None = "application/octet-stream"
+    total_known: bool = True
+    framed: bool = True
+    ranges: bool = True
+    heeds_if_range: bool = True
+    heeds_etag: bool = True
+    says_validator_in_206: bool = True
+    says_total_in_206: bool = True
+    total_offset: int = 0
+    cut_after: int | None = None  # bytes of one body, then the connection breaks
+    cut_with: BaseException = field(default_factory=lambda: AttemptError("short_body", "cut"))
+    read_bytes: int = 64 * KIB
+    before_read: Callable[[], None] = lambda: None
+    requests: list[Request] = field(default_factory=list)
+    served_bytes: int = 0
+    open_streams: int = 0
+
+    def open(self, request: Request, wanted: Callable[[], bool]) -> FakeStream:
+        self.requests.append(request)
+        if not wanted():
+            raise NotWanted
+        self.open_streams += 1
+        unless = request.unless
+        if unless is not None and unless.etag == self.validator.etag:
+            return FakeStream(self, start=0, body=b"", not_modified=True)
+        ranged = request.start > 0 and self.ranges and self._holds(request.if_range)
+        if ranged and request.start >= len(self.data):
+            self.open_streams -= 1
+            raise RangeRefused(len(self.data))
+        start = request.start if ranged else 0
+        return FakeStream(self, start=start, body=self.data[start:])
+
+    def _holds(self, condition: str | None) -> bool:
+        if condition is None or not self.heeds_if_range:
+            return True
+        if condition.startswith('"'):
+            return self.heeds_etag and condition == self.validator.etag
+        return condition == self.validator.last_modified
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def starts(self) -> list[int]:
+        return [request.start for request in self.requests]
+
+
+class FakeStream:
+    def __init__(
+        self, origin: Origin, *, start: int, body: bytes, not_modified: bool = False
+    ) -> None:
+        self.start = start
+        self.total = len(origin.data) + origin.total_offset if origin.total_known else None
+        self.validator = origin.validator
+        if start and not origin.says_total_in_206:
+            self.total = None
+        if start and not origin.says_validator_in_206:
+            self.validator = Validator()
+        self.framed = origin.framed
+        self.not_modified = not_modified
+        self.content_type = origin.content_type
+        self.final_url = origin.requests[-1].url + "?final"
+        self._origin = origin
+        self._body = memoryview(body)
+        self._at = 0
+        self._cut = origin.cut_after
+
+    def readinto(self, buffer: memoryview) -> int:
+        self._origin.before_read()
+        if self._cut is not None and self._at >= self._cut:
+            raise self._origin.cut_with
+        end = min(self._at + len(buffer), self._at + self._origin.read_bytes, len(self._body))
+        if self._cut is not None:
+            end = min(end, self._cut)
+        got = end - self._at
+        buffer[:got] = self._body[self._at : end]
+        self._at = end
+        self._origin.served_bytes += got
+        return got
+
+    def close(self) -> None:
+        self._origin.open_streams -= 1
+
+
+class FaultyOs(SystemOs):
+    def __init__(self) -> None:
+        self.faults: dict[str, list[int | None]] = {}
+        self.free: int | None = None
+        self.most_bytes: int | None = None
+
+    def write(self, fd, data, offset, /):
+        self._fail("write")
+        return super().write(fd, data[: self.most_bytes], offset)
+
+    def read(self, fd, buffer, offset, /):
+        self._fail("read")
+        return super().read(fd, buffer, offset)
+
+    def fsync(self, fd):
+        self._fail("fsync")
+        super().fsync(fd)
+
+    def free_bytes(self, fd):
+        return super().free_bytes(fd) if self.free is None else self.free
+
+    def _fail(self, call: str) -> None:
+        queue = self.faults.get(call)
+        if queue and (number := queue.pop(0)) is not None:
+            raise OSError(number, os.strerror(number))
+
+
+# ---------------------------------------------------------------- the bench
+
+
+class Bench:
+    """A disk in a temporary folder, an origin, and attempts between them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.system = FaultyOs()
+        self.disk: DownloadDisk = build({"default": RootSpec(path=str(folder))}, self.system)
+        self.clock = FakeClock()
+        self.origin = Origin()
+        self.reports: list[Progress] = []
+        self.wanted = True
+        self.reserve_bytes = 0
+
+    def attempt(
+        self,
+        *,
+        url: str = URL,
+        path: str = "a.bin",
+        digests: tuple[Digest, ...] = (),
+        previous: FileRecord | None = None,
+        budget_bytes: int | None = None,
+        **rules,
+    ) -> Fetch:
+        group = TaskGroup(name="g", items=(Item(url=url),), rules=Rules(**rules))
+        spec = TaskSpec(key=path, sources=(URL, MIRROR), path=path, digests=digests)
+        return Fetch(
+            fence=1,
+            job=Job(name="j", revision="r", groups=(group,)),
+            run=Run(id=1, job="j", revision="r", scheduled_for_s=0.0),
+            group=group,
+            task=Task(id=1, group=1, spec=spec, history=History()),
+            number=1,
+            source=url,
+            previous=previous,
+            budget_bytes=budget_bytes,
+        )
+
+    def fetch(self, **asked) -> Outcome:
+        transfer = Transfer(
+            self.disk, self.origin, self.report, self.clock, Failpoints(), self.reserve_bytes
+        )
+        outcome = transfer(self.attempt(**asked))
+        assert 0 == self.origin.open_streams
+        return outcome
+
+    def report(self, attempt, progress: Progress) -> bool:
+        self.reports.append(progress)
+        return self.wanted
+
+    def publish(self, outcome: Outcome, **asked) -> bytes:
+        """Publish a fetched part and return what is visible then."""
+        assert isinstance(outcome, Fetched), outcome
+        attempt = self.attempt(**asked)
+        ((_, published),) = self.disk.publish(
+            [
+                Publish(
+                    fence=1,
+                    job=attempt.job,
+                    run=attempt.run,
+                    group=attempt.group,
+                    task=attempt.task,
+                    intent=outcome.intent,
+                )
+            ]
+        )
+        assert isinstance(published, Published), published
+        self.published = published
+        return (self.folder / outcome.intent.path).read_bytes()
+
+    def record(self) -> FileRecord:
+        intent = self.published.intent
+        return FileRecord(
+            url=intent.url,
+            size_bytes=intent.size_bytes,
+            mtime_ns=self.published.mtime_ns,
+            inode=self.published.inode,
+            digests=intent.digests,
+            validator=intent.validator,
+        )
+
+    def break_off(self, kept_bytes: int, **asked) -> None:
+        """Fetch until the connection breaks; what came is kept."""
+        self.origin.cut_after = kept_bytes
+        outcome = self.fetch(**asked)
+        assert failure(outcome) == ("short_body", True), outcome
+        self.origin.cut_after = None
+        self.origin.requests.clear()
+        self.origin.served_bytes = 0
+
+    @property
+    def kept(self) -> PartJournal | None:
+        with self.disk.open_part("default", "a.bin") as part:
+            return part.journal
+
+    @property
+    def parts(self) -> list[str]:
+        folder = self.folder / ".fetchd/parts"
+        return sorted(os.listdir(folder)) if folder.exists() else []
+
+
+@pytest.fixture
+def bench(tmp_path: Path):
+    made = Bench(tmp_path)
+    yield made
+    made.disk.close()
+
+
+def some_bytes(size_bytes: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size_bytes)
+
+
+def sha256(data: bytes) -> tuple[Digest, ...]:
+    return (Digest("sha256", hashlib.sha256(data).hexdigest()),)
+
+
+def failure(outcome: Outcome) -> tuple[str, bool]:
+    assert isinstance(outcome, Failure), outcome
+    return outcome.code, outcome.transient
+
+
+# ---------------------------------------------------------------- a whole file
+
+
+def test_a_file_is_fetched_whole_and_its_intent_says_all_about_it(bench):
+    bench.origin.data = some_bytes(200 * KIB)
+    bench.origin.validator = Validator(etag='"1"', last_modified=LAST_MODIFIED, date=LATER)
+
+    outcome = bench.fetch(digests=sha256(bench.origin.data))
+
+    assert isinstance(outcome, Fetched)
+    intent = outcome.intent
+    assert ("default", "a.bin", 200 * KIB) == (intent.root, intent.path, intent.size_bytes)
+    assert (Verify.DIGEST, sha256(bench.origin.data)) == (intent.verified, intent.digests)
+    assert (URL, URL + "?final") == (intent.url, intent.final_url)
+    assert bench.origin.validator == intent.validator
+    assert 1793613600.0 == intent.mtime_s
+    assert (0, 200 * KIB) == (intent.resumed_from_bytes, intent.received_bytes)
+    assert intent.clobber
+    assert bench.origin.data == bench.publish(outcome)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 1023, 1024, 1025, 3 * MIB + 7])
+@pytest.mark.parametrize("read_bytes", [1000, 2 * MIB])
+def test_files_of_any_size_arrive(bench, size_bytes, read_bytes):
+    bench.origin.data = some_bytes(size_bytes)
+    bench.origin.read_bytes = read_bytes
+
+    assert bench.origin.data == bench.publish(bench.fetch())
+
+
+def test_the_request_carries_what_the_job_says(bench):
+    timeouts = Timeouts(connect_s=3.0, stall_s=7.0, attempt_s=60.0)
+
+    bench.fetch(headers=(("X-Client", "lab"),), timeouts=timeouts)
+
+    assert [
+        Request(
+            url=URL, headers=(("X-Client", "lab"),), connect_s=3.0, stall_s=7.0, deadline_s=1060.0
+        )
+    ] == bench.origin.requests
+
+
+def test_nothing_is_visible_before_it_is_published(bench):
+    bench.origin.data = some_bytes(10)
+
+    bench.fetch()
+
+    assert [".fetchd"] == os.listdir(bench.folder)
+
+
+# ---------------------------------------------------------------- what a file must prove
+
+
+@pytest.mark.parametrize(
+    ("total_known", "framed", "rules", "digest", "expected"),
+    [
+        (True, True, {}, True, Verify.DIGEST),
+        (False, False, {}, True, Verify.DIGEST),
+        (True, True, {}, False, Verify.LENGTH),
+        (False, True, {}, False, Verify.LENGTH),
+        (False, False, {"size": SizeRange(least_bytes=9, most_bytes=9)}, False, Verify.LENGTH),
+        (False, False, {"verify": Verify.NONE}, False, Verify.NONE),
+        (True, True, {"verify": Verify.NONE}, False, Verify.LENGTH),
+    ],
+)
+def test_n03_a_file_says_what_it_was_verified_by(
+    bench, total_known, framed, rules, digest, expected
+):
+    bench.origin = Origin(data=b"012345678", total_known=total_known, framed=framed)
+
+    outcome = bench.fetch(digests=sha256(b"012345678") if digest else (), **rules)
+
+    assert isinstance(outcome, Fetched)
+    assert expected == outcome.intent.verified
+
+
+@pytest.mark.parametrize("rules", [{}, {"size": SizeRange(least_bytes=1, most_bytes=9)}])
+def test_n03_a_body_whose_end_nobody_can_tell_is_refused_unread(bench, rules):
+    bench.origin = Origin(data=b"012345678", total_known=False, framed=False)
+
+    assert ("length_unknown", False) == failure(bench.fetch(**rules))
+    assert 0 == bench.origin.served_bytes
+
+
+def test_a_job_that_asks_for_a_digest_and_gives_none_fails_without_a_request(bench):
+    assert ("expectation_failed", False) == failure(bench.fetch(verify=Verify.DIGEST))
+    assert [] == bench.origin.requests
+
+
+def test_n20_the_right_length_with_wrong_bytes_is_a_mismatch_and_nothing_is_kept(bench):
+    bench.origin.data = some_bytes(100)
+
+    outcome = bench.fetch(digests=sha256(b"other"))
+
+    assert ("checksum_mismatch", False) == failure(outcome)
+    assert "expected sha256:" in outcome.reason
+    assert [] == bench.parts
+
+
+def test_all_digests_of_a_list_must_hold(bench):
+    bench.origin.data = b"data"
+    digests = (*sha256(b"data"), Digest("md5", hashlib.md5(b"other").hexdigest()))
+
+    assert "checksum_mismatch" == failure(bench.fetch(digests=digests))[0]
+
+
+HTML = b"\n<!-- hi --> <!DOCTYPE html><title>Log in</title>"
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type", "path", "expect", "code"),
+    [
+        (HTML, "application/octet-stream", "a.bin", None, "unexpected_html"),
+        (HTML, None, "a.bin", None, "unexpected_html"),
+        (b"\xef\xbb\xbf<HTML>", None, "a", None, "unexpected_html"),
+        (b'<?xml version="1.0"?><html xmlns="x">', None, "a", None, "unexpected_html"),
+        (b"data", "text/html; charset=utf-8", "a.bin", None, "unexpected_html"),
+        (b"data", "Application/XHTML+XML", "a.bin", None, "unexpected_html"),
+        (b"", "text/html", "a.bin", None, "unexpected_html"),
+        (HTML, "text/html", "a.html", None, None),
+        (HTML, "text/html", "html/A.HTM", None, None),
+        (HTML, "text/html", "index.html/a.bin", None, "unexpected_html"),
+        (HTML, "text/html", "a.bin", "text/html", None),
+        (HTML, "application/xhtml+xml", "a.bin", "application/xhtml+xml", None),
+        (HTML, "text/html", "a.bin", "*/*", None),
+        (b"data", None, "a.bin", "*/*", None),
+        (HTML, "application/zip", "a.bin", "application/zip", "unexpected_html"),
+        (b"data", "Application/Zip; x=y", "a.bin", "application/zip", None),
+        (b"data", "text/plain", "a.bin", "application/zip", "expectation_failed"),
+        (b"data", None, "a.bin", "application/zip", "expectation_failed"),
+        (b"<htmlish>", None, "a.bin", None, None),
+        (b"<svg><!-- <html> -->", None, "a.bin", None, None),
+        (b"<!-- " * 200, None, "a.bin", None, None),
+        (b" " * 2000, None, "a.bin", None, None),
+    ],
+)
+def test_n20_a_page_is_never_taken_for_a_file(bench, data, content_type, path, expect, code):
+    bench.origin = Origin(data=data, content_type=content_type, read_bytes=3)
+
+    outcome = bench.fetch(path=path, expect_type=expect)
+
+    if code is None:
+        assert data == bench.publish(outcome)
+    else:
+        assert (code, False) == failure(outcome)
+        assert [] == bench.parts
+
+
+def test_n20_a_login_page_in_answer_to_a_resume_costs_none_of_the_kept_bytes(bench):
+    data = some_bytes(200 * KIB)
+    bench.origin.data = data
+    bench.break_off(150 * KIB)
+    good, bench.origin = bench.origin, Origin(data=HTML, validator=Validator())
+
+    outcome = bench.fetch()
+
+    assert ("unexpected_html", False) == failure(outcome)
+    bench.origin = good
+    assert data == bench.publish(bench.fetch())
+    assert [150 * KIB] == good.starts
+
+
+@pytest.mark.parametrize(
+    ("rules", "code"),
+    [
+        ({"max_bytes": 99}, "too_large"),
+        ({"budget_bytes": 99}, "too_large"),
+        ({"size": SizeRange(most_bytes=99)}, "bad_size"),
+        ({"size": SizeRange(least_bytes=101)}, "bad_size"),
+        ({"max_bytes": 100, "budget_bytes": 100, "size": SizeRange(most_bytes=100)}, None),
+        ({"size": SizeRange(least_bytes=100)}, None),
+    ],
+)
+@pytest.mark.parametrize("total_known", [True, False])
+def test_n11_n12_a_size_that_is_not_allowed_is_refused(bench, rules, code, total_known):
+    bench.origin = Origin(data=some_bytes(100), total_known=total_known, read_bytes=50)
+
+    outcome = bench.fetch(**rules)
+
+    if code is None:
+        assert isinstance(outcome, Fetched)
+        return
+    assert (code, False) == failure(outcome)
+    assert [] == bench.parts
+    if total_known:
+        assert 0 == bench.origin.served_bytes
+
+
+@pytest.mark.parametrize("rules", [{"max_bytes": 9000}, {"size": SizeRange(most_bytes=9000)}])
+def test_n11_an_endless_body_ends_at_the_limit(bench, rules):
+    bench.origin = Origin(data=bytes(MIB), total_known=False, read_bytes=1000)
+
+    bench.fetch(**rules)
+
+    assert bench.origin.served_bytes <= 10_000
+    assert [] == bench.parts
+
+
+def test_a_body_shorter_than_its_length_is_never_a_file(bench):
+    bench.origin = Origin(data=bytes(1000), total_offset=1)
+
+    assert ("short_body", True) == failure(bench.fetch())
+
+
+def test_n07_a_body_longer_than_its_length_is_never_a_file(bench):
+    bench.origin = Origin(data=bytes(1000), total_offset=-1)
+
+    assert ("bad_length", True) == failure(bench.fetch())
+
+
+# ---------------------------------------------------------------- what stands there already
+
+
+def test_skip_trusts_presence(bench):
+    (bench.folder / "a.bin").write_bytes(b"whatever")
+
+    outcome = bench.fetch(if_exists=IfExists.SKIP)
+
+    assert UpToDate(size_bytes=8, verified=Verify.NONE, digests=(), how="present") == outcome
+    assert [] == bench.origin.requests
+
+
+def test_fail_never_asks_when_the_file_exists_and_never_clobbers_when_not(bench):
+    outcome = bench.fetch(if_exists=IfExists.FAIL)
+    assert isinstance(outcome, Fetched)
+    assert not outcome.intent.clobber
+    bench.origin.requests.clear()
+    (bench.folder / "a.bin").touch()
+
+    assert ("exists", False) == failure(bench.fetch(if_exists=IfExists.FAIL))
+    assert [] == bench.origin.requests
+
+
+def test_overwrite_always_fetches(bench):
+    (bench.folder / "a.bin").write_bytes(b"data")
+    bench.origin.data = b"data"
+
+    outcome = bench.fetch(if_exists=IfExists.OVERWRITE, digests=sha256(b"data"))
+
+    assert isinstance(outcome, Fetched)
+
+
+def test_update_finds_an_equal_file_by_its_digest_without_a_request(bench):
+    (bench.folder / "a.bin").write_bytes(b"data")
+    bench.clock.step_s = 1.0
+
+    outcome = bench.fetch(digests=sha256(b"data"))
+
+    assert (
+        UpToDate(size_bytes=4, verified=Verify.DIGEST, digests=sha256(b"data"), how="digest")
+        == outcome
+    )
+    assert [] == bench.origin.requests
+    assert [] == bench.parts
+    assert [Progress(have_bytes=4, total_bytes=4, verifying=True)] == bench.reports
+
+
+def test_update_replaces_a_file_with_another_digest(bench):
+    (bench.folder / "a.bin").write_bytes(b"old")
+    bench.origin.data = b"new"
+
+    assert b"new" == bench.publish(bench.fetch(digests=sha256(b"new")))
+
+
+def test_update_trusts_the_record_of_an_untouched_file_and_reads_no_byte(bench):
+    bench.origin.data = b"data"
+    bench.publish(bench.fetch(digests=sha256(b"data")))
+    bench.system.faults = {"read": [errno.EIO]}
+
+    known = bench.fetch(digests=sha256(b"data"), previous=bench.record())
+
+    assert isinstance(known, UpToDate)
+    assert [errno.EIO] == bench.system.faults["read"]
+
+
+@pytest.mark.parametrize("change", ["digests", "size_bytes", "mtime_ns", "inode"])
+def test_update_hashes_a_file_that_its_record_does_not_fit(bench, change):
+    bench.origin.data = b"data"
+    bench.publish(bench.fetch(digests=sha256(b"data")))
+    record = replace(bench.record(), **{change: () if change == "digests" else 1})
+    bench.system.faults = {"read": [None, None, None, None]}
+
+    outcome = bench.fetch(digests=sha256(b"data"), previous=record)
+
+    assert isinstance(outcome, UpToDate)
+    assert len(bench.system.faults["read"]) < 4
+
+
+def test_update_without_digest_asks_whether_the_file_has_changed(bench):
+    bench.origin.data = b"data"
+    bench.publish(bench.fetch())
+    bench.origin.requests.clear()
+
+    outcome = bench.fetch(previous=bench.record())
+
+    assert UpToDate(size_bytes=4, verified=Verify.LENGTH, digests=(), how="not_modified") == outcome
+    assert [Validator(etag='"1"')] == [request.unless for request in bench.origin.requests]
+    assert [] == bench.parts
+
+
+def test_update_without_digest_takes_what_has_changed(bench):
+    bench.origin.data = b"data"
+    bench.publish(bench.fetch())
+    bench.origin.data, bench.origin.validator = b"newer", Validator(etag='"2"')
+
+    assert b"newer" == bench.publish(bench.fetch(previous=bench.record()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"url": MIRROR}, {"mtime_ns": 1}, {"validator": Validator(date=LATER)}, None],
+)
+def test_update_asks_unconditionally_when_the_record_says_nothing_about_this_file(bench, change):
+    bench.origin.data = b"data"
+    bench.publish(bench.fetch())
+    bench.origin.requests.clear()
+    record = replace(bench.record(), **change) if change is not None else None
+
+    assert isinstance(bench.fetch(previous=record), Fetched)
+    assert [None] == [request.unless for request in bench.origin.requests]
+
+
+def test_a_304_that_nobody_asked_for_is_a_bad_response(bench):
+    bench.origin.open = lambda request, wanted: opened(  # type: ignore[method-assign]
+        bench.origin, request, not_modified=True
+    )
+
+    assert ("bad_response", True) == failure(bench.fetch())
+
+
+def opened(origin: Origin, request: Request, **fields) -> FakeStream:
+    origin.requests.append(request)
+    origin.open_streams += 1
+    stream = FakeStream(origin, start=0, body=origin.data)
+    for name, value in fields.items():
+        setattr(stream, name, value)
+    return stream
+
+
+def test_a_symbolic_link_is_not_the_file_and_its_name_is_taken_over(bench):
+    (bench.folder / "other").write_bytes(b"data")
+    (bench.folder / "a.bin").symlink_to("other")
+    bench.origin.data = b"data"
+
+    assert b"data" == bench.publish(bench.fetch(digests=sha256(b"data")))
+    assert not (bench.folder / "a.bin").is_symlink()
+
+
+def test_a_folder_at_the_destination_is_a_conflict_before_any_request(bench):
+    (bench.folder / "a.bin").mkdir()
+
+    assert ("dest_conflict", False) == failure(bench.fetch())
+    assert [] == bench.origin.requests
+
+
+# ---------------------------------------------------------------- resume: the table
+
+STRONG = Validator(etag='"1"')
+WEAK = Validator(etag='W/"1"')
+DATED = Validator(last_modified=LAST_MODIFIED, date=LATER)
+UNSETTLED = Validator(last_modified=LAST_MODIFIED, date=TOO_SOON)
+BOTH = Validator(etag='"1"', last_modified=LAST_MODIFIED, date=LATER)
+NOTHING = Validator()
+NONSENSE = Validator(etag="1", last_modified="yesterday", date=LATER)
+OVERLAP = resuming.OVERLAP_BYTES
+KEPT = 9 * MIB
+BY_DIGEST = Plan(start=KEPT - OVERLAP, overlap_bytes=OVERLAP)
+BY_ETAG = Plan(start=KEPT, if_range='"1"')
+BY_DATE = Plan(start=KEPT, if_range=LAST_MODIFIED)
+
+
+@pytest.mark.parametrize(
+    ("validator", "url", "digest", "expected"),
+    [
+        (STRONG, URL, False, BY_ETAG),
+        (STRONG, URL, True, BY_ETAG),
+        (STRONG, MIRROR, False, WHOLE),
+        (STRONG, MIRROR, True, BY_DIGEST),
+        (DATED, URL, False, BY_DATE),
+        (DATED, MIRROR, False, WHOLE),
+        (BOTH, URL, False, replace(BY_ETAG, instead=BY_DATE)),
+        (BOTH, MIRROR, True, BY_DIGEST),
+        (WEAK, URL, False, WHOLE),
+        (WEAK, URL, True, BY_DIGEST),
+        (UNSETTLED, URL, False, WHOLE),
+        (UNSETTLED, URL, True, BY_DIGEST),
+        (NOTHING, URL, False, WHOLE),
+        (NOTHING, URL, True, BY_DIGEST),
+        (NOTHING, MIRROR, True, BY_DIGEST),
+        (NONSENSE, URL, False, WHOLE),
+        (NONSENSE, URL, True, BY_DIGEST),
+    ],
+)
+def test_n35_n36_what_kept_bytes_are_good_for(validator, url, digest, expected):
+    journal = PartJournal(
+        url=URL, final_url=URL, total=10 * MIB, validator=validator, durable_bytes=KEPT
+    )
+
+    assert expected == plan(journal, url, digest_decides=digest)
+
+
+@pytest.mark.parametrize(
+    ("kept_bytes", "total", "validator", "digest", "expected"),
+    [
+        (0, 10, STRONG, True, WHOLE),
+        (1, 10, STRONG, False, Plan(start=1, if_range='"1"')),
+        (OVERLAP, MIB, NOTHING, True, WHOLE),
+        (OVERLAP + 1, MIB, NOTHING, True, Plan(start=1, overlap_bytes=OVERLAP)),
+        # a second question is worth 8 MiB
+        (8 * MIB - 1, 9 * MIB, BOTH, False, Plan(start=8 * MIB - 1, if_range='"1"')),
+        # nothing is missing: a few bytes are asked for again as proof
+        (MIB, MIB, STRONG, False,
+         Plan(start=MIB - OVERLAP, overlap_bytes=OVERLAP, if_range='"1"')),
+        (OVERLAP, OVERLAP, STRONG, False, WHOLE),
+        (MIB, MIB, NOTHING, False, WHOLE),
+        (MIB, None, STRONG, False, Plan(start=MIB, if_range='"1"')),
+    ],
+)  # fmt: skip
+def test_where_to_go_on_depends_on_how_much_is_kept(kept_bytes, total, validator, digest, expected):
+    journal = PartJournal(
+        url=URL, final_url=URL, total=total, validator=validator, durable_bytes=kept_bytes
+    )
+
+    assert expected == plan(journal, URL, digest_decides=digest)
+
+
+def test_nothing_kept_is_asked_for_whole():
+    assert WHOLE == plan(None, URL, digest_decides=True)
+
+
+# ---------------------------------------------------------------- resume: against origins
+
+DATA = some_bytes(400 * KIB)
+CUT = 250 * KIB
+CHANGED = some_bytes(400 * KIB, seed=1)
+
+
+def test_n01_a_broken_connection_is_resumed_with_if_range(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT)
+
+    outcome = bench.fetch()
+
+    assert DATA == bench.publish(outcome)
+    assert [(CUT, '"1"')] == [(r.start, r.if_range) for r in bench.origin.requests]
+    assert (CUT, len(DATA) - CUT) == (
+        outcome.intent.resumed_from_bytes,
+        outcome.intent.received_bytes,
+    )
+
+
+def test_a_break_says_whether_it_brought_durable_progress(bench):
+    bench.origin.data = DATA
+    bench.origin.cut_after = CUT
+
+    first = bench.fetch()
+    bench.origin.cut_after = 0
+    second = bench.fetch()
+
+    assert (True, False) == (first.progressed, second.progressed)
+    assert bench.kept is not None
+    assert CUT == bench.kept.durable_bytes
+
+
+@pytest.mark.parametrize("digest", [True, False])
+@pytest.mark.parametrize("validator", [STRONG, DATED, BOTH])
+def test_n34_a_file_that_changed_between_attempts_is_fetched_anew(bench, validator, digest):
+    bench.origin = Origin(data=DATA, validator=validator)
+    bench.break_off(CUT, digests=sha256(CHANGED) if digest else ())
+    bench.origin.data = CHANGED
+    bench.origin.validator = Validator(etag='"2"', last_modified=LATER, date=LATER)
+
+    outcome = bench.fetch(digests=sha256(CHANGED) if digest else ())
+
+    assert CHANGED == bench.publish(outcome)
+    assert [CUT] == bench.origin.starts
+    assert 0 == outcome.intent.resumed_from_bytes
+
+
+def test_n32_a_200_to_a_ranged_request_is_the_file_from_its_beginning(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT)
+    bench.origin.ranges = False
+
+    assert DATA == bench.publish(bench.fetch())
+    assert len(DATA) == bench.origin.served_bytes
+
+
+def test_n38_an_etag_that_a_cdn_does_not_honour_costs_a_restart_and_no_error(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT)
+    bench.origin.heeds_etag = False
+
+    assert DATA == bench.publish(bench.fetch())
+
+
+def test_many_kept_bytes_are_asked_for_by_date_when_the_etag_is_not_honoured(bench):
+    data = some_bytes(9 * MIB)
+    bench.origin = Origin(data=data, validator=BOTH, read_bytes=MIB)
+    bench.break_off(8 * MIB)
+    bench.origin.heeds_etag = False
+    bench.origin.validator = replace(BOTH, etag='"another node"')
+
+    outcome = bench.fetch()
+
+    assert data == bench.publish(outcome)
+    assert ['"1"', LAST_MODIFIED] == [request.if_range for request in bench.origin.requests]
+    assert MIB == outcome.intent.received_bytes
+
+
+def test_a_second_200_to_the_question_by_date_is_taken(bench):
+    data, changed = some_bytes(9 * MIB), some_bytes(9 * MIB, seed=1)
+    bench.origin = Origin(data=data, validator=BOTH, read_bytes=MIB)
+    bench.break_off(8 * MIB)
+    bench.origin.data, bench.origin.validator = changed, Validator(etag='"2"')
+
+    assert changed == bench.publish(bench.fetch())
+    assert [8 * MIB] * 2 == bench.origin.starts
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"validator": Validator(etag='"2"')},
+        {"data": CHANGED + b"1"},
+        {"data": CHANGED[:-1]},
+        {"data": CHANGED, "says_total_in_206": False},
+    ],
+)
+def test_n37_a_206_of_another_version_is_seen_though_if_range_is_ignored(bench, change):
+    bench.origin.data = DATA
+    bench.break_off(CUT)
+    for name, value in {"data": CHANGED, "heeds_if_range": False, **change}.items():
+        setattr(bench.origin, name, value)
+
+    outcome = bench.fetch()
+
+    assert bench.origin.data == bench.publish(outcome)
+    assert [CUT, 0] == bench.origin.starts
+
+
+def test_n37_a_206_whose_date_differs_is_seen_though_if_range_is_ignored(bench):
+    bench.origin = Origin(data=DATA, validator=DATED)
+    bench.break_off(CUT)
+    bench.origin.data, bench.origin.heeds_if_range = CHANGED, False
+    bench.origin.validator = Validator(last_modified=LATER, date=LATER)
+
+    assert CHANGED == bench.publish(bench.fetch())
+
+
+def test_n37_the_same_etag_for_other_bytes_is_caught_by_the_checksum(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT, digests=sha256(CHANGED))
+    bench.origin.data = CHANGED
+
+    outcome = bench.fetch(digests=sha256(CHANGED))
+
+    assert ("checksum_mismatch", False) == failure(outcome)
+    assert [] == bench.parts
+    assert CHANGED == bench.publish(bench.fetch(digests=sha256(CHANGED)))
+
+
+def test_a_206_without_validators_keeps_those_that_the_bytes_came_with(bench):
+    bench.origin = Origin(data=DATA, validator=BOTH)
+    bench.break_off(CUT)
+    bench.origin.says_validator_in_206 = False
+
+    outcome = bench.fetch()
+
+    assert DATA == bench.publish(outcome)
+    assert BOTH == outcome.intent.validator
+
+
+def test_n31_bytes_from_another_offset_than_asked_for_are_never_written(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT)
+    whole = bench.origin.open
+    bench.origin.open = lambda request, wanted: shifted(  # type: ignore[method-assign]
+        whole(request, wanted)
+    )
+
+    outcome = bench.fetch()
+
+    assert ("bad_response", True) == failure(outcome)
+    assert bench.kept is not None
+    assert CUT == bench.kept.durable_bytes
+
+
+def shifted(stream: FakeStream) -> FakeStream:
+    stream.start -= 1
+    return stream
+
+
+@pytest.mark.parametrize("validator", [WEAK, UNSETTLED, NOTHING])
+def test_n35_n36_without_strong_validator_and_digest_nothing_is_kept(bench, validator):
+    bench.origin = Origin(data=DATA, validator=validator)
+    bench.break_off(CUT)
+
+    assert [] == bench.parts
+    assert DATA == bench.publish(bench.fetch())
+    assert [0] == bench.origin.starts
+
+
+@pytest.mark.parametrize("validator", [WEAK, UNSETTLED, NOTHING])
+def test_n35_n36_where_a_digest_decides_an_overlap_is_compared_first(bench, validator):
+    bench.origin = Origin(data=DATA, validator=validator, read_bytes=10_000)
+    bench.break_off(CUT, digests=sha256(DATA))
+
+    outcome = bench.fetch(digests=sha256(DATA))
+
+    assert DATA == bench.publish(outcome)
+    assert [(CUT - OVERLAP, None)] == [(r.start, r.if_range) for r in bench.origin.requests]
+    assert CUT == outcome.intent.resumed_from_bytes
+
+
+def test_n36_an_overlap_that_differs_means_another_version(bench):
+    bench.origin = Origin(data=DATA, validator=NOTHING)
+    bench.break_off(CUT, digests=sha256(CHANGED))
+    bench.origin.data = CHANGED
+
+    outcome = bench.fetch(digests=sha256(CHANGED))
+
+    assert CHANGED == bench.publish(outcome)
+    assert [CUT - OVERLAP, 0] == bench.origin.starts
+
+
+def test_what_an_overlap_joined_is_never_resumed_without_its_digest(bench):
+    bench.origin = Origin(data=DATA, validator=NOTHING)
+    bench.break_off(CUT, digests=sha256(DATA))
+    bench.origin.validator = STRONG  # says nothing about the bytes that came before
+    bench.break_off(OVERLAP + 10 * KIB, digests=sha256(DATA))
+
+    assert bench.kept is not None
+    assert (CUT + 10 * KIB, NOTHING) == (bench.kept.durable_bytes, bench.kept.validator)
+    assert DATA == bench.publish(bench.fetch())
+    assert [0] == bench.origin.starts
+
+
+@pytest.mark.parametrize("digest", [True, False])
+def test_n21_n40_a_mirror_goes_on_with_the_part_only_where_a_digest_decides(bench, digest):
+    digests = sha256(DATA) if digest else ()
+    bench.origin.data = DATA
+    bench.break_off(CUT, digests=digests)
+
+    outcome = bench.fetch(url=MIRROR, digests=digests)
+
+    assert DATA == bench.publish(outcome)
+    assert [CUT - OVERLAP if digest else 0] == bench.origin.starts
+    assert (MIRROR, CUT if digest else 0) == (outcome.intent.url, outcome.intent.resumed_from_bytes)
+
+
+def test_rule_35_a_mirror_with_another_total_gets_no_share_of_the_part(bench):
+    longer = DATA + b"1"
+    bench.origin.data = DATA
+    bench.break_off(CUT, digests=sha256(longer))
+    bench.origin.data = longer
+
+    assert longer == bench.publish(bench.fetch(url=MIRROR, digests=sha256(longer)))
+    assert [CUT - OVERLAP, 0] == bench.origin.starts
+
+
+def keep(bench: Bench, data: bytes, total: int | None, validator: Validator = STRONG) -> None:
+    """Leave a part that holds ``data``, durable."""
+    with bench.disk.open_part("default", "a.bin") as part:
+        part.write(memoryview(data))
+        part.checkpoint(
+            PartJournal(
+                url=URL,
+                final_url=URL,
+                total=total,
+                validator=validator,
+                durable_bytes=len(data),
+            )
+        )
+
+
+def test_rule_16_a_complete_part_is_verified_and_used_without_a_request(bench):
+    keep(bench, DATA, len(DATA))
+
+    outcome = bench.fetch(url=MIRROR, digests=sha256(DATA))
+
+    assert DATA == bench.publish(outcome)
+    assert [] == bench.origin.requests
+    assert (URL, len(DATA), 0) == (
+        outcome.intent.url,
+        outcome.intent.resumed_from_bytes,
+        outcome.intent.received_bytes,
+    )
+
+
+def test_rule_16_a_complete_part_with_wrong_bytes_is_fetched_anew(bench):
+    keep(bench, CHANGED, len(CHANGED))
+    bench.origin.data = DATA
+
+    assert DATA == bench.publish(bench.fetch(digests=sha256(DATA)))
+    assert [0] == bench.origin.starts
+
+
+@pytest.mark.parametrize(("now", "starts"), [(DATA, 1), (CHANGED, 1), (DATA[:-1], 1)])
+def test_rule_15_a_complete_part_without_digest_is_asked_for_again(bench, now, starts):
+    keep(bench, DATA, len(DATA))
+    bench.origin.data = now
+    bench.origin.validator = STRONG if now is DATA else Validator(etag='"2"')
+
+    outcome = bench.fetch()
+
+    assert now == bench.publish(outcome)
+    assert [len(DATA) - OVERLAP] == bench.origin.starts
+    assert (now is DATA) == (outcome.intent.received_bytes == OVERLAP)
+
+
+def test_a_complete_part_whose_end_differs_under_the_same_etag_is_fetched_anew(bench):
+    keep(bench, DATA, len(DATA))
+    bench.origin.data = CHANGED
+
+    assert CHANGED == bench.publish(bench.fetch())
+    assert [len(DATA) - OVERLAP, 0] == bench.origin.starts
+
+
+@pytest.mark.parametrize(
+    ("kept", "digest", "starts"),
+    [
+        (DATA, True, [len(DATA)]),  # all was there already, and the digest says so
+        (DATA, False, [len(DATA), 0]),  # 416 alone proves nothing
+        (CHANGED, True, [len(DATA), 0]),
+        (DATA + b"more", True, [len(DATA) + 4, 0]),
+        (DATA + b"more", False, [len(DATA) + 4, 0]),
+    ],
+)
+def test_n33_a_416_completes_a_part_only_with_its_digest(bench, kept, digest, starts):
+    keep(bench, kept, None)
+    bench.origin.data = DATA
+
+    outcome = bench.fetch(digests=sha256(DATA) if digest else ())
+
+    assert DATA == bench.publish(outcome)
+    assert starts == bench.origin.starts
+
+
+def test_a_416_to_a_request_for_the_whole_is_a_bad_status(bench):
+    def refuse(request, wanted):
+        raise RangeRefused(0)
+
+    bench.origin.open = refuse  # type: ignore[method-assign]
+
+    assert ("bad_status", False) == failure(bench.fetch())
+
+
+def test_the_kept_bytes_are_hashed_before_connecting_and_that_is_told(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT, digests=sha256(DATA))
+    bench.clock.step_s = 1.0
+    bench.reports.clear()
+
+    bench.fetch(digests=sha256(DATA))
+
+    assert Progress(have_bytes=CUT, total_bytes=CUT, verifying=True) == bench.reports[0]
+
+
+def test_n40_a_part_that_was_damaged_on_the_disk_never_becomes_a_file(bench):
+    keep(bench, CHANGED[:CUT], len(DATA))
+    bench.origin.data = DATA
+
+    outcome = bench.fetch(digests=sha256(DATA))
+
+    assert ("checksum_mismatch", False) == failure(outcome)
+    assert [] == bench.parts
+
+
+# ---------------------------------------------------------------- time
+
+
+def slow(bench: Bench, read_s: float) -> None:
+    def wait() -> None:
+        bench.clock.now_s += read_s
+
+    bench.origin.before_read = wait
+
+
+def test_n05_bytes_that_drip_are_too_slow_and_what_came_is_kept(bench):
+    bench.origin = Origin(data=DATA, read_bytes=800)
+    slow(bench, 0.9)
+
+    outcome = bench.fetch(timeouts=Timeouts(stall_s=30.0, stall_bytes_per_s=1024))
+
+    assert ("too_slow", True) == failure(outcome)
+    assert outcome.progressed
+    assert bench.clock.now_s - 1000.0 < 32.0
+
+
+def test_bytes_just_fast_enough_are_fine(bench):
+    bench.origin = Origin(data=DATA, read_bytes=1024)
+    slow(bench, 0.99)
+
+    assert isinstance(bench.fetch(), Fetched)
+
+
+def test_d17_a_slow_disk_is_not_a_slow_origin(bench):
+    bench.origin.data = DATA
+    write = bench.system.write
+
+    def slow_write(fd, data, offset):
+        bench.clock.now_s += 60.0
+        return write(fd, data, offset)
+
+    bench.system.write = slow_write  # type: ignore[method-assign]
+
+    assert isinstance(bench.fetch(), Fetched)
+
+
+def test_n05_the_time_limit_of_an_attempt_ends_a_body_that_flows(bench):
+    bench.origin = Origin(data=DATA, read_bytes=10_000)
+    slow(bench, 1.0)
+
+    outcome = bench.fetch(timeouts=Timeouts(attempt_s=5.0))
+
+    assert ("deadline", True) == failure(outcome)
+    assert outcome.progressed
+    assert bench.clock.now_s - 1000.0 <= 7.0
+
+
+def test_progress_is_told_four_times_a_second_and_at_the_end(bench):
+    bench.origin = Origin(data=DATA, read_bytes=4096)
+    slow(bench, 0.1)
+
+    bench.fetch()
+
+    told = bench.reports[1:]  # the first one came from the transport
+    assert 34 == len(told)
+    assert len(DATA) == told[-1].received_bytes == told[-1].have_bytes == told[-1].total_bytes
+
+
+def test_checkpoints_come_every_five_seconds(bench):
+    bench.origin = Origin(data=DATA, read_bytes=40 * KIB)
+    slow(bench, 2.0)
+    durable = []
+
+    def look(attempt, progress) -> bool:
+        file = next((bench.folder / ".fetchd/parts").glob("*.json"), None)
+        durable.append(file is not None)
+        return True
+
+    bench.report = look  # type: ignore[method-assign]
+    bench.fetch()
+
+    assert [False, False, False, False, True] == durable[:5]
+
+
+def test_checkpoints_come_every_64_mib(bench, monkeypatch):
+    bench.origin = Origin(data=bytes(65 * MIB), read_bytes=MIB)
+    bench.break_off(64 * MIB + 1)
+    keep_journal = bench.kept
+
+    assert keep_journal is not None
+    assert 64 * MIB + 1 == keep_journal.durable_bytes
+
+
+# ---------------------------------------------------------------- stop, cancel, crash
+
+
+def test_a_transfer_that_is_not_wanted_any_more_leaves_with_its_bytes_durable(bench):
+    bench.origin = Origin(data=DATA, read_bytes=10_000)
+    slow(bench, 0.3)
+    reported = bench.report
+
+    def report(attempt, progress) -> bool:
+        bench.wanted = progress.received_bytes < CUT
+        return reported(attempt, progress)
+
+    bench.report = report  # type: ignore[method-assign]
+
+    assert Interrupted() == bench.fetch()
+    assert bench.kept is not None
+    assert CUT - 20_000 <= bench.kept.durable_bytes <= CUT
+
+
+def test_a_transfer_that_is_not_wanted_is_not_begun(bench):
+    bench.wanted = False
+
+    assert Interrupted() == bench.fetch()
+    assert 0 == bench.origin.served_bytes
+    assert [] == bench.parts
+
+
+def test_d13_a_destination_that_another_transfer_has_open_is_waited_for(bench):
+    with bench.disk.open_part("default", "a.bin"):
+        outcome = bench.fetch()
+
+    assert isinstance(outcome, Deferred)
+    assert ("same_dest", 5.0) == (outcome.reason, outcome.delay_s)
+
+
+def test_an_unexpected_error_passes_up_and_the_lock_is_free(bench):
+    bench.origin = Origin(data=DATA, cut_after=CUT, cut_with=ZeroDivisionError())
+
+    with pytest.raises(ZeroDivisionError):
+        bench.fetch()
+
+    bench.origin = Origin(data=DATA)
+    assert DATA == bench.publish(bench.fetch())
+
+
+def test_the_wish_of_the_origin_to_wait_goes_into_the_failure(bench):
+    def refuse(request, wanted):
+        raise AttemptError("bad_status", "status 503", transient=True, retry_after_s=7.0)
+
+    bench.origin.open = refuse  # type: ignore[method-assign]
+
+    outcome = bench.fetch()
+
+    assert (
+        Failure(code="bad_status", reason="status 503", transient=True, retry_after_s=7.0)
+        == outcome
+    )
+    assert [] == bench.parts
+
+
+# ---------------------------------------------------------------- the disk
+
+
+def test_n12_a_file_that_does_not_fit_waits_for_space_unread(bench):
+    bench.origin.data = DATA
+    bench.system.free, bench.reserve_bytes = 500 * KIB, 101 * KIB
+
+    outcome = bench.fetch()
+
+    assert isinstance(outcome, Deferred)
+    assert ("disk", 30.0) == (outcome.reason, outcome.delay_s)
+    assert 0 == bench.origin.served_bytes
+    bench.reserve_bytes = 100 * KIB
+    assert DATA == bench.publish(bench.fetch())
+
+
+def test_only_the_missing_bytes_of_a_part_need_space(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT)
+    bench.system.free = len(DATA) - CUT
+
+    assert DATA == bench.publish(bench.fetch())
+
+
+def test_space_that_others_take_meanwhile_is_seen(bench):
+    bench.origin = Origin(data=DATA, read_bytes=10_000)
+    slow(bench, 1.0)
+    bench.reserve_bytes = MIB
+    bench.system.free = 2 * MIB
+    wait = bench.origin.before_read
+
+    def fill() -> None:
+        wait()
+        bench.system.free = MIB - 1
+
+    bench.origin.before_read = fill
+
+    outcome = bench.fetch()
+
+    assert isinstance(outcome, Deferred)
+    assert bench.kept is not None
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_d01_d03_a_full_disk_defers_the_task_and_it_finishes_when_space_is_back(
+    bench, call, number
+):
+    bench.origin = Origin(data=DATA, cut_after=CUT if call == "fsync" else None)
+    with bench.disk.open_part("default", "warm"):
+        pass
+    bench.system.faults = {call: [None, number] if call == "write" else [number]}
+
+    outcome = bench.fetch()
+
+    expected = Deferred if call == "write" else Failure  # the first error stands
+    assert isinstance(outcome, expected)
+    bench.origin.cut_after = None
+    assert DATA == bench.publish(bench.fetch())
+
+
+def test_d04_an_error_of_the_disk_discards_the_part(bench):
+    bench.origin.data = DATA
+    bench.system.faults = {"write": [None, None, errno.EIO]}
+
+    outcome = bench.fetch()
+
+    assert ("disk_error", True) == failure(outcome)
+    assert [] == bench.parts
+    assert DATA == bench.publish(bench.fetch())
+
+
+def test_d04_a_part_that_cannot_be_read_back_is_discarded(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT, digests=sha256(DATA))
+    bench.system.faults = {"read": [None, None, errno.EIO]}
+
+    assert ("disk_error", True) == failure(bench.fetch(digests=sha256(DATA)))
+    assert DATA == bench.publish(bench.fetch(digests=sha256(DATA)))
+    assert [0] == bench.origin.starts
+
+
+def test_d05_short_and_interrupted_writes_change_no_byte(bench):
+    bench.origin.data = DATA
+    bench.system.most_bytes = 7777
+    bench.system.faults = {"write": [errno.EINTR, None, errno.EINTR]}
+
+    assert DATA == bench.publish(bench.fetch(digests=sha256(DATA)))
+
+
+# ---------------------------------------------------------------- P8
+
+VERSIONS = [some_bytes(size, seed) for seed, size in enumerate([90_000, 90_000, 140_001])]
+
+
+@given(data=st.data(), digest=st.booleans(), strong=st.booleans(), etags=st.booleans())
+@settings(derandomize=True, max_examples=150, deadline=None)
+def test_p8_no_file_ever_mixes_two_versions(tmp_path_factory, data, digest, strong, etags):
+    """The origin cuts, changes, ignores ranges and switches mirrors at random points."""
+    bench = Bench(tmp_path_factory.mktemp("root"))
+    now = data.draw(st.integers(0, 2))
+    digests = sha256(VERSIONS[now]) if digest else ()
+    mirrored = data.draw(st.booleans())
+    for _ in range(8):
+        if data.draw(st.integers(0, 3)) == 0:
+            now = data.draw(st.integers(0, 2))
+        tag, stamp = f'"{now}"', f"Mon, 02 Nov 2026 10:0{now}:00 GMT"
+        validator = Validator(
+            etag=(tag if strong else "W/" + tag) if etags else None,
+            last_modified=stamp,
+            date="Mon, 02 Nov 2026 11:00:00 GMT" if strong else stamp,
+        )
+        bench.origin = Origin(
+            data=VERSIONS[now],
+            validator=validator,
+            ranges=data.draw(st.integers(0, 4)) > 0,
+            heeds_if_range=data.draw(st.integers(0, 4)) > 0,
+            says_validator_in_206=True,
+            total_known=data.draw(st.integers(0, 4)) > 0,
+            read_bytes=data.draw(st.sampled_from([5_000, 20_000, 100_000])),
+            cut_after=data.draw(st.none() | st.integers(0, 140_000)),
+        )
+        url = data.draw(st.sampled_from([URL, MIRROR])) if mirrored else URL
+
+        outcome = bench.fetch(url=url, digests=digests)
+
+        if isinstance(outcome, Fetched):
+            found = bench.publish(outcome)
+            assert found in VERSIONS
+            if digest:
+                assert digests == sha256(found)
+            break
+        assert failure(outcome)[0] in {"short_body", "checksum_mismatch"}
+    bench.disk.close()
