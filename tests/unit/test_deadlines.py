@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from contextlib import closing
@@ -12,6 +13,7 @@ import pytest
 from fetchd.clock import SystemClock
 from fetchd.errors import AttemptError, NotWanted
 from fetchd.transports.deadlines import Deadlines, Watch
+from server import certificates
 
 
 class Clock:
@@ -165,6 +167,32 @@ def test_a_socket_that_comes_after_the_cut_is_shut_down_too(clock, pair):
     watch.bind(pair[0])
 
     assert pair[0].recv(1) == b""
+
+
+def test_trap_2_a_cut_under_tls_leaves_the_encryption_in_place(clock, pair, tmp_path):
+    plain = b"plain text " * 1000
+    context, ca = certificates(tmp_path)
+    trust = ssl.create_default_context(cafile=ca)
+
+    def serve():
+        with context.wrap_socket(pair[1], server_side=True) as served:
+            served.sendall(plain)
+            served.recv(1)
+
+    peer = threading.Thread(target=serve)
+    peer.start()
+    with trust.wrap_socket(pair[0], server_hostname="127.0.0.1") as sock:
+        watch = make_watch(clock)
+        watch.bind(sock)
+        watch.begin(30, "stalled", "no data")
+        first = sock.recv(5)
+        clock.now_s += 31
+        watch.judge()
+
+        rest = sock.recv(65536)
+
+    peer.join(5)
+    assert plain.startswith(first + rest)
 
 
 def test_the_first_cause_stays(clock):

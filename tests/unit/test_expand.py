@@ -135,15 +135,19 @@ def test_a_variable_may_refer_to_those_above_it() -> None:
     )
 
     assert spec.path == "u-24.04-2026-11-23.iso"
-    assert "unknown variable ${series}" in problem_of_variables(
-        {"name": "u-${series}", "series": "24.04"}
+
+
+def test_a_variable_without_a_value_fails_what_refers_to_it_and_nothing_else() -> None:
+    variables = {"name": "u-${series}", "series": "24.04"}
+
+    bad = expand_one("https://example.org/${name}.iso", variables=variables)
+    good = expand_one("https://example.org/${series}.iso", variables=variables)
+
+    assert bad.problem == (
+        "bad_item",
+        "iso:1: ${name}: ${series} is written below; a variable knows those above it",
     )
-
-
-def problem_of_variables(variables: dict[str, str]) -> str:
-    with pytest.raises(ValueProblem) as caught:
-        Scope(job_of(group_of("https://example.org/a"), variables=variables), RUN)
-    return str(caught.value)
+    assert good.path == "24.04.iso"
 
 
 def test_the_date_is_that_of_the_schedule_in_the_jobs_timezone() -> None:

@@ -292,6 +292,21 @@ def test_n28_a_kept_connection_that_ends_under_the_request_is_replaced_once(net,
     assert [request.connection for request in server.requests] == [1, 1, 2]
 
 
+def test_n28_the_replacement_is_a_new_connection_and_not_another_kept_one(net, server):
+    def treacherous(exchange):
+        if exchange.number > 2 and exchange.request.connection < 3:
+            exchange.close()
+        else:
+            file(BODY)(exchange)
+
+    server.routes["/f"] = treacherous
+    for stream in [opened(net, server), opened(net, server)]:
+        read(stream)
+
+    assert fetch(net, server.url("/f"))[0] == BODY
+    assert server.connections == 3
+
+
 def test_a_new_connection_that_ends_under_the_request_is_a_failed_attempt(net, server):
     server.routes["/f"] = raw(b"")
 
@@ -713,10 +728,12 @@ def test_trap_2_a_read_that_is_not_wanted_any_more_never_looks_like_an_end(net, 
         asked.set()
         return False
 
+    began_s = time.monotonic()
     with pytest.raises(NotWanted):
         read(net.open(ask(server.url(path)), wanted))
 
     assert asked.is_set()
+    assert time.monotonic() - began_s < 2
 
 
 def test_trap_2_a_cut_under_tls_gives_no_ciphertext_as_body(make, tmp_path):
@@ -1105,6 +1122,17 @@ def test_n27_a_handshake_that_stalls_ends_with_the_time_for_connecting(net):
         error = failure(net, url, connect_s=0.2)
 
     assert (error.code, error.transient) == ("tls_broken", True)
+    assert time.monotonic() - began_s < 2
+
+
+def test_a_handshake_that_is_not_wanted_any_more_is_left(net):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
+        began_s = time.monotonic()
+
+        with pytest.raises(NotWanted):
+            net.open(ask(url), lambda: False)
+
     assert time.monotonic() - began_s < 2
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from fetchd import logs
 from fetchd.errors import ConfigError
 from fetchd.logs.redactor import redact, redact_text
 from fetchd.logs.render import Console, stamp
-from fetchd.logs.writer import LogWriter, Stream
+from fetchd.logs.writer import File, LogWriter, Stream
 
 AT_S = 1_700_000_000.1239
 
@@ -202,7 +203,8 @@ def test_lines_of_libraries_take_the_same_way_and_the_talkative_are_quieted():
         logging.getLogger("urllib3.connectionpool").debug("GET /x?sig=s3cret")
         logging.getLogger("urllib3").warning("retry %s", "https://h.example/?sig=s3cret")
         logging.getLogger("some.library").log(25, "odd level")
-        logging.getLogger("broken").error("%d", "no number")
+        broken = logging.LogRecord("broken", logging.ERROR, "", 1, "%d", ("no number",), None)
+        logging.root.handlers[-1].handle(broken)
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             logging.captureWarnings(capture=True)
@@ -267,8 +269,8 @@ def test_auto_is_json_where_no_terminal_is():
 
 def test_a_pipe_that_nobody_reads_stops_no_caller_and_the_loss_is_counted():
     reading, writing = os.pipe()
-    sink = Stream(os.fdopen(writing, "w"))
-    writer = LogWriter(sink, json.dumps, most=50)
+    end = os.fdopen(writing, "w")
+    writer = LogWriter(Stream(end), json.dumps, most=50)
     big = "x" * 10_000
 
     began_s = time.monotonic()
@@ -277,11 +279,11 @@ def test_a_pipe_that_nobody_reads_stops_no_caller_and_the_loss_is_counted():
     took_s = time.monotonic() - began_s
     stuck = writer.close(0.05)
     with os.fdopen(reading) as reader:
-        rows: list[dict] = []
+        rows: list[dict[str, Any]] = []
         thread = threading.Thread(target=lambda: rows.extend(json.loads(row) for row in reader))
         thread.start()
         closed = writer.close(5.0)
-        sink._stream.close()  # the end of the pipe
+        end.close()
         thread.join(5.0)
 
     assert took_s < 2.0
@@ -293,10 +295,11 @@ def test_a_pipe_that_nobody_reads_stops_no_caller_and_the_loss_is_counted():
     assert lost == 0 or lost + len(told) == 500
 
 
-class Fails:
+class Fails(io.StringIO):
     """A stream that refuses to be written while ``broken``."""
 
     def __init__(self):
+        super().__init__()
         self.broken = True
         self.refused = threading.Event()
         self.text = ""
@@ -364,6 +367,7 @@ def test_a_log_file_is_followed_when_it_is_moved_away(tmp_path):
     path = tmp_path / "fetchd.log"
     setup = logs.configure("info", "auto", path)
     sink = setup._writer._sink
+    assert isinstance(sink, File)
     logs.get_logger().info("first.told")
     deadline_s = time.monotonic() + 5.0
     while not path.read_text() and time.monotonic() < deadline_s:

@@ -56,10 +56,10 @@ class FaultyOs(SystemOs):
         return self.writable
 
     def device(self, fd):
-        return 4711 if self.other_device in os.readlink(f"/proc/self/fd/{fd}") else 1
+        return 4711 if self.other_device in str(Path(f"/proc/self/fd/{fd}").readlink()) else 1
 
     def _fail(self, call: str, fd: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{fd}")
+        path = str(Path(f"/proc/self/fd/{fd}").readlink())
         self.calls.append(f"{call} {Path(path).suffix}".strip())
         queue = self.faults.get(call, [])
         if queue and self.where in path:
@@ -95,6 +95,10 @@ def hidden(tmp_path: Path) -> Path:
     return tmp_path / ".fetchd/parts"
 
 
+def names(folder: Path) -> list[str]:
+    return [file.name for file in hidden(folder).iterdir()]
+
+
 def content(disk: DownloadDisk, path: str) -> bytes:
     with disk.open_part("default", path) as part:
         buffer = memoryview(bytearray(1 << 16))
@@ -118,16 +122,16 @@ def test_the_name_of_a_part_is_short_and_its_folder_is_private(disk, tmp_path):
         assert re.fullmatch("[a-z2-7]{26}", part.name)
         assert part.name == part_name("default", "a/" + "n" * 255)
 
-        assert 0o700 == stat.S_IMODE((tmp_path / ".fetchd").stat().st_mode)
-        assert 0o700 == stat.S_IMODE(hidden(tmp_path).stat().st_mode)
-        assert [part.name] == os.listdir(hidden(tmp_path))
+        assert stat.S_IMODE((tmp_path / ".fetchd").stat().st_mode) == 0o700
+        assert stat.S_IMODE(hidden(tmp_path).stat().st_mode) == 0o700
+        assert [part.name] == names(tmp_path)
     assert not (tmp_path / "a").exists()
 
 
 def test_roots_and_paths_do_not_share_parts():
     names = {part_name(r, p) for r in ("a", "ab") for p in ("b/c", "c", os.fsdecode(b"\xe9"))}
 
-    assert 6 == len(names)
+    assert len(names) == 6
 
 
 def test_d09_a_destination_on_another_file_system_has_its_part_there(disk, system, tmp_path):
@@ -135,8 +139,8 @@ def test_d09_a_destination_on_another_file_system_has_its_part_there(disk, syste
     system.other_device = "/big"
 
     with disk.open_part("default", "big/isos/x") as part:
-        assert [part.name] == os.listdir(tmp_path / "big/.fetchd/parts")
-    assert [] == os.listdir(hidden(tmp_path))
+        assert [part.name] == names(tmp_path / "big")
+    assert names(tmp_path) == []
 
 
 def test_the_next_life_knows_the_parts_on_other_file_systems(disk, system, tmp_path):
@@ -148,8 +152,9 @@ def test_the_next_life_knows_the_parts_on_other_file_systems(disk, system, tmp_p
 
     found = build({"default": RootSpec(path=str(tmp_path))}, system).leftovers()
 
-    assert [("", "small", 4), ("big", "big/x", 8)] == [
-        (leftover.home, leftover.path, leftover.durable_bytes) for leftover in found
+    assert [(leftover.home, leftover.path, leftover.durable_bytes) for leftover in found] == [
+        ("", "small", 4),
+        ("big", "big/x", 8),
     ]
 
 
@@ -161,7 +166,7 @@ def test_d07_a_folder_that_may_not_be_written_is_told_before_anything_is_fetched
     with pytest.raises(AttemptError) as caught, disk.open_part("default", "a"):
         pass
 
-    assert "dest_denied" == caught.value.code
+    assert caught.value.code == "dest_denied"
     assert "check owner and mode" in caught.value.reason
 
 
@@ -173,7 +178,7 @@ def test_a_planted_link_in_the_hidden_folder_is_not_followed(disk, tmp_path):
     with pytest.raises(AttemptError) as caught, disk.open_part("default", "a"):
         pass
 
-    assert "dest_denied" == caught.value.code
+    assert caught.value.code == "dest_denied"
     assert not (tmp_path / "victim").exists()
 
 
@@ -207,10 +212,10 @@ def test_the_sweep_leaves_an_open_part_alone(disk, tmp_path):
 
         assert not disk.sweep(leftover)
         assert not disk.sweep_destination("default", "a")
-        assert [part.name] == os.listdir(hidden(tmp_path))
+        assert [part.name] == names(tmp_path)
 
     assert disk.sweep(leftover)
-    assert [] == os.listdir(hidden(tmp_path))
+    assert names(tmp_path) == []
 
 
 def test_a_second_name_of_a_published_file_is_never_written(disk, tmp_path):
@@ -220,7 +225,7 @@ def test_a_second_name_of_a_published_file_is_never_written(disk, tmp_path):
     with disk.open_part("default", "a") as part:
         part.write(memoryview(b"other"))
 
-    assert b"published" == (tmp_path / "a").read_bytes()
+    assert (tmp_path / "a").read_bytes() == b"published"
 
 
 # ---------------------------------------------------------------- writing
@@ -236,8 +241,8 @@ def test_d05_short_and_interrupted_writes_lose_no_byte(disk, system, most_bytes)
         part.write(memoryview(b"abc"))
         part.checkpoint(journal(13))
 
-    assert 13 == part.size_bytes
-    assert b"0123456789abc" == content(disk, "a")
+    assert part.size_bytes == 13
+    assert content(disk, "a") == b"0123456789abc"
 
 
 def test_a_disk_that_takes_no_byte_is_an_error_and_not_an_endless_loop(disk, system):
@@ -260,14 +265,13 @@ def test_a_disk_that_takes_no_byte_is_an_error_and_not_an_endless_loop(disk, sys
 def test_d04_an_error_of_the_disk_has_its_code(disk, system, call, number, code):
     with disk.open_part("default", "a") as part:
         system.faults = {call: [number]}
+        work = {
+            "write": lambda: part.write(memoryview(b"0")),
+            "read": lambda: part.readinto(memoryview(bytearray(1)), 0),
+            "truncate": part.truncate,
+        }[call]
         with pytest.raises(AttemptError) as caught:
-            match call:
-                case "write":
-                    part.write(memoryview(b"0"))
-                case "read":
-                    part.readinto(memoryview(bytearray(1)), 0)
-                case _:
-                    part.truncate()
+            work()
 
     assert code == caught.value.code
     assert caught.value.transient
@@ -282,7 +286,7 @@ def test_a_write_that_failed_half_way_does_not_count(disk, system):
             part.write(memoryview(b"01234567"))
         part.checkpoint(journal(part.size_bytes))
 
-    assert b"" == content(disk, "a")
+    assert content(disk, "a") == b""
 
 
 # ---------------------------------------------------------------- the journal
@@ -295,7 +299,7 @@ def test_data_is_synced_before_the_journal_says_so_and_all_is_durable_on_return(
 
         part.checkpoint(journal(5))
 
-    assert ["fsync", "write .tmp", "fsync .tmp", "rename .json", "fsync"] == system.calls
+    assert system.calls == ["fsync", "write .tmp", "fsync .tmp", "rename .json", "fsync"]
 
 
 def test_a_part_goes_on_where_its_journal_ends_and_the_rest_is_cut_off(disk):
@@ -303,15 +307,15 @@ def test_a_part_goes_on_where_its_journal_ends_and_the_rest_is_cut_off(disk):
 
     with disk.open_part("default", "a") as part:
         assert journal(6) == part.journal
-        assert 6 == part.size_bytes
+        assert part.size_bytes == 6
 
-    assert b"012345" == content(disk, "a")
+    assert content(disk, "a") == b"012345"
 
 
 def test_a_part_without_journal_begins_anew(disk):
     leave(disk, "a", b"0123456789")
 
-    assert b"" == content(disk, "a")
+    assert content(disk, "a") == b""
 
 
 @pytest.mark.parametrize(
@@ -339,7 +343,7 @@ def test_n40_a_torn_or_foreign_journal_vouches_for_nothing_and_goes(disk, tmp_pa
     file.write_bytes(damage(before))
     assert file.read_bytes() != before
 
-    assert b"" == content(disk, "a")
+    assert content(disk, "a") == b""
     assert not file.exists()
 
 
@@ -350,9 +354,8 @@ def test_any_path_that_a_disk_can_have_survives_in_the_journal(tmp_path_factory,
     disk = build({"default": RootSpec(path=str(tmp_path))})
     try:
         leave(disk, path, b"0123456789", durable_bytes=6)
-    except AttemptError as exc:
-        assert "dest_denied" == exc.code
-        return
+    except AttemptError:
+        return  # test_roots says which
 
     (leftover,) = disk.leftovers()
 
@@ -368,8 +371,8 @@ def test_cutting_a_part_forgets_its_journal_first_and_durably(disk, system):
         part.truncate()
 
     forgotten = system.calls.index("unlink .json")
-    assert ["unlink .json", "fsync", "truncate"] == system.calls[forgotten:]
-    assert b"" == content(disk, "a")
+    assert system.calls[forgotten:] == ["unlink .json", "fsync", "truncate"]
+    assert content(disk, "a") == b""
 
 
 def test_p22_a_part_that_could_not_be_synced_is_gone(disk, system, tmp_path):
@@ -381,8 +384,8 @@ def test_p22_a_part_that_could_not_be_synced_is_gone(disk, system, tmp_path):
         with pytest.raises(AttemptError) as caught:
             part.checkpoint(journal(14))
 
-    assert "disk_error" == caught.value.code
-    assert [] == os.listdir(hidden(tmp_path))
+    assert caught.value.code == "disk_error"
+    assert names(tmp_path) == []
 
 
 def test_a_journal_that_could_not_be_written_leaves_the_old_one_in_force(disk, system):
@@ -395,8 +398,8 @@ def test_a_journal_that_could_not_be_written_leaves_the_old_one_in_force(disk, s
         with pytest.raises(AttemptError) as caught:
             part.checkpoint(journal(8))
 
-    assert "disk_full" == caught.value.code
-    assert b"0123" == content(disk, "a")
+    assert caught.value.code == "disk_full"
+    assert content(disk, "a") == b"0123"
 
 
 def test_a_discarded_part_is_removed_once_and_never_under_anothers_name(disk, tmp_path):
@@ -404,11 +407,11 @@ def test_a_discarded_part_is_removed_once_and_never_under_anothers_name(disk, tm
         part.write(memoryview(b"bad"))
         part.checkpoint(journal(3))
         part.discard()
-        assert [] == os.listdir(hidden(tmp_path))
+        assert names(tmp_path) == []
 
         with disk.open_part("default", "a") as other:
             part.discard()
-            assert [other.name] == os.listdir(hidden(tmp_path))
+            assert [other.name] == names(tmp_path)
 
 
 # ---------------------------------------------------------------- what lives leave behind
@@ -425,15 +428,15 @@ def test_leftovers_are_parts_with_or_without_journal_and_journals_without_part(d
 
     assert {part_name("default", "with"), part_name("default", "without"), stray} == set(found)
     known = found[part_name("default", "with")]
-    assert ("default", "with", 6, 1000.0) == (
+    assert (
         known.root,
         known.path,
         known.durable_bytes,
         known.modified_at_s,
-    )
-    assert ("", 0) == (found[stray].path, found[stray].durable_bytes)
+    ) == ("default", "with", 6, 1000.0)
+    assert (found[stray].path, found[stray].durable_bytes) == ("", 0)
     assert all(disk.sweep(leftover) for leftover in found.values())
-    assert [] == os.listdir(hidden(tmp_path))
+    assert names(tmp_path) == []
 
 
 def test_two_roots_in_one_folder_do_not_call_each_others_parts_orphans(tmp_path):
@@ -443,7 +446,7 @@ def test_two_roots_in_one_folder_do_not_call_each_others_parts_orphans(tmp_path)
         part.write(memoryview(b"1"))
         part.checkpoint(journal(1))
 
-    assert [("one", "a")] == [(leftover.root, leftover.path) for leftover in disk.leftovers()]
+    assert [(leftover.root, leftover.path) for leftover in disk.leftovers()] == [("one", "a")]
     disk.close()
 
 
@@ -457,7 +460,7 @@ def test_the_journal_is_readable_by_people(disk, tmp_path):
 
     document = json.loads((hidden(tmp_path) / (part_name("default", "a") + ".json")).read_text())
 
-    assert {
+    assert document == {
         "root": "default",
         "path": "a",
         "url": "http://h/a",
@@ -467,7 +470,7 @@ def test_the_journal_is_readable_by_people(disk, tmp_path):
         "last_modified": "x",
         "date": "y",
         "durable_bytes": 6,
-    } == document
+    }
 
 
 def test_free_space_is_that_of_the_parts_file_system(disk, tmp_path):

@@ -53,7 +53,7 @@ class FaultyOs(SystemOs):
         self.faults: dict[tuple[str, str], int] = {}
 
     def fsync(self, fd):
-        self._note("fsync", os.readlink(f"/proc/self/fd/{fd}"))
+        self._note("fsync", str(Path(f"/proc/self/fd/{fd}").readlink()))
         super().fsync(fd)
 
     def rename(self, src, dst, *, src_dir_fd, dst_dir_fd):
@@ -169,12 +169,17 @@ def visible(tmp_path: Path) -> dict[str, bytes]:
 
 
 def hidden(tmp_path: Path) -> list[str]:
-    return os.listdir(tmp_path / ".fetchd/parts")
+    return [file.name for file in (tmp_path / ".fetchd/parts").iterdir()]
 
 
 def failed(outcome: Outcome) -> tuple[str, bool]:
     assert isinstance(outcome, Failure)
     return outcome.code, outcome.transient
+
+
+def reason(outcome: Outcome) -> str:
+    assert isinstance(outcome, Failure)
+    return outcome.reason
 
 
 # ---------------------------------------------------------------- the way that works
@@ -191,9 +196,9 @@ def test_a_verified_part_gets_its_name_and_leaves_nothing_behind(disk, tmp_path)
         == outcome
     )
     assert attempt.intent.inode == found.st_ino
-    assert 1_000_000_000.0 == found.st_mtime
-    assert {"a/b/file": b"12345"} == visible(tmp_path)
-    assert [] == hidden(tmp_path)
+    assert found.st_mtime == 1_000_000_000.0
+    assert visible(tmp_path) == {"a/b/file": b"12345"}
+    assert hidden(tmp_path) == []
 
 
 def test_rule_9_data_is_synced_before_it_is_named_and_folders_before_it_is_told(
@@ -207,7 +212,7 @@ def test_rule_9_data_is_synced_before_it_is_named_and_folders_before_it_is_told(
 
     assert f"fsync {tmp_path.name}" == system.calls[0]  # the new folder, in its parent
     assert sorted(f"fsync {part}" for part in parts) == sorted(system.calls[1:3])
-    assert ["rename a", "rename b", "fsync new"] == system.calls[3:6]
+    assert system.calls[3:6] == ["rename a", "rename b", "fsync new"]
     assert all(call.startswith("unlink") for call in system.calls[6:])
 
 
@@ -218,14 +223,14 @@ def test_a_group_of_any_size_and_of_none_is_published(disk, tmp_path):
 
     assert all(isinstance(outcome, Published) for outcome in outcomes)
     assert {f"{n % 7}/{n}": b"%d" % n for n in range(150)} == visible(tmp_path)
-    assert [] == publish(disk)
+    assert publish(disk) == []
 
 
 def test_an_empty_file_is_a_file(disk, tmp_path):
     (outcome,) = publish(disk, verified(disk, "empty", b""))
 
     assert isinstance(outcome, Published)
-    assert {"empty": b""} == visible(tmp_path)
+    assert visible(tmp_path) == {"empty": b""}
 
 
 def test_files_get_mode_and_group_of_their_root(tmp_path):
@@ -234,7 +239,7 @@ def test_files_get_mode_and_group_of_their_root(tmp_path):
 
     publish(disk, verified(disk, "a"))
 
-    assert 0o640 == stat.S_IMODE((tmp_path / "a").stat().st_mode)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
     disk.close()
 
 
@@ -246,8 +251,8 @@ def test_without_a_mode_the_umask_decides(tmp_path):
     finally:
         os.umask(before)
 
-    assert 0o640 == stat.S_IMODE((tmp_path / "folder/a").stat().st_mode)
-    assert 0o750 == stat.S_IMODE((tmp_path / "folder").stat().st_mode)
+    assert stat.S_IMODE((tmp_path / "folder/a").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o750
     disk.close()
 
 
@@ -271,9 +276,9 @@ def test_p4_a_file_is_replaced_in_one_step_by_its_verified_successor(disk, tmp_p
 
     with (tmp_path / "a").open("rb") as reader:
         publish(disk, verified(disk, "a"))
-        assert b"old" == reader.read()
+        assert reader.read() == b"old"
 
-    assert {"a": b"new"} == visible(tmp_path)
+    assert visible(tmp_path) == {"a": b"new"}
 
 
 def test_p4_without_clobber_an_existing_file_stays(disk, tmp_path):
@@ -281,8 +286,8 @@ def test_p4_without_clobber_an_existing_file_stays(disk, tmp_path):
 
     (outcome,) = publish(disk, verified(disk, "a", clobber=False))
 
-    assert ("exists", False) == failed(outcome)
-    assert {"a": b"old"} == visible(tmp_path)
+    assert failed(outcome) == ("exists", False)
+    assert visible(tmp_path) == {"a": b"old"}
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -296,8 +301,8 @@ def test_p4_without_clobber_a_file_that_appears_at_the_last_moment_stays(
 
     (outcome,) = publish(disk, attempt)
 
-    assert ("exists", False) == failed(outcome)
-    assert {"a": b"late"} == visible(tmp_path)
+    assert failed(outcome) == ("exists", False)
+    assert visible(tmp_path) == {"a": b"late"}
 
 
 class Appear(Failpoints):
@@ -312,6 +317,15 @@ class Appear(Failpoints):
             self._file.write_bytes(b"late")
 
 
+def test_without_clobber_a_new_name_is_given_and_the_hidden_one_goes(disk, system, tmp_path):
+    (outcome,) = publish(disk, verified(disk, "a", clobber=False, durable_bytes=3))
+
+    assert isinstance(outcome, Published)
+    assert "link a" in system.calls
+    assert visible(tmp_path) == {"a": b"new"}
+    assert hidden(tmp_path) == []
+
+
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_without_clobber_and_links_the_kernel_renames_without_replacing(
     disk, system, tmp_path, number
@@ -321,8 +335,8 @@ def test_without_clobber_and_links_the_kernel_renames_without_replacing(
     (outcome,) = publish(disk, verified(disk, "a", clobber=False))
 
     assert isinstance(outcome, Published)
-    assert {"a": b"new"} == visible(tmp_path)
-    assert [] == hidden(tmp_path)
+    assert visible(tmp_path) == {"a": b"new"}
+    assert hidden(tmp_path) == []
 
 
 def test_where_neither_works_the_advice_is_given(disk, system, tmp_path):
@@ -330,9 +344,9 @@ def test_where_neither_works_the_advice_is_given(disk, system, tmp_path):
 
     (outcome,) = publish(disk, verified(disk, "a", clobber=False))
 
-    assert ("dest_denied", False) == failed(outcome)
-    assert "choose another root" in outcome.reason
-    assert {} == visible(tmp_path)
+    assert failed(outcome) == ("dest_denied", False)
+    assert "choose another root" in reason(outcome)
+    assert visible(tmp_path) == {}
 
 
 def test_d10_of_links_at_the_destination_the_name_alone_is_replaced(disk, tmp_path):
@@ -355,8 +369,8 @@ def test_d10_folders_and_pipes_at_the_destination_are_refused_and_the_rest_goes_
 
     outcomes = publish(disk, *[verified(disk, name) for name in ("folder", "pipe", "good")])
 
-    assert ("dest_conflict", False) == failed(outcomes[0])
-    assert ("dest_denied", False) == failed(outcomes[1])
+    assert failed(outcomes[0]) == ("dest_conflict", False)
+    assert failed(outcomes[1]) == ("dest_denied", False)
     assert isinstance(outcomes[2], Published)
 
 
@@ -369,8 +383,8 @@ def test_d08_a_folder_that_became_a_symbolic_link_meanwhile_is_not_followed(disk
 
     (outcome,) = publish(disk, attempt)
 
-    assert ("dest_denied", False) == failed(outcome)
-    assert {} == visible(tmp_path)
+    assert failed(outcome) == ("dest_denied", False)
+    assert visible(tmp_path) == {}
 
 
 def test_a_root_that_is_not_configured_any_more_is_a_clear_failure(disk):
@@ -379,7 +393,7 @@ def test_a_root_that_is_not_configured_any_more_is_a_clear_failure(disk):
 
     (outcome,) = publish(disk, attempt)
 
-    assert ("dest_denied", False) == failed(outcome)
+    assert failed(outcome) == ("dest_denied", False)
 
 
 def test_a_mount_that_looks_like_the_same_file_system_is_named(disk, system, tmp_path):
@@ -388,8 +402,8 @@ def test_a_mount_that_looks_like_the_same_file_system_is_named(disk, system, tmp
 
     (outcome,) = publish(disk, attempt)
 
-    assert ("dest_denied", False) == failed(outcome)
-    assert "a root of its own" in outcome.reason
+    assert failed(outcome) == ("dest_denied", False)
+    assert "a root of its own" in reason(outcome)
 
 
 # ---------------------------------------------------------------- a disk that fails
@@ -401,10 +415,10 @@ def test_p22_a_part_that_cannot_be_synced_is_discarded_and_the_rest_goes_on(disk
 
     outcomes = publish(disk, *attempts)
 
-    assert [True, False, True] == [isinstance(outcome, Published) for outcome in outcomes]
-    assert ("disk_error", True) == failed(outcomes[1])
-    assert {"a": b"new", "c": b"new"} == visible(tmp_path)
-    assert [] == hidden(tmp_path)
+    assert [isinstance(outcome, Published) for outcome in outcomes] == [True, False, True]
+    assert failed(outcomes[1]) == ("disk_error", True)
+    assert visible(tmp_path) == {"a": b"new", "c": b"new"}
+    assert hidden(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_synced_fails_the_files_in_it_alone(disk, system, tmp_path):
@@ -414,8 +428,8 @@ def test_a_folder_that_cannot_be_synced_fails_the_files_in_it_alone(disk, system
 
     outcomes = publish(disk, *attempts)
 
-    assert [False, True, False] == [isinstance(outcome, Published) for outcome in outcomes]
-    assert ("disk_error", True) == failed(outcomes[0])
+    assert [isinstance(outcome, Published) for outcome in outcomes] == [False, True, False]
+    assert failed(outcomes[0]) == ("disk_error", True)
 
 
 def test_a_part_that_another_process_has_open_is_not_published_under_its_hands(disk, tmp_path):
@@ -424,8 +438,8 @@ def test_a_part_that_another_process_has_open_is_not_published_under_its_hands(d
     with disk.open_part("default", "a"):
         (outcome,) = publish(disk, attempt)
 
-    assert ("disk_error", True) == failed(outcome)
-    assert {} == visible(tmp_path)
+    assert failed(outcome) == ("disk_error", True)
+    assert visible(tmp_path) == {}
 
 
 @pytest.mark.parametrize("change", ["gone", "longer", "another"])
@@ -443,8 +457,8 @@ def test_a_part_that_is_not_the_verified_one_is_not_published(disk, tmp_path, ch
 
     (outcome,) = publish(disk, attempt)
 
-    assert ("disk_error", True) == failed(outcome)
-    assert {} == visible(tmp_path)
+    assert failed(outcome) == ("disk_error", True)
+    assert visible(tmp_path) == {}
 
 
 # ---------------------------------------------------------------- after a crash
@@ -471,9 +485,9 @@ def test_a_crash_anywhere_in_a_publication_is_made_good_once(tmp_path, name, clo
     outcomes = publish(disk, *map(recovered, attempts))
 
     assert all(isinstance(outcome, Published) for outcome in outcomes)
-    assert {"f/a": b"new", "f/b": b"new"} == visible(tmp_path)
+    assert visible(tmp_path) == {"f/a": b"new", "f/b": b"new"}
     assert "fsync f" in system.calls  # the name may not have been durable yet
-    assert [] == [leftover.name for leftover in disk.leftovers() if leftover.durable_bytes]
+    assert [leftover.name for leftover in disk.leftovers() if leftover.durable_bytes] == []
     disk.close()
 
 
@@ -486,9 +500,9 @@ def test_torn_bytes_are_found_after_a_crash_and_the_part_is_not_used_again(disk,
 
     (outcome,) = publish(disk, recovered(attempt))
 
-    assert ("disk_error", True) == failed(outcome)
-    assert {} == visible(tmp_path)
-    assert [] == hidden(tmp_path)
+    assert failed(outcome) == ("disk_error", True)
+    assert visible(tmp_path) == {}
+    assert hidden(tmp_path) == []
 
 
 def test_the_machines_numbers_for_devices_may_change_with_a_restart(disk, tmp_path):
@@ -497,7 +511,7 @@ def test_the_machines_numbers_for_devices_may_change_with_a_restart(disk, tmp_pa
 
     outcomes = publish(disk, attempt) + publish(disk, recovered(attempt))
 
-    assert ("disk_error", True) == failed(outcomes[0])
+    assert failed(outcomes[0]) == ("disk_error", True)
     assert isinstance(outcomes[1], Published)
 
 
@@ -513,4 +527,4 @@ def test_without_a_checksum_only_bytes_that_were_durable_survive_a_crash(
     assert ({"a": b"0123456789"} if published else {}) == visible(tmp_path)
     if durable_bytes == 4:
         with disk.open_part("default", "a") as part:
-            assert 4 == part.size_bytes
+            assert part.size_bytes == 4

@@ -237,7 +237,7 @@ class Bench:
             self.disk, self.origin, self.report, self.clock, Failpoints(), self.reserve_bytes
         )
         outcome = transfer(self.attempt(**asked))
-        assert 0 == self.origin.open_streams
+        assert self.origin.open_streams == 0
         return outcome
 
     def report(self, attempt, progress: Progress) -> bool:
@@ -292,7 +292,7 @@ class Bench:
     @property
     def parts(self) -> list[str]:
         folder = self.folder / ".fetchd/parts"
-        return sorted(os.listdir(folder)) if folder.exists() else []
+        return sorted(file.name for file in folder.iterdir()) if folder.exists() else []
 
 
 @pytest.fixture
@@ -326,12 +326,12 @@ def test_a_file_is_fetched_whole_and_its_intent_says_all_about_it(bench):
 
     assert isinstance(outcome, Fetched)
     intent = outcome.intent
-    assert ("default", "a.bin", 200 * KIB) == (intent.root, intent.path, intent.size_bytes)
+    assert (intent.root, intent.path, intent.size_bytes) == ("default", "a.bin", 200 * KIB)
     assert (Verify.DIGEST, sha256(bench.origin.data)) == (intent.verified, intent.digests)
-    assert (URL, URL + "?final") == (intent.url, intent.final_url)
+    assert (intent.url, intent.final_url) == (URL, URL + "?final")
     assert bench.origin.validator == intent.validator
-    assert 1793613600.0 == intent.mtime_s
-    assert (0, 200 * KIB) == (intent.resumed_from_bytes, intent.received_bytes)
+    assert intent.mtime_s == 1793613600.0
+    assert (intent.resumed_from_bytes, intent.received_bytes) == (0, 200 * KIB)
     assert intent.clobber
     assert bench.origin.data == bench.publish(outcome)
 
@@ -362,7 +362,7 @@ def test_nothing_is_visible_before_it_is_published(bench):
 
     bench.fetch()
 
-    assert [".fetchd"] == os.listdir(bench.folder)
+    assert [bench.folder / ".fetchd"] == list(bench.folder.iterdir())
 
 
 # ---------------------------------------------------------------- what a file must prove
@@ -395,13 +395,13 @@ def test_n03_a_file_says_what_it_was_verified_by(
 def test_n03_a_body_whose_end_nobody_can_tell_is_refused_unread(bench, rules):
     bench.origin = Origin(data=b"012345678", total_known=False, framed=False)
 
-    assert ("length_unknown", False) == failure(bench.fetch(**rules))
-    assert 0 == bench.origin.served_bytes
+    assert failure(bench.fetch(**rules)) == ("length_unknown", False)
+    assert bench.origin.served_bytes == 0
 
 
 def test_a_job_that_asks_for_a_digest_and_gives_none_fails_without_a_request(bench):
-    assert ("expectation_failed", False) == failure(bench.fetch(verify=Verify.DIGEST))
-    assert [] == bench.origin.requests
+    assert failure(bench.fetch(verify=Verify.DIGEST)) == ("expectation_failed", False)
+    assert bench.origin.requests == []
 
 
 def test_n20_the_right_length_with_wrong_bytes_is_a_mismatch_and_nothing_is_kept(bench):
@@ -409,16 +409,16 @@ def test_n20_the_right_length_with_wrong_bytes_is_a_mismatch_and_nothing_is_kept
 
     outcome = bench.fetch(digests=sha256(b"other"))
 
-    assert ("checksum_mismatch", False) == failure(outcome)
+    assert failure(outcome) == ("checksum_mismatch", False)
     assert "expected sha256:" in outcome.reason
-    assert [] == bench.parts
+    assert bench.parts == []
 
 
 def test_all_digests_of_a_list_must_hold(bench):
     bench.origin.data = b"data"
     digests = (*sha256(b"data"), Digest("md5", hashlib.md5(b"other").hexdigest()))
 
-    assert "checksum_mismatch" == failure(bench.fetch(digests=digests))[0]
+    assert failure(bench.fetch(digests=digests))[0] == "checksum_mismatch"
 
 
 HTML = b"\n<!-- hi --> <!DOCTYPE html><title>Log in</title>"
@@ -460,7 +460,7 @@ def test_n20_a_page_is_never_taken_for_a_file(bench, data, content_type, path, e
         assert data == bench.publish(outcome)
     else:
         assert (code, False) == failure(outcome)
-        assert [] == bench.parts
+        assert bench.parts == []
 
 
 def test_n20_a_login_page_in_answer_to_a_resume_costs_none_of_the_kept_bytes(bench):
@@ -471,10 +471,10 @@ def test_n20_a_login_page_in_answer_to_a_resume_costs_none_of_the_kept_bytes(ben
 
     outcome = bench.fetch()
 
-    assert ("unexpected_html", False) == failure(outcome)
+    assert failure(outcome) == ("unexpected_html", False)
     bench.origin = good
     assert data == bench.publish(bench.fetch())
-    assert [150 * KIB] == good.starts
+    assert good.starts == [150 * KIB]
 
 
 @pytest.mark.parametrize(
@@ -498,9 +498,9 @@ def test_n11_n12_a_size_that_is_not_allowed_is_refused(bench, rules, code, total
         assert isinstance(outcome, Fetched)
         return
     assert (code, False) == failure(outcome)
-    assert [] == bench.parts
+    assert bench.parts == []
     if total_known:
-        assert 0 == bench.origin.served_bytes
+        assert bench.origin.served_bytes == 0
 
 
 @pytest.mark.parametrize("rules", [{"max_bytes": 9000}, {"size": SizeRange(most_bytes=9000)}])
@@ -510,19 +510,19 @@ def test_n11_an_endless_body_ends_at_the_limit(bench, rules):
     bench.fetch(**rules)
 
     assert bench.origin.served_bytes <= 10_000
-    assert [] == bench.parts
+    assert bench.parts == []
 
 
 def test_a_body_shorter_than_its_length_is_never_a_file(bench):
     bench.origin = Origin(data=bytes(1000), total_offset=1)
 
-    assert ("short_body", True) == failure(bench.fetch())
+    assert failure(bench.fetch()) == ("short_body", True)
 
 
 def test_n07_a_body_longer_than_its_length_is_never_a_file(bench):
     bench.origin = Origin(data=bytes(1000), total_offset=-1)
 
-    assert ("bad_length", True) == failure(bench.fetch())
+    assert failure(bench.fetch()) == ("bad_length", True)
 
 
 # ---------------------------------------------------------------- what stands there already
@@ -534,7 +534,7 @@ def test_skip_trusts_presence(bench):
     outcome = bench.fetch(if_exists=IfExists.SKIP)
 
     assert UpToDate(size_bytes=8, verified=Verify.NONE, digests=(), how="present") == outcome
-    assert [] == bench.origin.requests
+    assert bench.origin.requests == []
 
 
 def test_fail_never_asks_when_the_file_exists_and_never_clobbers_when_not(bench):
@@ -544,8 +544,8 @@ def test_fail_never_asks_when_the_file_exists_and_never_clobbers_when_not(bench)
     bench.origin.requests.clear()
     (bench.folder / "a.bin").touch()
 
-    assert ("exists", False) == failure(bench.fetch(if_exists=IfExists.FAIL))
-    assert [] == bench.origin.requests
+    assert failure(bench.fetch(if_exists=IfExists.FAIL)) == ("exists", False)
+    assert bench.origin.requests == []
 
 
 def test_overwrite_always_fetches(bench):
@@ -567,8 +567,8 @@ def test_update_finds_an_equal_file_by_its_digest_without_a_request(bench):
         UpToDate(size_bytes=4, verified=Verify.DIGEST, digests=sha256(b"data"), how="digest")
         == outcome
     )
-    assert [] == bench.origin.requests
-    assert [] == bench.parts
+    assert bench.origin.requests == []
+    assert bench.parts == []
     assert [Progress(have_bytes=4, total_bytes=4, verifying=True)] == bench.reports
 
 
@@ -576,7 +576,7 @@ def test_update_replaces_a_file_with_another_digest(bench):
     (bench.folder / "a.bin").write_bytes(b"old")
     bench.origin.data = b"new"
 
-    assert b"new" == bench.publish(bench.fetch(digests=sha256(b"new")))
+    assert bench.publish(bench.fetch(digests=sha256(b"new"))) == b"new"
 
 
 def test_update_trusts_the_record_of_an_untouched_file_and_reads_no_byte(bench):
@@ -587,7 +587,7 @@ def test_update_trusts_the_record_of_an_untouched_file_and_reads_no_byte(bench):
     known = bench.fetch(digests=sha256(b"data"), previous=bench.record())
 
     assert isinstance(known, UpToDate)
-    assert [errno.EIO] == bench.system.faults["read"]
+    assert bench.system.faults["read"] == [errno.EIO]
 
 
 @pytest.mark.parametrize("change", ["digests", "size_bytes", "mtime_ns", "inode"])
@@ -612,7 +612,7 @@ def test_update_without_digest_asks_whether_the_file_has_changed(bench):
 
     assert UpToDate(size_bytes=4, verified=Verify.LENGTH, digests=(), how="not_modified") == outcome
     assert [Validator(etag='"1"')] == [request.unless for request in bench.origin.requests]
-    assert [] == bench.parts
+    assert bench.parts == []
 
 
 def test_update_without_digest_takes_what_has_changed(bench):
@@ -620,7 +620,7 @@ def test_update_without_digest_takes_what_has_changed(bench):
     bench.publish(bench.fetch())
     bench.origin.data, bench.origin.validator = b"newer", Validator(etag='"2"')
 
-    assert b"newer" == bench.publish(bench.fetch(previous=bench.record()))
+    assert bench.publish(bench.fetch(previous=bench.record())) == b"newer"
 
 
 @pytest.mark.parametrize(
@@ -634,15 +634,13 @@ def test_update_asks_unconditionally_when_the_record_says_nothing_about_this_fil
     record = replace(bench.record(), **change) if change is not None else None
 
     assert isinstance(bench.fetch(previous=record), Fetched)
-    assert [None] == [request.unless for request in bench.origin.requests]
+    assert [request.unless for request in bench.origin.requests] == [None]
 
 
 def test_a_304_that_nobody_asked_for_is_a_bad_response(bench):
-    bench.origin.open = lambda request, wanted: opened(  # type: ignore[method-assign]
-        bench.origin, request, not_modified=True
-    )
+    bench.origin.open = lambda request, wanted: opened(bench.origin, request, not_modified=True)
 
-    assert ("bad_response", True) == failure(bench.fetch())
+    assert failure(bench.fetch()) == ("bad_response", True)
 
 
 def opened(origin: Origin, request: Request, **fields) -> FakeStream:
@@ -659,15 +657,15 @@ def test_a_symbolic_link_is_not_the_file_and_its_name_is_taken_over(bench):
     (bench.folder / "a.bin").symlink_to("other")
     bench.origin.data = b"data"
 
-    assert b"data" == bench.publish(bench.fetch(digests=sha256(b"data")))
+    assert bench.publish(bench.fetch(digests=sha256(b"data"))) == b"data"
     assert not (bench.folder / "a.bin").is_symlink()
 
 
 def test_a_folder_at_the_destination_is_a_conflict_before_any_request(bench):
     (bench.folder / "a.bin").mkdir()
 
-    assert ("dest_conflict", False) == failure(bench.fetch())
-    assert [] == bench.origin.requests
+    assert failure(bench.fetch()) == ("dest_conflict", False)
+    assert bench.origin.requests == []
 
 
 # ---------------------------------------------------------------- resume: the table
@@ -742,7 +740,7 @@ def test_where_to_go_on_depends_on_how_much_is_kept(kept_bytes, total, validator
 
 
 def test_nothing_kept_is_asked_for_whole():
-    assert WHOLE == plan(None, URL, digest_decides=True)
+    assert plan(None, URL, digest_decides=True) == WHOLE
 
 
 # ---------------------------------------------------------------- resume: against origins
@@ -758,8 +756,8 @@ def test_n01_a_broken_connection_is_resumed_with_if_range(bench):
 
     outcome = bench.fetch()
 
-    assert DATA == bench.publish(outcome)
-    assert [(CUT, '"1"')] == [(r.start, r.if_range) for r in bench.origin.requests]
+    assert bench.publish(outcome) == DATA
+    assert [(r.start, r.if_range) for r in bench.origin.requests] == [(CUT, '"1"')]
     assert (CUT, len(DATA) - CUT) == (
         outcome.intent.resumed_from_bytes,
         outcome.intent.received_bytes,
@@ -774,9 +772,9 @@ def test_a_break_says_whether_it_brought_durable_progress(bench):
     bench.origin.cut_after = 0
     second = bench.fetch()
 
-    assert (True, False) == (first.progressed, second.progressed)
+    assert (first.progressed, second.progressed) == (True, False)
     assert bench.kept is not None
-    assert CUT == bench.kept.durable_bytes
+    assert bench.kept.durable_bytes == CUT
 
 
 @pytest.mark.parametrize("digest", [True, False])
@@ -789,9 +787,9 @@ def test_n34_a_file_that_changed_between_attempts_is_fetched_anew(bench, validat
 
     outcome = bench.fetch(digests=sha256(CHANGED) if digest else ())
 
-    assert CHANGED == bench.publish(outcome)
-    assert [CUT] == bench.origin.starts
-    assert 0 == outcome.intent.resumed_from_bytes
+    assert bench.publish(outcome) == CHANGED
+    assert bench.origin.starts == [CUT]
+    assert outcome.intent.resumed_from_bytes == 0
 
 
 def test_n32_a_200_to_a_ranged_request_is_the_file_from_its_beginning(bench):
@@ -799,7 +797,7 @@ def test_n32_a_200_to_a_ranged_request_is_the_file_from_its_beginning(bench):
     bench.break_off(CUT)
     bench.origin.ranges = False
 
-    assert DATA == bench.publish(bench.fetch())
+    assert bench.publish(bench.fetch()) == DATA
     assert len(DATA) == bench.origin.served_bytes
 
 
@@ -808,7 +806,7 @@ def test_n38_an_etag_that_a_cdn_does_not_honour_costs_a_restart_and_no_error(ben
     bench.break_off(CUT)
     bench.origin.heeds_etag = False
 
-    assert DATA == bench.publish(bench.fetch())
+    assert bench.publish(bench.fetch()) == DATA
 
 
 def test_many_kept_bytes_are_asked_for_by_date_when_the_etag_is_not_honoured(bench):
@@ -821,8 +819,8 @@ def test_many_kept_bytes_are_asked_for_by_date_when_the_etag_is_not_honoured(ben
     outcome = bench.fetch()
 
     assert data == bench.publish(outcome)
-    assert ['"1"', LAST_MODIFIED] == [request.if_range for request in bench.origin.requests]
-    assert MIB == outcome.intent.received_bytes
+    assert [request.if_range for request in bench.origin.requests] == ['"1"', LAST_MODIFIED]
+    assert outcome.intent.received_bytes == MIB
 
 
 def test_a_second_200_to_the_question_by_date_is_taken(bench):
@@ -832,7 +830,7 @@ def test_a_second_200_to_the_question_by_date_is_taken(bench):
     bench.origin.data, bench.origin.validator = changed, Validator(etag='"2"')
 
     assert changed == bench.publish(bench.fetch())
-    assert [8 * MIB] * 2 == bench.origin.starts
+    assert bench.origin.starts == [8 * MIB] * 2
 
 
 @pytest.mark.parametrize(
@@ -853,7 +851,7 @@ def test_n37_a_206_of_another_version_is_seen_though_if_range_is_ignored(bench, 
     outcome = bench.fetch()
 
     assert bench.origin.data == bench.publish(outcome)
-    assert [CUT, 0] == bench.origin.starts
+    assert bench.origin.starts == [CUT, 0]
 
 
 def test_n37_a_206_whose_date_differs_is_seen_though_if_range_is_ignored(bench):
@@ -862,7 +860,7 @@ def test_n37_a_206_whose_date_differs_is_seen_though_if_range_is_ignored(bench):
     bench.origin.data, bench.origin.heeds_if_range = CHANGED, False
     bench.origin.validator = Validator(last_modified=LATER, date=LATER)
 
-    assert CHANGED == bench.publish(bench.fetch())
+    assert bench.publish(bench.fetch()) == CHANGED
 
 
 def test_n37_the_same_etag_for_other_bytes_is_caught_by_the_checksum(bench):
@@ -872,9 +870,9 @@ def test_n37_the_same_etag_for_other_bytes_is_caught_by_the_checksum(bench):
 
     outcome = bench.fetch(digests=sha256(CHANGED))
 
-    assert ("checksum_mismatch", False) == failure(outcome)
-    assert [] == bench.parts
-    assert CHANGED == bench.publish(bench.fetch(digests=sha256(CHANGED)))
+    assert failure(outcome) == ("checksum_mismatch", False)
+    assert bench.parts == []
+    assert bench.publish(bench.fetch(digests=sha256(CHANGED))) == CHANGED
 
 
 def test_a_206_without_validators_keeps_those_that_the_bytes_came_with(bench):
@@ -884,23 +882,40 @@ def test_a_206_without_validators_keeps_those_that_the_bytes_came_with(bench):
 
     outcome = bench.fetch()
 
-    assert DATA == bench.publish(outcome)
-    assert BOTH == outcome.intent.validator
+    assert bench.publish(outcome) == DATA
+    assert outcome.intent.validator == BOTH
+
+
+@pytest.mark.parametrize("now", [DATA, DATA[: CUT - 1]])
+def test_rule_9_a_206_that_does_not_fit_what_is_kept_is_not_joined_to_it(bench, now):
+    bench.origin = Origin(data=DATA, total_known=False)
+    bench.break_off(CUT)
+    bench.origin.total_known = now is not DATA
+    bench.origin.data = now
+    whole = bench.origin.open
+
+    def lie(request, wanted):
+        stream = whole(replace(request, start=min(request.start, len(now) - 1)), wanted)
+        stream.start = request.start
+        return stream
+
+    bench.origin.open = lie
+
+    assert now == bench.publish(bench.fetch())
+    assert len(bench.origin.requests) == 2
 
 
 def test_n31_bytes_from_another_offset_than_asked_for_are_never_written(bench):
     bench.origin.data = DATA
     bench.break_off(CUT)
     whole = bench.origin.open
-    bench.origin.open = lambda request, wanted: shifted(  # type: ignore[method-assign]
-        whole(request, wanted)
-    )
+    bench.origin.open = lambda request, wanted: shifted(whole(request, wanted))
 
     outcome = bench.fetch()
 
-    assert ("bad_response", True) == failure(outcome)
+    assert failure(outcome) == ("bad_response", True)
     assert bench.kept is not None
-    assert CUT == bench.kept.durable_bytes
+    assert bench.kept.durable_bytes == CUT
 
 
 def shifted(stream: FakeStream) -> FakeStream:
@@ -913,9 +928,9 @@ def test_n35_n36_without_strong_validator_and_digest_nothing_is_kept(bench, vali
     bench.origin = Origin(data=DATA, validator=validator)
     bench.break_off(CUT)
 
-    assert [] == bench.parts
-    assert DATA == bench.publish(bench.fetch())
-    assert [0] == bench.origin.starts
+    assert bench.parts == []
+    assert bench.publish(bench.fetch()) == DATA
+    assert bench.origin.starts == [0]
 
 
 @pytest.mark.parametrize("validator", [WEAK, UNSETTLED, NOTHING])
@@ -925,9 +940,9 @@ def test_n35_n36_where_a_digest_decides_an_overlap_is_compared_first(bench, vali
 
     outcome = bench.fetch(digests=sha256(DATA))
 
-    assert DATA == bench.publish(outcome)
-    assert [(CUT - OVERLAP, None)] == [(r.start, r.if_range) for r in bench.origin.requests]
-    assert CUT == outcome.intent.resumed_from_bytes
+    assert bench.publish(outcome) == DATA
+    assert [(r.start, r.if_range) for r in bench.origin.requests] == [(CUT - OVERLAP, None)]
+    assert outcome.intent.resumed_from_bytes == CUT
 
 
 def test_n36_an_overlap_that_differs_means_another_version(bench):
@@ -937,8 +952,8 @@ def test_n36_an_overlap_that_differs_means_another_version(bench):
 
     outcome = bench.fetch(digests=sha256(CHANGED))
 
-    assert CHANGED == bench.publish(outcome)
-    assert [CUT - OVERLAP, 0] == bench.origin.starts
+    assert bench.publish(outcome) == CHANGED
+    assert bench.origin.starts == [CUT - OVERLAP, 0]
 
 
 def test_what_an_overlap_joined_is_never_resumed_without_its_digest(bench):
@@ -948,9 +963,9 @@ def test_what_an_overlap_joined_is_never_resumed_without_its_digest(bench):
     bench.break_off(OVERLAP + 10 * KIB, digests=sha256(DATA))
 
     assert bench.kept is not None
-    assert (CUT + 10 * KIB, NOTHING) == (bench.kept.durable_bytes, bench.kept.validator)
-    assert DATA == bench.publish(bench.fetch())
-    assert [0] == bench.origin.starts
+    assert (bench.kept.durable_bytes, bench.kept.validator) == (CUT + 10 * KIB, NOTHING)
+    assert bench.publish(bench.fetch()) == DATA
+    assert bench.origin.starts == [0]
 
 
 @pytest.mark.parametrize("digest", [True, False])
@@ -961,7 +976,7 @@ def test_n21_n40_a_mirror_goes_on_with_the_part_only_where_a_digest_decides(benc
 
     outcome = bench.fetch(url=MIRROR, digests=digests)
 
-    assert DATA == bench.publish(outcome)
+    assert bench.publish(outcome) == DATA
     assert [CUT - OVERLAP if digest else 0] == bench.origin.starts
     assert (MIRROR, CUT if digest else 0) == (outcome.intent.url, outcome.intent.resumed_from_bytes)
 
@@ -973,7 +988,7 @@ def test_rule_35_a_mirror_with_another_total_gets_no_share_of_the_part(bench):
     bench.origin.data = longer
 
     assert longer == bench.publish(bench.fetch(url=MIRROR, digests=sha256(longer)))
-    assert [CUT - OVERLAP, 0] == bench.origin.starts
+    assert bench.origin.starts == [CUT - OVERLAP, 0]
 
 
 def keep(bench: Bench, data: bytes, total: int | None, validator: Validator = STRONG) -> None:
@@ -996,8 +1011,8 @@ def test_rule_16_a_complete_part_is_verified_and_used_without_a_request(bench):
 
     outcome = bench.fetch(url=MIRROR, digests=sha256(DATA))
 
-    assert DATA == bench.publish(outcome)
-    assert [] == bench.origin.requests
+    assert bench.publish(outcome) == DATA
+    assert bench.origin.requests == []
     assert (URL, len(DATA), 0) == (
         outcome.intent.url,
         outcome.intent.resumed_from_bytes,
@@ -1009,8 +1024,8 @@ def test_rule_16_a_complete_part_with_wrong_bytes_is_fetched_anew(bench):
     keep(bench, CHANGED, len(CHANGED))
     bench.origin.data = DATA
 
-    assert DATA == bench.publish(bench.fetch(digests=sha256(DATA)))
-    assert [0] == bench.origin.starts
+    assert bench.publish(bench.fetch(digests=sha256(DATA))) == DATA
+    assert bench.origin.starts == [0]
 
 
 @pytest.mark.parametrize(("now", "starts"), [(DATA, 1), (CHANGED, 1), (DATA[:-1], 1)])
@@ -1030,7 +1045,7 @@ def test_a_complete_part_whose_end_differs_under_the_same_etag_is_fetched_anew(b
     keep(bench, DATA, len(DATA))
     bench.origin.data = CHANGED
 
-    assert CHANGED == bench.publish(bench.fetch())
+    assert bench.publish(bench.fetch()) == CHANGED
     assert [len(DATA) - OVERLAP, 0] == bench.origin.starts
 
 
@@ -1050,7 +1065,7 @@ def test_n33_a_416_completes_a_part_only_with_its_digest(bench, kept, digest, st
 
     outcome = bench.fetch(digests=sha256(DATA) if digest else ())
 
-    assert DATA == bench.publish(outcome)
+    assert bench.publish(outcome) == DATA
     assert starts == bench.origin.starts
 
 
@@ -1058,9 +1073,9 @@ def test_a_416_to_a_request_for_the_whole_is_a_bad_status(bench):
     def refuse(request, wanted):
         raise RangeRefused(0)
 
-    bench.origin.open = refuse  # type: ignore[method-assign]
+    bench.origin.open = refuse
 
-    assert ("bad_status", False) == failure(bench.fetch())
+    assert failure(bench.fetch()) == ("bad_status", False)
 
 
 def test_the_kept_bytes_are_hashed_before_connecting_and_that_is_told(bench):
@@ -1080,8 +1095,8 @@ def test_n40_a_part_that_was_damaged_on_the_disk_never_becomes_a_file(bench):
 
     outcome = bench.fetch(digests=sha256(DATA))
 
-    assert ("checksum_mismatch", False) == failure(outcome)
-    assert [] == bench.parts
+    assert failure(outcome) == ("checksum_mismatch", False)
+    assert bench.parts == []
 
 
 # ---------------------------------------------------------------- time
@@ -1100,7 +1115,7 @@ def test_n05_bytes_that_drip_are_too_slow_and_what_came_is_kept(bench):
 
     outcome = bench.fetch(timeouts=Timeouts(stall_s=30.0, stall_bytes_per_s=1024))
 
-    assert ("too_slow", True) == failure(outcome)
+    assert failure(outcome) == ("too_slow", True)
     assert outcome.progressed
     assert bench.clock.now_s - 1000.0 < 32.0
 
@@ -1120,7 +1135,7 @@ def test_d17_a_slow_disk_is_not_a_slow_origin(bench):
         bench.clock.now_s += 60.0
         return write(fd, data, offset)
 
-    bench.system.write = slow_write  # type: ignore[method-assign]
+    bench.system.write = slow_write
 
     assert isinstance(bench.fetch(), Fetched)
 
@@ -1131,7 +1146,7 @@ def test_n05_the_time_limit_of_an_attempt_ends_a_body_that_flows(bench):
 
     outcome = bench.fetch(timeouts=Timeouts(attempt_s=5.0))
 
-    assert ("deadline", True) == failure(outcome)
+    assert failure(outcome) == ("deadline", True)
     assert outcome.progressed
     assert bench.clock.now_s - 1000.0 <= 7.0
 
@@ -1143,7 +1158,7 @@ def test_progress_is_told_four_times_a_second_and_at_the_end(bench):
     bench.fetch()
 
     told = bench.reports[1:]  # the first one came from the transport
-    assert 34 == len(told)
+    assert len(told) == 34
     assert len(DATA) == told[-1].received_bytes == told[-1].have_bytes == told[-1].total_bytes
 
 
@@ -1157,19 +1172,19 @@ def test_checkpoints_come_every_five_seconds(bench):
         durable.append(file is not None)
         return True
 
-    bench.report = look  # type: ignore[method-assign]
+    bench.report = look
     bench.fetch()
 
-    assert [False, False, False, False, True] == durable[:5]
+    assert durable[:5] == [False, False, False, False, True]
 
 
-def test_checkpoints_come_every_64_mib(bench, monkeypatch):
+def test_checkpoints_come_every_64_mib(bench):
     bench.origin = Origin(data=bytes(65 * MIB), read_bytes=MIB)
     bench.break_off(64 * MIB + 1)
     keep_journal = bench.kept
 
     assert keep_journal is not None
-    assert 64 * MIB + 1 == keep_journal.durable_bytes
+    assert keep_journal.durable_bytes == 64 * MIB + 1
 
 
 # ---------------------------------------------------------------- stop, cancel, crash
@@ -1180,11 +1195,11 @@ def test_a_transfer_that_is_not_wanted_any_more_leaves_with_its_bytes_durable(be
     slow(bench, 0.3)
     reported = bench.report
 
-    def report(attempt, progress) -> bool:
+    def report(attempt, progress):
         bench.wanted = progress.received_bytes < CUT
         return reported(attempt, progress)
 
-    bench.report = report  # type: ignore[method-assign]
+    bench.report = report
 
     assert Interrupted() == bench.fetch()
     assert bench.kept is not None
@@ -1195,8 +1210,8 @@ def test_a_transfer_that_is_not_wanted_is_not_begun(bench):
     bench.wanted = False
 
     assert Interrupted() == bench.fetch()
-    assert 0 == bench.origin.served_bytes
-    assert [] == bench.parts
+    assert bench.origin.served_bytes == 0
+    assert bench.parts == []
 
 
 def test_d13_a_destination_that_another_transfer_has_open_is_waited_for(bench):
@@ -1204,7 +1219,7 @@ def test_d13_a_destination_that_another_transfer_has_open_is_waited_for(bench):
         outcome = bench.fetch()
 
     assert isinstance(outcome, Deferred)
-    assert ("same_dest", 5.0) == (outcome.reason, outcome.delay_s)
+    assert (outcome.reason, outcome.delay_s) == ("same_dest", 5.0)
 
 
 def test_an_unexpected_error_passes_up_and_the_lock_is_free(bench):
@@ -1214,14 +1229,14 @@ def test_an_unexpected_error_passes_up_and_the_lock_is_free(bench):
         bench.fetch()
 
     bench.origin = Origin(data=DATA)
-    assert DATA == bench.publish(bench.fetch())
+    assert bench.publish(bench.fetch()) == DATA
 
 
 def test_the_wish_of_the_origin_to_wait_goes_into_the_failure(bench):
     def refuse(request, wanted):
         raise AttemptError("bad_status", "status 503", transient=True, retry_after_s=7.0)
 
-    bench.origin.open = refuse  # type: ignore[method-assign]
+    bench.origin.open = refuse
 
     outcome = bench.fetch()
 
@@ -1229,7 +1244,7 @@ def test_the_wish_of_the_origin_to_wait_goes_into_the_failure(bench):
         Failure(code="bad_status", reason="status 503", transient=True, retry_after_s=7.0)
         == outcome
     )
-    assert [] == bench.parts
+    assert bench.parts == []
 
 
 # ---------------------------------------------------------------- the disk
@@ -1242,10 +1257,10 @@ def test_n12_a_file_that_does_not_fit_waits_for_space_unread(bench):
     outcome = bench.fetch()
 
     assert isinstance(outcome, Deferred)
-    assert ("disk", 30.0) == (outcome.reason, outcome.delay_s)
-    assert 0 == bench.origin.served_bytes
+    assert (outcome.reason, outcome.delay_s) == ("disk", 30.0)
+    assert bench.origin.served_bytes == 0
     bench.reserve_bytes = 100 * KIB
-    assert DATA == bench.publish(bench.fetch())
+    assert bench.publish(bench.fetch()) == DATA
 
 
 def test_only_the_missing_bytes_of_a_part_need_space(bench):
@@ -1253,7 +1268,7 @@ def test_only_the_missing_bytes_of_a_part_need_space(bench):
     bench.break_off(CUT)
     bench.system.free = len(DATA) - CUT
 
-    assert DATA == bench.publish(bench.fetch())
+    assert bench.publish(bench.fetch()) == DATA
 
 
 def test_space_that_others_take_meanwhile_is_seen(bench):
@@ -1290,7 +1305,7 @@ def test_d01_d03_a_full_disk_defers_the_task_and_it_finishes_when_space_is_back(
     expected = Deferred if call == "write" else Failure  # the first error stands
     assert isinstance(outcome, expected)
     bench.origin.cut_after = None
-    assert DATA == bench.publish(bench.fetch())
+    assert bench.publish(bench.fetch()) == DATA
 
 
 def test_d04_an_error_of_the_disk_discards_the_part(bench):
@@ -1299,9 +1314,9 @@ def test_d04_an_error_of_the_disk_discards_the_part(bench):
 
     outcome = bench.fetch()
 
-    assert ("disk_error", True) == failure(outcome)
-    assert [] == bench.parts
-    assert DATA == bench.publish(bench.fetch())
+    assert failure(outcome) == ("disk_error", True)
+    assert bench.parts == []
+    assert bench.publish(bench.fetch()) == DATA
 
 
 def test_d04_a_part_that_cannot_be_read_back_is_discarded(bench):
@@ -1309,9 +1324,9 @@ def test_d04_a_part_that_cannot_be_read_back_is_discarded(bench):
     bench.break_off(CUT, digests=sha256(DATA))
     bench.system.faults = {"read": [None, None, errno.EIO]}
 
-    assert ("disk_error", True) == failure(bench.fetch(digests=sha256(DATA)))
-    assert DATA == bench.publish(bench.fetch(digests=sha256(DATA)))
-    assert [0] == bench.origin.starts
+    assert failure(bench.fetch(digests=sha256(DATA))) == ("disk_error", True)
+    assert bench.publish(bench.fetch(digests=sha256(DATA))) == DATA
+    assert bench.origin.starts == [0]
 
 
 def test_d05_short_and_interrupted_writes_change_no_byte(bench):
@@ -1319,42 +1334,42 @@ def test_d05_short_and_interrupted_writes_change_no_byte(bench):
     bench.system.most_bytes = 7777
     bench.system.faults = {"write": [errno.EINTR, None, errno.EINTR]}
 
-    assert DATA == bench.publish(bench.fetch(digests=sha256(DATA)))
+    assert bench.publish(bench.fetch(digests=sha256(DATA))) == DATA
 
 
 # ---------------------------------------------------------------- P8
 
-VERSIONS = [some_bytes(size, seed) for seed, size in enumerate([90_000, 90_000, 140_001])]
+# Two of one length that differ only where no overlap looks, and a longer one.
+VERSIONS = [b"0" + DATA[:90_000], b"1" + DATA[:90_000], b"2" + DATA[:140_000]]
 
 
 @given(data=st.data(), digest=st.booleans(), strong=st.booleans(), etags=st.booleans())
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(derandomize=True, max_examples=200, deadline=None)
 def test_p8_no_file_ever_mixes_two_versions(tmp_path_factory, data, digest, strong, etags):
-    """The origin cuts, changes, ignores ranges and switches mirrors at random points."""
+    """The origin cuts, changes, ignores ranges or conditions, and has a mirror that differs.
+
+    The mirror uses the same validators for other versions; weak validators are the same for all.
+    """
     bench = Bench(tmp_path_factory.mktemp("root"))
-    now = data.draw(st.integers(0, 2))
-    digests = sha256(VERSIONS[now]) if digest else ()
-    mirrored = data.draw(st.booleans())
-    for _ in range(8):
-        if data.draw(st.integers(0, 3)) == 0:
-            now = data.draw(st.integers(0, 2))
-        tag, stamp = f'"{now}"', f"Mon, 02 Nov 2026 10:0{now}:00 GMT"
-        validator = Validator(
-            etag=(tag if strong else "W/" + tag) if etags else None,
-            last_modified=stamp,
-            date="Mon, 02 Nov 2026 11:00:00 GMT" if strong else stamp,
-        )
+    digests = sha256(VERSIONS[data.draw(st.integers(0, 2))]) if digest else ()
+    for _ in range(6):
+        now = data.draw(st.sampled_from([0, 0, 1, 1, 2]))
+        url = data.draw(st.sampled_from([URL, URL, MIRROR]))
+        label = now if url == URL else (now + 1) % 3
+        modified = f"Mon, 02 Nov 2026 10:0{label if strong else 0}:00 GMT"
         bench.origin = Origin(
             data=VERSIONS[now],
-            validator=validator,
-            ranges=data.draw(st.integers(0, 4)) > 0,
-            heeds_if_range=data.draw(st.integers(0, 4)) > 0,
-            says_validator_in_206=True,
-            total_known=data.draw(st.integers(0, 4)) > 0,
-            read_bytes=data.draw(st.sampled_from([5_000, 20_000, 100_000])),
-            cut_after=data.draw(st.none() | st.integers(0, 140_000)),
+            validator=Validator(
+                etag=(f'"{label}"' if strong else 'W/"0"') if etags else None,
+                last_modified=modified,
+                date="Mon, 02 Nov 2026 11:00:00 GMT" if strong else modified,
+            ),
+            ranges=data.draw(st.sampled_from([True, True, False])),
+            heeds_if_range=data.draw(st.booleans()),
+            total_known=data.draw(st.sampled_from([True, True, False])),
+            read_bytes=data.draw(st.sampled_from([5_000, 100_000])),
+            cut_after=data.draw(st.none() | st.integers(1, 5_000) | st.integers(60_000, 100_000)),
         )
-        url = data.draw(st.sampled_from([URL, MIRROR])) if mirrored else URL
 
         outcome = bench.fetch(url=url, digests=digests)
 

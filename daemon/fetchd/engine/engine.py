@@ -48,8 +48,8 @@ from fetchd.ports import (
 
 #: Runs that have ended and are still shown.
 RECENT_RUNS = 20
-#: The parts of failed tasks are kept this long, for a retry.
-KEEP_FAILED_PARTS_S = 7 * 86400.0
+#: Parts of failed tasks, and of tasks that are not ours (``get`` leaves some), are kept this long.
+KEEP_PARTS_S = 7 * 86400.0
 
 
 class Engine:
@@ -102,7 +102,7 @@ class Engine:
         publications = []
         with self._lock:
             for open_run in open_runs:
-                self._adopt(open_run)
+                self._reopened(self._adopt(open_run), effects)
             for left in unfinished:
                 task, intent = left.task, left.intent
                 group = self._runs[left.run].groups_by_id[task.group]
@@ -164,9 +164,9 @@ class Engine:
     def needs_part(self, root: str, path: str, age_s: float) -> bool:
         """Whether the part of a destination, untouched for ``age_s``, may still be of use."""
         state = self._store.destination_state(root, path)
-        if state is TaskState.FAILED:
-            return age_s < KEEP_FAILED_PARTS_S
-        return state is not None and not state.ended
+        if state is None or state is TaskState.FAILED:
+            return age_s < KEEP_PARTS_S
+        return not state.ended
 
     # ------------------------------------------------------------ ports.WorkSource
 
@@ -284,7 +284,11 @@ class Engine:
             tasks=tasks,
         )
         added = events.TasksAdded(job=job.name, run=run.id, count=tasks)
-        self._begin(opened, Effects(happened=[accepted, added]))
+        effects = Effects(happened=[accepted, added])
+        with self._lock:
+            self._decide.advance(self._adopt(opened), effects)
+            self._take_note(effects)
+        self._act(effects)
         return Answer(done=True, run=run.id)
 
     def _cancel(self, job: str) -> Answer:
@@ -312,7 +316,13 @@ class Engine:
         opened = self._store.reopen(last.id)
         if opened is None:
             return Answer(done=False, reason=f"run {last.id} of job {job!r} has no failed task")
-        self._begin(opened, Effects())
+        effects = Effects()
+        with self._lock:
+            run = self._adopt(opened)
+            self._reopened(run, effects)
+            self._decide.advance(run, effects)
+            self._take_note(effects)
+        self._act(effects)
         return Answer(done=True, run=last.id)
 
     # ------------------------------------------------------------ take
@@ -467,6 +477,10 @@ class Engine:
         self._queue.add_run(run.run.id, run.job.priority, run.job.concurrency)
         return run
 
+    def _reopened(self, run: OpenedRun, effects: Effects) -> None:
+        """Tell of the tasks that come from an earlier life or end, so that totals add up."""
+        effects.happened.append(events.TasksAdded(**about_run(run), count=run.counts().open))
+
     def _take_note(self, effects: Effects) -> None:
         """Take in what decisions say about the engine's own state."""
         for run in effects.ended:
@@ -481,12 +495,6 @@ class Engine:
             self._decide.read_more(group, effects)
 
     # ------------------------------------------------------------ effects (no lock held)
-
-    def _begin(self, opened: OpenRun, effects: Effects) -> None:
-        with self._lock:
-            self._decide.advance(self._adopt(opened), effects)
-            self._take_note(effects)
-        self._act(effects)
 
     def _act(self, effects: Effects) -> None:
         """Carry out what was decided: first the record, then whoever may go on because of it."""

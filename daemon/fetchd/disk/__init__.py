@@ -1,0 +1,193 @@
+"""The download roots: safe paths, parts with journals, durable publication.
+
+The only room that touches a root. ``roots`` walks, ``part`` is what transfers write, ``publish``
+alone makes anything visible; ``system`` is the machine behind them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+
+from fetchd.clock import Failpoints
+from fetchd.disk.part import (
+    find_folder,
+    homes,
+    lock,
+    names,
+    open_part,
+    part_name,
+    read_journal,
+    remove,
+)
+from fetchd.disk.publish import Publisher
+from fetchd.disk.roots import Root, RootSpec, existing_at, explained, shown
+from fetchd.disk.system import SystemOs
+from fetchd.errors import AttemptError
+from fetchd.model import Attempt, Outcome, Publish
+from fetchd.ports import Existing, Leftover, Os, Part, PartBusy
+
+__all__ = ["DownloadDisk", "RootSpec", "SystemOs", "build", "part_name"]
+
+_SLICE_BYTES = 1024 * 1024
+
+
+def build(
+    roots: Mapping[str, RootSpec], system: Os | None = None, failpoints: Failpoints | None = None
+) -> DownloadDisk:
+    """Make and open the roots; raises ConfigError for one that cannot be written."""
+    system = system or SystemOs()
+    with ExitStack() as undo:
+        opened = {}
+        for name, spec in roots.items():
+            opened[name] = Root(name, spec, system)
+            undo.callback(opened[name].close)
+        undo.pop_all()
+    return DownloadDisk(opened, system, failpoints or Failpoints())
+
+
+class DownloadDisk:
+    """``ports.Disk`` over the configured roots, and what only the service asks of them.
+
+    Any thread, except ``publish``: one thread.
+    """
+
+    def __init__(self, roots: Mapping[str, Root], system: Os, failpoints: Failpoints) -> None:
+        self._roots = roots
+        self._system = system
+        self._publisher = Publisher(roots, system, failpoints)
+
+    def close(self) -> None:
+        for root in self._roots.values():
+            root.close()
+
+    def open_part(self, root: str, path: str) -> AbstractContextManager[Part]:
+        return open_part(self._system, self._root(root), path)
+
+    def existing(self, root: str, path: str) -> Existing | None:
+        with self._root(root).place(path) as place:
+            return existing_at(place, root, path)
+
+    @contextmanager
+    def read_existing(self, root: str, path: str) -> Iterator[Iterator[memoryview]]:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        with self._root(root).place(path) as place:
+            with explained(root, path, "reading the destination"):
+                if place.missing:
+                    raise FileNotFoundError(f"{shown(path)} is gone")
+                fd = self._system.open(place.name, flags, dir_fd=place.folder_fd)
+            try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise AttemptError(
+                        "dest_conflict", f"{root}:{shown(path)}: the destination is no file"
+                    )
+                yield self._slices(fd, root, path)
+            finally:
+                os.close(fd)
+
+    def publish(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
+        """Make verified parts visible and durable; Published or Failure for each."""
+        return self._publisher.publish(attempts)
+
+    def free_bytes(self, root: str) -> int:
+        """Return the free space of the file system of a root's own folder."""
+        opened = self._root(root)
+        with explained(root, "", "asking for free space"):
+            return self._system.free_bytes(opened.fd)
+
+    def leftovers(self) -> list[Leftover]:
+        """Return every part of every root, also those that are open right now."""
+        return [leftover for root in self._roots.values() for leftover in self._leftovers(root)]
+
+    def sweep(self, leftover: Leftover) -> bool:
+        """Remove a part and its journal; False: somebody has it open, or the disk refused."""
+        with (
+            suppress(OSError, AttemptError, PartBusy),
+            self._parts(self._root(leftover.root), leftover.home) as folder_fd,
+        ):
+            return folder_fd is None or self._sweep(folder_fd, leftover.name)
+        return False
+
+    def sweep_destination(self, root: str, path: str) -> bool:
+        """As ``sweep``, for the part of a destination (which need not have one)."""
+        with suppress(OSError, AttemptError, PartBusy):
+            with self._root(root).place(path) as place:
+                folder_fd = find_folder(self._system, place.home_fd)
+            if folder_fd is None:
+                return True
+            try:
+                return self._sweep(folder_fd, part_name(root, path))
+            finally:
+                os.close(folder_fd)
+        return False
+
+    def _root(self, name: str) -> Root:
+        root = self._roots.get(name)
+        if root is None:
+            raise AttemptError(
+                "dest_denied",
+                f"root {name!r} is not configured; known: {', '.join(sorted(self._roots))}",
+            )
+        return root
+
+    def _slices(self, fd: int, root: str, path: str) -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(_SLICE_BYTES))
+        offset = 0
+        while True:
+            with explained(root, path, "reading the destination"):
+                got = self._system.read(fd, buffer, offset)
+            if got == 0:
+                return
+            yield buffer[:got]
+            offset += got
+
+    @contextmanager
+    def _parts(self, root: Root, home: str) -> Iterator[int | None]:
+        with root.folder(home) as home_fd:
+            folder_fd = find_folder(self._system, home_fd)
+        try:
+            yield folder_fd
+        finally:
+            if folder_fd is not None:
+                os.close(folder_fd)
+
+    def _leftovers(self, root: Root) -> Iterator[Leftover]:
+        for home in homes(self._system, root):
+            # A file system that is not mounted now keeps its parts until it is.
+            with suppress(OSError, AttemptError), self._parts(root, home) as folder_fd:
+                if folder_fd is None:
+                    continue
+                for name in names(folder_fd):
+                    if leftover := self._leftover(root, home, folder_fd, name):
+                        yield leftover
+
+    def _leftover(self, root: Root, home: str, folder_fd: int, name: str) -> Leftover | None:
+        size_bytes, modified_at_s = 0, 0.0
+        with suppress(OSError):
+            found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+            size_bytes, modified_at_s = found.st_size, found.st_mtime
+        said = read_journal(self._system, folder_fd, name)
+        path, durable_bytes = "", 0
+        if said is not None and said[0] == root.name:
+            path, durable_bytes = said[1], said[2].durable_bytes
+        elif said is not None and said[0] in self._roots:
+            return None  # another root has the same folder
+        return Leftover(
+            root=root.name,
+            path=path,
+            name=name,
+            durable_bytes=durable_bytes if durable_bytes <= size_bytes else 0,
+            home=home,
+            modified_at_s=modified_at_s,
+        )
+
+    def _sweep(self, folder_fd: int, name: str) -> bool:
+        fd = lock(self._system, folder_fd, name)
+        try:
+            remove(self._system, folder_fd, name)
+        finally:
+            if fd is not None:
+                os.close(fd)
+        return True

@@ -1,0 +1,386 @@
+"""Parts: the hidden files that transfers write, each with a lock and a journal."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from fetchd.disk.roots import HIDDEN, Root, explain, explained, shown
+from fetchd.errors import AttemptError
+from fetchd.model import Validator
+from fetchd.ports import Os, PartBusy, PartJournal
+
+_PARTS = "parts"
+_PLACES = "places"
+_JOURNAL = ".json"
+_DRAFT = ".json.tmp"
+_LONGEST_JOURNAL_BYTES = 256 * 1024
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+def part_name(root: str, path: str) -> str:
+    """Return the name of a destination's part: short whatever the path, the same in every life."""
+    digest = hashlib.sha256(os.fsencode(root) + b"\0" + os.fsencode(path)).digest()
+    return base64.b32encode(digest).decode().lower()[:26]
+
+
+class DiskPart:
+    """A destination's part, locked as long as ``fd`` is open. One thread. See ``ports.Part``."""
+
+    def __init__(self, system: Os, root: str, path: str, fd: int, folder_fd: int) -> None:
+        """Take a locked part over; what its journal does not vouch for is cut off."""
+        self.name = part_name(root, path)
+        self._system = system
+        self._root = root
+        self._path = path
+        self._fd = fd
+        self._folder_fd = folder_fd
+        self._discarded = False
+        self.journal: PartJournal | None = None
+        with explained(root, path, "the part"):
+            self.size_bytes = os.fstat(fd).st_size
+            said = read_journal(system, folder_fd, self.name)
+            if said is not None and said[:2] == (root, path):
+                self.journal = said[2]
+            if self.journal is None or self.journal.durable_bytes > self.size_bytes:
+                self._forget()
+            durable_bytes = self.journal.durable_bytes if self.journal else 0
+            if self.size_bytes != durable_bytes:
+                system.truncate(fd, durable_bytes)
+                self.size_bytes = durable_bytes
+
+    def write(self, data: memoryview) -> None:
+        with explained(self._root, self._path, "writing the part"):
+            _write_all(self._system, self._fd, data, self.size_bytes)
+        # Only now: what a failed write left behind the size is overwritten or cut off.
+        self.size_bytes += len(data)
+
+    def truncate(self, size_bytes: int = 0) -> None:
+        with explained(self._root, self._path, "cutting the part"):
+            if self.journal is not None and self.journal.durable_bytes > size_bytes:
+                self._forget()
+            self._system.truncate(self._fd, size_bytes)
+        self.size_bytes = size_bytes
+
+    def readinto(self, buffer: memoryview, offset: int) -> int:
+        with explained(self._root, self._path, "reading the part back"):
+            return self._system.read(self._fd, buffer, offset)
+
+    def checkpoint(self, journal: PartJournal) -> None:
+        try:
+            self._system.fsync(self._fd)
+        except OSError as exc:
+            # What the kernel could not write it may have dropped: a second sync that succeeds
+            # would prove nothing.
+            self.discard()
+            raise explain(exc, self._root, self._path, "syncing the part") from exc
+        with explained(self._root, self._path, "writing the part's journal"):
+            draft = self.name + _DRAFT
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            fd = self._system.open(draft, flags, 0o600, dir_fd=self._folder_fd)
+            try:
+                _write_all(self._system, fd, self._encode(journal), 0)
+                self._system.fsync(fd)
+            finally:
+                os.close(fd)
+            self._system.rename(
+                draft,
+                self.name + _JOURNAL,
+                src_dir_fd=self._folder_fd,
+                dst_dir_fd=self._folder_fd,
+            )
+            self._system.fsync(self._folder_fd)
+        self.journal = journal
+
+    def identity(self) -> tuple[int, int]:
+        found = os.fstat(self._fd)
+        return found.st_dev, found.st_ino
+
+    def discard(self) -> None:
+        if self._discarded:
+            return  # the name may be another's by now
+        with explained(self._root, self._path, "removing the part"):
+            remove(self._system, self._folder_fd, self.name)
+        self._discarded = True
+        self.journal = None
+        self.size_bytes = 0
+
+    def free_bytes(self) -> int:
+        with explained(self._root, self._path, "asking for free space"):
+            return self._system.free_bytes(self._fd)
+
+    def _forget(self) -> None:
+        """Remove the journal, durably: it must never vouch for bytes that are written next."""
+        self.journal = None
+        if forget_journal(self._system, self._folder_fd, self.name):
+            self._system.fsync(self._folder_fd)
+
+    def _encode(self, journal: PartJournal) -> memoryview:
+        # ASCII only: a lone surrogate (a byte that is not UTF-8) survives as an escape.
+        document = {
+            "root": self._root,
+            "path": self._path,
+            "url": journal.url,
+            "final_url": journal.final_url,
+            "total": journal.total,
+            "etag": journal.validator.etag,
+            "last_modified": journal.validator.last_modified,
+            "date": journal.validator.date,
+            "durable_bytes": journal.durable_bytes,
+        }
+        return memoryview(json.dumps(document, ensure_ascii=True).encode("ascii"))
+
+
+@contextmanager
+def open_part(system: Os, root: Root, path: str) -> Iterator[DiskPart]:
+    """Open or make the part of a destination; raises AttemptError, PartBusy."""
+    name = part_name(root.name, path)
+    with root.place(path) as place:
+        with explained(root.name, path, "the folder"):
+            if not system.may_write(place.folder_fd):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        with explained(root.name, path, f"the folder {HIDDEN}"):
+            folder_fd = _make_folder(system, root, place.home_fd, place.home)
+    fd = None
+    try:
+        with explained(root.name, path, "the part"):
+            fd = lock(system, folder_fd, name, make=True)
+            while fd is not None and os.fstat(fd).st_nlink > 1:
+                # A published file under a second name, since a crash: never write into it.
+                os.close(fd)
+                fd = None
+                remove(system, folder_fd, name)
+                fd = lock(system, folder_fd, name, make=True)
+        assert fd is not None
+        yield DiskPart(system, root.name, path, fd, folder_fd)
+    finally:
+        if fd is not None:
+            os.close(fd)
+        os.close(folder_fd)
+
+
+def lock(system: Os, folder_fd: int, name: str, *, make: bool = False) -> int | None:
+    """Open a part and lock it; None: there is none. Raises OSError, PartBusy, AttemptError.
+
+    Where the file system has no locks (some network ones) the part is used without.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_CREAT if make else 0)
+    while True:
+        try:
+            fd = system.open(name, flags, 0o666, dir_fd=folder_fd)
+        except FileNotFoundError:
+            if make:
+                raise
+            return None
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise AttemptError(
+                    "dest_denied", f"{HIDDEN}/{_PARTS}/{name} is not a regular file; remove it"
+                )
+            _flock(fd, name)
+            # It may have been published or swept between open and lock.
+            with suppress(FileNotFoundError):
+                named = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+                if named.st_ino == os.fstat(fd).st_ino:
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def find_folder(system: Os, home_fd: int) -> int | None:
+    """Open the folder of the parts below a file system's top folder, None: there is none."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    try:
+        hidden_fd = system.open(HIDDEN, flags, dir_fd=home_fd)
+    except FileNotFoundError:
+        return None
+    try:
+        return system.open(_PARTS, flags, dir_fd=hidden_fd)
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(hidden_fd)
+
+
+def read_journal(system: Os, folder_fd: int, name: str) -> tuple[str, str, PartJournal] | None:
+    """Return (root, path, journal), None when there is none that can be trusted."""
+    try:
+        fd = system.open(
+            name + _JOURNAL, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder_fd
+        )
+    except OSError:
+        return None
+    try:
+        return _decode(_read_all(system, fd))
+    except (OSError, ValueError, RecursionError):
+        return None
+    finally:
+        os.close(fd)
+
+
+def forget_journal(system: Os, folder_fd: int, name: str) -> bool:
+    """Remove a part's journal and its draft; True when there was one."""
+    with suppress(FileNotFoundError):
+        system.unlink(name + _DRAFT, dir_fd=folder_fd)
+    try:
+        system.unlink(name + _JOURNAL, dir_fd=folder_fd)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove(system: Os, folder_fd: int, name: str) -> None:
+    """Remove a part and its journal; the journal first, and durably: see ``DiskPart``."""
+    if forget_journal(system, folder_fd, name):
+        system.fsync(folder_fd)
+    with suppress(FileNotFoundError):
+        system.unlink(name, dir_fd=folder_fd)
+
+
+def names(folder_fd: int) -> list[str]:
+    """Return the names of all parts, and of journals whose part is gone."""
+    return sorted({entry.partition(".")[0] for entry in os.listdir(folder_fd)} - {""})
+
+
+def homes(system: Os, root: Root) -> list[str]:
+    """Return where parts of a root may lie: "" and the other file systems that ever held some."""
+    places = {""}
+    try:
+        with root.folder("") as root_fd:
+            hidden_fd = system.open(
+                HIDDEN, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root_fd
+            )
+        try:
+            fd = system.open(_PLACES, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=hidden_fd)
+        finally:
+            os.close(hidden_fd)
+    except OSError:
+        return [""]
+    try:
+        lines = _read_all(system, fd).splitlines()
+    except OSError:
+        lines = []
+    finally:
+        os.close(fd)
+    for line in lines:
+        with suppress(ValueError):
+            home = json.loads(line)
+            if isinstance(home, str):
+                places.add(home)
+    return sorted(places)
+
+
+def _make_folder(system: Os, root: Root, home_fd: int, home: str) -> int:
+    """Open the folder of the parts, made if need be; the caller closes it."""
+    found = find_folder(system, home_fd)
+    if found is not None:
+        return found
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    with suppress(FileExistsError):
+        system.mkdir(HIDDEN, 0o700, dir_fd=home_fd)
+    hidden_fd = system.open(HIDDEN, flags, dir_fd=home_fd)
+    try:
+        if home:
+            _note_place(system, root, home)
+        with suppress(FileExistsError):
+            system.mkdir(_PARTS, 0o700, dir_fd=hidden_fd)
+        folder_fd = system.open(_PARTS, flags, dir_fd=hidden_fd)
+        system.fsync(hidden_fd)
+    finally:
+        os.close(hidden_fd)
+    system.fsync(home_fd)
+    return folder_fd
+
+
+def _note_place(system: Os, root: Root, home: str) -> None:
+    """Write down that another file system has parts, for the next life's sweep."""
+    os.close(_make_folder(system, root, root.fd, ""))
+    hidden_fd = system.open(HIDDEN, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root.fd)
+    try:
+        # On Linux O_APPEND wins over any offset, so two threads cannot overwrite each other.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        fd = system.open(_PLACES, flags, 0o600, dir_fd=hidden_fd)
+    finally:
+        os.close(hidden_fd)
+    try:
+        line = json.dumps(home).encode("ascii") + b"\n"
+        _write_all(system, fd, memoryview(line), os.fstat(fd).st_size)
+        system.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _flock(fd: int, name: str) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise PartBusy(f"another transfer has the part {shown(name)} open") from None
+    except OSError as exc:
+        if exc.errno not in _NO_LOCKS:
+            raise
+
+
+def _write_all(system: Os, fd: int, data: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(data):
+        try:
+            written = system.write(fd, data[done:], offset + done)
+        except InterruptedError:
+            continue
+        if written == 0:
+            raise OSError(errno.EIO, "the disk takes no bytes")
+        done += written
+
+
+def _read_all(system: Os, fd: int) -> bytes:
+    buffer = memoryview(bytearray(_LONGEST_JOURNAL_BYTES))
+    size_bytes = 0
+    while got := system.read(fd, buffer[size_bytes:], size_bytes):
+        size_bytes += got
+    return bytes(buffer[:size_bytes])
+
+
+def _decode(raw: bytes) -> tuple[str, str, PartJournal]:
+    """Read a journal; raises ValueError for one that is torn or was written by something else."""
+    document = json.loads(raw)
+    if not isinstance(document, dict):
+        raise ValueError("no mapping")  # noqa: TRY004 -- as below
+    total = document.get("total")
+    durable_bytes = document.get("durable_bytes")
+    if type(durable_bytes) is not int or durable_bytes < 0:
+        raise ValueError("no length")
+    if total is not None and (type(total) is not int or total < durable_bytes):
+        raise ValueError("no total")
+    journal = PartJournal(
+        url=_text(document, "url"),
+        final_url=_text(document, "final_url"),
+        total=total,
+        validator=Validator(
+            etag=_text_or_none(document, "etag"),
+            last_modified=_text_or_none(document, "last_modified"),
+            date=_text_or_none(document, "date"),
+        ),
+        durable_bytes=durable_bytes,
+    )
+    return _text(document, "root"), _text(document, "path"), journal
+
+
+def _text(document: dict[str, Any], key: str) -> str:
+    value = document.get(key)
+    if not isinstance(value, str):
+        raise ValueError(f"no {key}")  # noqa: TRY004 -- every flaw of a journal is one to its reader
+    return value
+
+
+def _text_or_none(document: dict[str, Any], key: str) -> str | None:
+    return None if document.get(key) is None else _text(document, key)

@@ -1,0 +1,278 @@
+"""Publication: verified parts get their final names, durably and in groups, and nowhere else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+
+from fetchd.clock import Failpoints
+from fetchd.digests import Hashes
+from fetchd.disk.part import find_folder, forget_journal, lock, read_journal, remove
+from fetchd.disk.roots import Place, Root, existing_at, explain, shown
+from fetchd.errors import AttemptError
+from fetchd.model import Attempt, Failure, Outcome, Publish, Published
+from fetchd.ports import Os, PartBusy
+
+#: Parts that share their syncs; bounded, since each holds a few descriptors meanwhile.
+_GROUP = 64
+#: Syncs under way at once: the journal of the file system then commits them together.
+_SYNCS = 8
+_BUFFER_BYTES = 1024 * 1024
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_RENAME_NEW = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+class Publisher:
+    """Makes parts visible. One thread calls ``publish``.
+
+    The order is the promise: data synced, then named, then the folder synced, and only then told.
+    """
+
+    def __init__(self, roots: Mapping[str, Root], system: Os, failpoints: Failpoints) -> None:
+        self._roots = roots
+        self._system = system
+        self._failpoints = failpoints
+
+    def publish(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
+        """Publish each attempt's part; one that fails does not hurt the others."""
+        settled: list[tuple[Attempt, Outcome]] = []
+        for first in range(0, len(attempts), _GROUP):
+            settled += self._publish_group(attempts[first : first + _GROUP])
+        return settled
+
+    def _publish_group(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
+        with ExitStack() as stack:
+            members = [_Member(attempt, self._roots, self._system, stack) for attempt in attempts]
+            for member in members:
+                member.go(member.prepare)
+
+            unsynced = {m.part_fd: m for m in members if m.going and m.part_fd is not None}
+            for fd, error in self._sync_all(unsynced).items():
+                unsynced[fd].spoil(error)
+            self._failpoints.pass_by("publish.synced")
+
+            for member in members:
+                if member.go(member.show):
+                    self._failpoints.pass_by("publish.renamed")
+
+            named = [m for m in members if m.going]
+            folders = {m.folder_key: m.place.folder_fd for m in named}
+            errors = self._sync_all(folders.values())
+            for member in named:
+                if (failed := errors.get(folders[member.folder_key])) is not None:
+                    member.fail(failed, "syncing the folder")
+            self._failpoints.pass_by("publish.folder_synced")
+
+            for member in members:
+                member.go(member.finish)
+            return [(m.attempt, m.outcome) for m in members if m.outcome is not None]
+
+    def _sync_all(self, fds: Iterable[int]) -> dict[int, OSError]:
+        """Sync all, several at once; return the errors of those that could not be."""
+        waiting = list(fds)
+        # Each is guilty until its sync has returned; one item, one thread.
+        errors = {fd: OSError(errno.EIO, "not synced") for fd in waiting}
+        turns = iter(list(waiting))  # drawing from it is one step under the interpreter lock
+
+        def work() -> None:
+            for fd in turns:
+                try:
+                    self._system.fsync(fd)
+                except OSError as exc:
+                    errors[fd] = exc
+                else:
+                    del errors[fd]
+
+        helpers = [
+            threading.Thread(target=work, name=f"publisher-sync-{number}", daemon=True)
+            for number in range(min(_SYNCS, len(waiting)) - 1)
+        ]
+        for helper in helpers:
+            helper.start()
+        work()
+        for helper in helpers:
+            helper.join()
+        return errors
+
+
+class _Member:
+    """One part on its way through the steps; ``outcome`` is set as soon as it is known."""
+
+    place: Place
+    folder_key: tuple[int, int]
+
+    def __init__(
+        self, attempt: Publish, roots: Mapping[str, Root], system: Os, stack: ExitStack
+    ) -> None:
+        self.attempt = attempt
+        self.intent = attempt.intent
+        self.outcome: Outcome | None = None
+        self.part_fd: int | None = None  # None: nothing left to be named, it stands there already
+        self._parts_fd: int | None = None
+        self._roots = roots
+        self._system = system
+        self._stack = stack
+
+    @property
+    def going(self) -> bool:
+        return self.outcome is None
+
+    def go(self, step: Callable[[], None]) -> bool:
+        """Take one step unless it is settled; True when the step succeeded."""
+        if not self.going:
+            return False
+        try:
+            step()
+        except AttemptError as exc:
+            self.outcome = Failure(code=exc.code, reason=exc.reason, transient=exc.transient)
+        except PartBusy as exc:
+            self._refuse(f"{exc}; another process fetches to the same root")
+        except OSError as exc:
+            self.fail(exc, "publishing")
+        return self.going
+
+    def prepare(self) -> None:
+        """Open the folder and the part, see that it is the one that was verified, dress it."""
+        intent = self.intent
+        root = self._roots.get(intent.root)
+        if root is None:
+            raise AttemptError("dest_denied", f"root {intent.root!r} is not configured any more")
+        self.place = self._stack.enter_context(root.place(intent.path, make=True))
+        folder = os.fstat(self.place.folder_fd)
+        self.folder_key = folder.st_dev, folder.st_ino
+        there = existing_at(self.place, intent.root, intent.path)
+        fd = self._open_part()
+        if there is not None and self._is_verified(there.inode, there.size_bytes, folder.st_dev):
+            # Named in an earlier life, or under both names by a crash between link and unlink.
+            return
+        if there is not None and not intent.clobber:
+            raise self._exists()
+        if fd is None:
+            self._refuse("the verified part is gone; it is fetched again")
+            return
+        found = os.fstat(fd)
+        if not self._is_verified(found.st_ino, found.st_size, found.st_dev):
+            self._refuse("the part is not the one that was verified; it is fetched again")
+            return
+        if self.attempt.recovered and not self._holds(fd):
+            return
+        if intent.mtime_s is not None:
+            mtime_ns = int(intent.mtime_s) * 1_000_000_000
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+        root.dress(fd)
+        self.part_fd = fd
+
+    def show(self) -> None:
+        """Give the part its final name."""
+        if self.part_fd is None:
+            return
+        assert self._parts_fd is not None
+        names = {"src_dir_fd": self._parts_fd, "dst_dir_fd": self.place.folder_fd}
+        part, name = self.intent.part, self.place.name
+        if self.intent.clobber:
+            self._system.rename(part, name, **names)
+            return
+        try:
+            try:
+                self._system.link(part, name, **names)
+            except OSError as exc:
+                if exc.errno not in _NO_LINKS:
+                    raise
+                self._system.rename_new(part, name, **names)
+        except FileExistsError:
+            raise self._exists() from None
+        except OSError as exc:
+            if exc.errno not in _NO_RENAME_NEW:
+                raise
+            raise AttemptError(
+                "dest_denied",
+                f"{self._shown}: this file system can neither link nor rename without "
+                "replacing, which `if_exists: fail` needs; choose another root or `if_exists`",
+            ) from None
+
+    def finish(self) -> None:
+        """Remove what is left of the part and say what is visible now."""
+        found = os.stat(self.place.name, dir_fd=self.place.folder_fd, follow_symlinks=False)
+        self.outcome = Published(intent=self.intent, mtime_ns=found.st_mtime_ns, inode=found.st_ino)
+        if self._parts_fd is None:
+            return
+        # What cannot be removed is swept later; the file itself is published.
+        part = self.intent.part
+        with suppress(OSError):
+            forget_journal(self._system, self._parts_fd, part)
+            if os.stat(part, dir_fd=self._parts_fd, follow_symlinks=False).st_ino == found.st_ino:
+                self._system.unlink(part, dir_fd=self._parts_fd)
+
+    def fail(self, exc: OSError, what: str) -> None:
+        error = explain(exc, self.intent.root, self.intent.path, what)
+        self.outcome = Failure(code=error.code, reason=error.reason, transient=error.transient)
+
+    def spoil(self, exc: OSError) -> None:
+        """Discard a part whose bytes did not reach the disk: no second sync could be believed."""
+        cause = exc.strerror or str(exc)
+        self._discard()
+        self._refuse(f"syncing the part: {cause}; it is fetched again")
+
+    def _open_part(self) -> int | None:
+        self._parts_fd = find_folder(self._system, self.place.home_fd)
+        if self._parts_fd is None:
+            return None
+        self._stack.callback(os.close, self._parts_fd)
+        fd = lock(self._system, self._parts_fd, self.intent.part)
+        if fd is not None:
+            self._stack.callback(os.close, fd)
+        return fd
+
+    def _is_verified(self, inode: int, size_bytes: int, device: int) -> bool:
+        """Tell whether this is the file that the intent names."""
+        intent = self.intent
+        return (
+            inode == intent.inode
+            and size_bytes == intent.size_bytes
+            # Device numbers may change when the machine starts again.
+            and (device == intent.device or self.attempt.recovered)
+        )
+
+    def _holds(self, fd: int) -> bool:
+        """Verify the bytes again, which a crash may have torn; False: settled as a failure."""
+        intent = self.intent
+        if not intent.digests:
+            assert self._parts_fd is not None
+            said = read_journal(self._system, self._parts_fd, intent.part)
+            if intent.size_bytes and (said is None or said[2].durable_bytes < intent.size_bytes):
+                self._refuse(
+                    "a crash came before the part was synced and no checksum can clear it; "
+                    "it is fetched again from what was durable"
+                )
+            return self.going
+        hashes = Hashes(digest.algorithm for digest in intent.digests)
+        buffer = memoryview(bytearray(_BUFFER_BYTES))
+        offset = 0
+        while got := self._system.read(fd, buffer, offset):
+            hashes.update(buffer[:got])
+            offset += got
+        if set(hashes.digests()) != set(intent.digests):
+            self._discard()
+            self._refuse("a crash has torn the verified part; it is fetched again")
+        return self.going
+
+    def _discard(self) -> None:
+        assert self._parts_fd is not None
+        with suppress(OSError):
+            remove(self._system, self._parts_fd, self.intent.part)
+
+    def _exists(self) -> AttemptError:
+        return AttemptError(
+            "exists",
+            f"{self._shown}: the file exists and `if_exists: fail` forbids to replace it",
+        )
+
+    def _refuse(self, reason: str) -> None:
+        self.outcome = Failure(code="disk_error", reason=f"{self._shown}: {reason}", transient=True)
+
+    @property
+    def _shown(self) -> str:
+        return f"{self.intent.root}:{shown(self.intent.path)}"

@@ -1,0 +1,305 @@
+"""Safe paths: what lies below a download root is reached folder by folder, never by a link."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fetchd.errors import AttemptError, ConfigError
+from fetchd.ports import Existing, Os
+
+#: The folder of fetchd's own, at the top of each file system below a root; never a destination.
+HIDDEN = ".fetchd"
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_CODES = {
+    errno.ENOTDIR: "dest_conflict",
+    errno.EISDIR: "dest_conflict",
+    errno.EACCES: "dest_denied",
+    errno.EPERM: "dest_denied",
+    errno.EROFS: "dest_denied",
+    errno.ELOOP: "dest_denied",
+    errno.EXDEV: "dest_denied",
+    errno.ENAMETOOLONG: "dest_denied",
+    errno.ENOSPC: "disk_full",
+    errno.EDQUOT: "disk_full",
+}
+_HINTS = {
+    errno.EACCES: "check owner and mode of the folder",
+    errno.EPERM: "check owner, mode and group of root and folder",
+    errno.EXDEV: "make the mounted folder a root of its own",
+    errno.ENAMETOOLONG: "choose a shorter filename",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootSpec:
+    """A download root. ``mode`` of its files, None: by the umask; ``group``: name or number."""
+
+    path: str
+    mode: int | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a destination lies. The descriptors are open while the place is in use.
+
+    ``folder_fd``: the destination's folder, or, when ``missing``, the nearest one that exists.
+    ``home_fd``: the top folder of the file system that the destination is on; ``home``: its path
+    below the root, "" for the root itself.
+    """
+
+    folder_fd: int
+    missing: bool
+    name: str
+    home_fd: int
+    home: str
+
+
+class Root:
+    """An open download root. Any thread, but ``place(make=True)``: publisher thread only."""
+
+    def __init__(self, name: str, spec: RootSpec, system: Os) -> None:
+        """Make the root's folder if need be and open it; raises ConfigError."""
+        self.name = name
+        self.path = spec.path
+        self.mode = spec.mode
+        self.gid = _gid(name, spec.group)
+        self._system = system
+        # Folders whose own name is durable in their parent; publisher thread only.
+        self._rooted: set[tuple[int, int]] = set()
+        try:
+            _make_root(Path(spec.path), system)
+            self.fd = system.open(spec.path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as exc:
+            raise ConfigError(
+                f"root {name!r}: {spec.path} cannot be used: {exc.strerror}"
+            ) from None
+        try:
+            self._probe()
+        except OSError as exc:
+            os.close(self.fd)
+            raise ConfigError(
+                f"root {name!r}: {spec.path} cannot be written: {exc.strerror}; "
+                "check its owner, mode and group, or configure another folder"
+            ) from None
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def dress(self, fd: int, mode: int | None = None) -> None:
+        """Give a file or folder the root's mode (or ``mode``) and group, where it has any."""
+        if self.gid is not None:
+            os.fchown(fd, -1, self.gid)
+        if self.mode is not None:
+            os.fchmod(fd, self.mode if mode is None else mode)
+
+    @contextmanager
+    def place(self, path: str, *, make: bool = False) -> Iterator[Place]:
+        """Walk to a destination; raises AttemptError.
+
+        With ``make`` the missing folders are made, and every folder on the way is durable in its
+        parent before the place is given.
+        """
+        *folders, name = self._components(path)
+        with self._walk(folders, path, make=make) as (fd, missing, home_fd, home):
+            yield Place(folder_fd=fd, missing=missing, name=name, home_fd=home_fd, home=home)
+
+    @contextmanager
+    def folder(self, path: str) -> Iterator[int]:
+        """Open the existing folder at ``path`` ("": the root); raises AttemptError."""
+        folders = self._components(path) if path else []
+        with self._walk(folders, path, make=False) as (fd, missing, _, _):
+            if missing:
+                raise AttemptError("disk_error", f"{self.name}:{shown(path)}: no such folder")
+            yield fd
+
+    def _components(self, path: str) -> list[str]:
+        components = path.split("/")
+        for component in components:
+            if component in {"", ".", "..", HIDDEN} or "\0" in component:
+                raise AttemptError(
+                    "dest_denied",
+                    f"{self.name}:{shown(path)}: the component {shown(component)!r} is not "
+                    "allowed in a destination",
+                )
+        return components
+
+    @contextmanager
+    def _walk(
+        self, folders: list[str], path: str, *, make: bool
+    ) -> Iterator[tuple[int, bool, int, str]]:
+        """Yield the nearest folder, whether one is missing, the file system's top, its path."""
+        fd = home_fd = self.fd
+        home = ""
+        missing = False
+        with ExitStack() as stack:
+            for depth, component in enumerate(folders, 1):
+                with explained(self.name, path, f"the folder {shown(component)!r}"):
+                    child = self._enter(fd, component, path, make=make)
+                    if child is None:
+                        missing = True
+                        break
+                    stack.callback(os.close, child)
+                    if self._system.device(child) != self._system.device(fd):
+                        home_fd, home = child, "/".join(folders[:depth])
+                fd = child
+            yield fd, missing, home_fd, home
+
+    def _enter(self, parent_fd: int, component: str, path: str, *, make: bool) -> int | None:
+        try:
+            child = self._system.open(component, _FOLDER, dir_fd=parent_fd)
+        except FileNotFoundError:
+            if not make:
+                return None
+            child = self._make(parent_fd, component)
+        except OSError as exc:
+            if exc.errno in {errno.ENOTDIR, errno.ELOOP} and _is_link(parent_fd, component):
+                raise AttemptError(
+                    "dest_denied",
+                    f"{self.name}:{shown(path)}: the folder {shown(component)!r} is a symbolic "
+                    "link, which is not followed; configure its target as a root of its own",
+                ) from None
+            raise
+        if make:
+            try:
+                self._take_root(parent_fd, child)
+            except OSError:
+                os.close(child)
+                raise
+        return child
+
+    def _make(self, parent_fd: int, component: str) -> int:
+        try:
+            self._system.mkdir(component, 0o777, dir_fd=parent_fd)
+        except FileExistsError:
+            return self._system.open(component, _FOLDER, dir_fd=parent_fd)
+        child = self._system.open(component, _FOLDER, dir_fd=parent_fd)
+        try:
+            # An inode number may come again: a new folder is never one that is known.
+            self._rooted.discard(_key(child))
+            self.dress(child, _folder_mode(self.mode or 0))
+        except OSError:
+            os.close(child)
+            raise
+        return child
+
+    def _take_root(self, parent_fd: int, child: int) -> None:
+        key = _key(child)
+        if key in self._rooted:
+            return
+        self._system.fsync(parent_fd)
+        if len(self._rooted) >= 10_000:
+            self._rooted.clear()
+        self._rooted.add(key)
+
+    def _probe(self) -> None:
+        """Write and remove a file: what mode bits promise, only an attempt can prove."""
+        name = f"{HIDDEN}-probe-{os.getpid()}"
+        fd = self._system.open(
+            name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=self.fd
+        )
+        try:
+            self.dress(fd)
+        finally:
+            os.close(fd)
+            self._system.unlink(name, dir_fd=self.fd)
+
+
+def existing_at(place: Place, root: str, path: str) -> Existing | None:
+    """Return what stands at a place, None: nothing; raises AttemptError for what is no file."""
+    if place.missing:
+        return None
+    with explained(root, path, "the destination"):
+        try:
+            found = os.stat(place.name, dir_fd=place.folder_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+    if stat.S_ISDIR(found.st_mode):
+        raise AttemptError(
+            "dest_conflict",
+            f"{root}:{shown(path)}: a folder has the destination; choose another name",
+        )
+    link = stat.S_ISLNK(found.st_mode)
+    if not link and not stat.S_ISREG(found.st_mode):
+        raise AttemptError(
+            "dest_denied",
+            f"{root}:{shown(path)}: a device, pipe or socket has the destination; "
+            "remove it or choose another name",
+        )
+    return Existing(
+        size_bytes=found.st_size, mtime_ns=found.st_mtime_ns, inode=found.st_ino, link=link
+    )
+
+
+def explain(exc: OSError, root: str, path: str, what: str) -> AttemptError:
+    """Return the disk's error as an attempt's: code by errno, place, cause and advice."""
+    number = exc.errno or 0
+    hint = f"; {_HINTS[number]}" if number in _HINTS else ""
+    cause = exc.strerror or str(exc) or type(exc).__name__
+    return AttemptError(
+        _CODES.get(number, "disk_error"), f"{root}:{shown(path)}: {what}: {cause}{hint}"
+    )
+
+
+@contextmanager
+def explained(root: str, path: str, what: str) -> Iterator[None]:
+    """Raise AttemptError for any OSError within."""
+    try:
+        yield
+    except OSError as exc:
+        raise explain(exc, root, path, what) from exc
+
+
+def shown(path: str) -> str:
+    """Return a path fit for a message: bytes that are not UTF-8 escaped."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _make_root(path: Path, system: Os) -> None:
+    """Make a folder and those above it, each durable in its parent."""
+    if path.is_dir():
+        return
+    parent = path.absolute().parent
+    _make_root(parent, system)
+    path.mkdir(exist_ok=True)
+    fd = system.open(str(parent), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        system.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _folder_mode(mode: int) -> int:
+    """Return ``mode`` with x where there is r."""
+    return mode | (mode & 0o444) >> 2
+
+
+def _key(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def _is_link(parent_fd: int, component: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(component, dir_fd=parent_fd, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+def _gid(root: str, group: str | None) -> int | None:
+    if group is None:
+        return None
+    if group.isascii() and group.isdigit():
+        return int(group)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ConfigError(f"root {root!r}: there is no group {group!r}") from None

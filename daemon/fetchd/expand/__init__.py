@@ -1,0 +1,83 @@
+"""Items of a group -> tasks of a run, all at once or, from a list, in batches."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from fetchd.errors import AttemptError, ValueProblem
+from fetchd.expand.lines import is_checksum, split_line
+from fetchd.expand.lists import ListReader, bad_item
+from fetchd.expand.tasks import ItemProblem, Recipe, Scope, names_in, needs_of, texts_of
+from fetchd.model import Batch, Item, Job, ListFile, Position, Run, TaskGroup, TaskSpec
+
+__all__ = [
+    "Expander",
+    "ItemProblem",
+    "Recipe",
+    "Scope",
+    "expand",
+    "is_checksum",
+    "names_in",
+    "needs_of",
+    "split_line",
+    "texts_of",
+]
+
+_REMEMBERED = 4
+
+
+class Expander:
+    """The ``ports.Expander``; any thread. Remembers a few recipes and the hashes of prefixes."""
+
+    def __init__(self, lists: ListReader | None = None) -> None:
+        self._lists = lists or ListReader()
+        self._lock = threading.Lock()
+        self._recipes: deque[Recipe] = deque(maxlen=_REMEMBERED)  # guarded by _lock
+
+    def __call__(self, job: Job, group: TaskGroup, run: Run, position: Position | None) -> Batch:
+        """Return all tasks of literal items, or those of the next lines of a list.
+
+        An item that cannot be understood is a task with a ``problem``. Raises AttemptError:
+        list_changed, disk_error, and bad_item where no item of the group can become a task.
+        """
+        try:
+            recipe = self._recipe(job, group, run)
+        except ValueProblem as exc:
+            if isinstance(group.items, ListFile):
+                raise AttemptError("bad_item", str(exc)) from None
+            specs = (bad_item(_place(group, n), str(exc)) for n, _ in enumerate(group.items, 1))
+            return Batch(specs=tuple(specs), position=None)
+        if isinstance(group.items, ListFile):
+            return self._lists.read(group.items.path, recipe, position)
+        specs = (_spec(recipe, group, n, item) for n, item in enumerate(group.items, 1))
+        return Batch(specs=tuple(specs), position=None)
+
+    def _recipe(self, job: Job, group: TaskGroup, run: Run) -> Recipe:
+        with self._lock:
+            recipes = list(self._recipes)
+        scope = None
+        for recipe in recipes:
+            if recipe.scope.job is job and recipe.scope.run == run:
+                if recipe.group is group:
+                    return recipe
+                scope = recipe.scope
+        recipe = Recipe(scope or Scope(job, run), group)
+        with self._lock:
+            self._recipes.append(recipe)
+        return recipe
+
+
+#: For whoever needs one expander and no other; its memory is small and bounded.
+expand = Expander()
+
+
+def _spec(recipe: Recipe, group: TaskGroup, number: int, item: Item) -> TaskSpec:
+    try:
+        return recipe.of_item(item)
+    except ValueProblem as exc:
+        return bad_item(_place(group, number), str(exc))
+
+
+def _place(group: TaskGroup, number: int) -> str:
+    return f"{group.name}:{number}"

@@ -1,0 +1,282 @@
+"""One item of a group -> one task: variables, sources, path and digests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+
+from fetchd.clock import local_date
+from fetchd.digests import Digest
+from fetchd.errors import ValueProblem
+from fetchd.expand.lines import is_checksum, split_line
+from fetchd.expand.paths import clean_folder, clean_path, join_path
+from fetchd.model import Item, Job, ListFile, Run, TaskGroup, TaskSpec, Template, Verify
+from fetchd.urls import check_url, file_name_of, join_url, path_of
+from fetchd.variables import references, render, unknown
+
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+#: A relative URL that is joined by writing it behind its base: no dots to resolve, no query.
+_PLAIN = re.compile(
+    r"[A-Za-z0-9_~%+=,-][A-Za-z0-9._~%+=,-]*(?:/[A-Za-z0-9_~%+=,-][A-Za-z0-9._~%+=,-]*)*"
+)
+_NEEDED = re.compile(r"needs\.(.+)\.path")
+_LATER = re.compile(r"(?:item|matrix)\..+|needs\..+\.changed|job\.summary|task\.path")
+_GIVEN = ("url", "url.path", "job.dest", "task.name")
+
+Lookup = Callable[[str], str]
+
+
+class ItemProblem(ValueProblem):
+    """A task cannot be made. ``key`` of the job file is to blame; "item": the item itself."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class Scope:
+    """What names mean within one run of a job. Any thread: what is remembered never differs."""
+
+    def __init__(self, job: Job, run: Run) -> None:
+        self.job = job
+        self.run = run
+        self._groups = {group.name: group for group in job.groups}
+        self._paths: dict[str, str] = {}
+        self.bad_variables: dict[str, str] = {}  # and why; whatever refers to one fails
+        self._values = {
+            "run.id": str(run.id),
+            "run.date": local_date(run.scheduled_for_s, job.timezone).strftime("%Y-%m-%d"),
+            "job.name": job.name,
+        }
+        for name, text in job.variables.items():
+            try:
+                # A variable may refer to those above it: no cycles, no order to find.
+                value = render(text, self._value)
+            except ValueProblem as exc:
+                self.bad_variables[name] = str(exc)
+            else:
+                self._values[name] = self._values[f"vars.{name}"] = value
+
+    def lookup(self, group: TaskGroup, url: str | None = None) -> Lookup:
+        """Return what names mean in the texts of a group, and of its item with this URL."""
+
+        def look(name: str) -> str:
+            if url is not None and name == "url":
+                return url
+            if url is not None and name == "url.path":
+                return path_of(url)
+            if name == "task.name":
+                return group.name
+            if name == "job.dest":
+                return render(self.job.dest, self._value).removesuffix("/")
+            if needed := _NEEDED.fullmatch(name):
+                return self._path_of(needed[1])
+            return self._value(name)
+
+        return look
+
+    def _value(self, name: str) -> str:
+        value = self._values.get(name)
+        if value is not None:
+            return value
+        if _LATER.fullmatch(name):
+            raise ValueProblem(f"${{{name}}} is not built yet")
+        if name in _GIVEN or _NEEDED.fullmatch(name):
+            raise ValueProblem(f"${{{name}}} has no meaning here")
+        bare = name.removeprefix("vars.")
+        if bare in self.bad_variables:
+            raise ValueProblem(f"${{{name}}}: {self.bad_variables[bare]}")
+        if bare in self.job.variables:
+            raise ValueProblem(f"${{{name}}} is written below; a variable knows those above it")
+        raise unknown(name, [*self._values, *_GIVEN])
+
+    def _path_of(self, name: str) -> str:
+        """Return the path of a group's only file."""
+        if name in self._paths:
+            return self._paths[name]
+        waiting = [name]  # an own stack: a chain of needs may be longer than Python's
+        while waiting:
+            group = self._groups.get(waiting[-1])
+            if group is None:
+                names = (f"needs.{known}.path" for known in self._groups)
+                raise unknown(f"needs.{waiting[-1]}.path", names)
+            if isinstance(group.items, ListFile) or len(group.items) != 1:
+                raise ValueProblem(
+                    f"${{needs.{group.name}.path}} exists only for a task with one file, and "
+                    f"{group.name!r} has several"
+                )
+            missing = [needed for needed in needs_of(group) if needed not in self._paths]
+            if any(needed in waiting for needed in missing):
+                raise ValueProblem(f"the path of {group.name!r} depends on itself")
+            if missing:
+                waiting += missing
+                continue
+            try:
+                self._paths[waiting.pop()] = Recipe(self, group).of_item(group.items[0]).path
+            except ItemProblem as exc:
+                raise ValueProblem(f"${{needs.{group.name}.path}}: {exc}") from None
+        return self._paths[name]
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What the template gives to each item."""
+
+    folder: str
+    filename: str | None
+    digests: tuple[Digest, ...]
+
+
+class Recipe:
+    """How the items of one group become tasks in one run."""
+
+    def __init__(self, scope: Scope, group: TaskGroup) -> None:
+        self.scope = scope
+        self.group = group
+        self._look = scope.lookup(group)
+        with _IN_BASE:
+            bases = [_folder_url(render(base, self._look)) for base in group.template.base]
+        self._bases = tuple(dict.fromkeys(bases))
+        # Worked out once, unless it depends on the item's own URL.
+        self._common = None if _refers_to_url(group.template) else self._common_for(self._look)
+
+    def of_item(self, item: Item) -> TaskSpec:
+        """Return the task of an item whose texts may refer to variables; raises ItemProblem."""
+        with _IN_ITEM:
+            sources = self._sources(render(item.url, self._look))
+            look = self.scope.lookup(self.group, sources[0])
+            filename = item.filename and render(item.filename, look)
+            checksum = item.checksum and render(item.checksum, look)
+            if filename and is_checksum(filename):
+                raise ValueProblem(f"the file name {filename!r} looks like a checksum")
+        return self._task(sources, filename, checksum)
+
+    def of_line(self, text: str) -> TaskSpec:
+        """Return the task of a line of a list, in which ``${`` means nothing; as ``of_item``."""
+        with _IN_ITEM:
+            url, filename, checksum = split_line(text)
+            sources = self._sources(url)
+        return self._task(sources, filename, checksum)
+
+    def _sources(self, url: str) -> tuple[str, ...]:
+        if not self._bases or _ABSOLUTE.match(url):
+            return (check_url(url),)
+        if _PLAIN.fullmatch(url):
+            return tuple([base + url for base in self._bases])
+        return tuple([check_url(join_url(base, url)) for base in self._bases])
+
+    def _task(
+        self, sources: tuple[str, ...], filename: str | None, checksum: str | None
+    ) -> TaskSpec:
+        common = self._common
+        if common is None:
+            common = self._common_for(self.scope.lookup(self.group, sources[0]))
+        digests = common.digests
+        with _IN_ITEM:
+            if filename:
+                path = join_path(common.folder, filename)
+            elif common.filename is None:
+                path = join_path(common.folder, _name_from(sources[0]))
+            if checksum:
+                digests = _consistent((*digests, Digest.parse(checksum)))
+            if not digests and self.group.rules.verify is Verify.DIGEST:
+                raise ValueProblem("has no checksum, and verify: digest asks for one")
+        if not filename and common.filename is not None:
+            with _IN_FILENAME:
+                path = join_path(common.folder, common.filename)
+        return TaskSpec(key=path, sources=sources, path=path, digests=digests)
+
+    def _common_for(self, look: Lookup) -> _Common:
+        template = self.group.template
+        with _IN_DEST:
+            folder = clean_folder(render(template.dest, look))
+        with _IN_FILENAME:
+            filename = None if template.filename is None else render(template.filename, look)
+        with _IN_CHECKSUM:
+            digests = _consistent(
+                tuple(Digest.parse(render(text, look)) for text in template.checksums)
+            )
+        return _Common(folder, filename, digests)
+
+
+def names_in(texts: Iterable[str]) -> set[str]:
+    """Return the names that texts refer to, bare; malformed texts have none."""
+    names: set[str] = set()
+    for text in texts:
+        with suppress(ValueProblem):
+            names.update(name.removeprefix("vars.") for name, _ in references(text))
+    return names
+
+
+def texts_of(group: TaskGroup) -> Iterator[str]:
+    """Yield every text of a group that may refer to variables."""
+    template = group.template
+    yield from (*template.base, template.dest, template.filename or "", *template.checksums)
+    if not isinstance(group.items, ListFile):
+        for item in group.items:
+            yield from (item.url, item.filename or "", item.checksum or "")
+
+
+def needs_of(group: TaskGroup) -> list[str]:
+    """Return the groups whose file the texts of a group refer to, sorted."""
+    names = names_in(texts_of(group))
+    return sorted(match[1] for match in map(_NEEDED.fullmatch, names) if match)
+
+
+def _refers_to_url(template: Template) -> bool:
+    texts = (template.dest, template.filename or "", *template.checksums)
+    return any(name in {"url", "url.path"} for text in texts for name, _ in references(text))
+
+
+def _folder_url(base: str) -> str:
+    """Return the base as a URL that ends in a slash, with its dots resolved."""
+    if "?" in base or "#" in base:
+        raise ValueProblem(f"{base!r} has a query or a fragment; a base is a folder")
+    return join_url(check_url(base), "_").removesuffix("_")
+
+
+def _name_from(url: str) -> str:
+    """Return the file name of a URL; what it may not be is refused, never repaired."""
+    name = file_name_of(url)
+    why = "is empty" if not name else f"{name!r} has a slash in it" if "/" in name else ""
+    if not why:
+        try:
+            return clean_path(name)
+        except ValueProblem as exc:
+            why = f"is no file name: {exc}"
+    raise ValueProblem(f"the URL's last segment {why}; give a filename")
+
+
+def _consistent(digests: tuple[Digest, ...]) -> tuple[Digest, ...]:
+    """Return the digests, each once; raises ValueProblem where no file can have them all."""
+    by_algorithm: dict[str, Digest] = {}
+    for digest in digests:
+        if by_algorithm.setdefault(digest.algorithm, digest) != digest:
+            raise ValueProblem(f"two different {digest.algorithm} checksums for one file")
+    return tuple(by_algorithm.values())
+
+
+class _Blaming:
+    """Within it a ValueProblem becomes an ItemProblem with this key. Cheap, and shared."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if isinstance(exc, ValueProblem) and not isinstance(exc, ItemProblem):
+            raise ItemProblem(self._key, str(exc)) from None
+
+
+_IN_BASE = _Blaming("base")
+_IN_DEST = _Blaming("dest")
+_IN_FILENAME = _Blaming("filename")
+_IN_CHECKSUM = _Blaming("checksum")
+_IN_ITEM = _Blaming("item")

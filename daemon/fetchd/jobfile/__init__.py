@@ -1,0 +1,141 @@
+"""Bytes of a job file -> a Job, or every error in it with its place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+from fetchd.config import Settings
+from fetchd.errors import ValueProblem
+from fetchd.expand import is_checksum
+from fetchd.jobfile.build import build, default_rules, drafts, lower
+from fetchd.jobfile.check import try_out, with_needs
+from fetchd.jobfile.complaints import Complaints
+from fetchd.jobfile.reading import read
+from fetchd.jobfile.schema import NAME, schema
+from fetchd.model import Job, ListFile, Priority, TaskGroup
+from fetchd.yamldoc import parse_json, parse_yaml, plain, require_fields, text_of
+
+__all__ = ["job_name", "list_job", "load", "schema", "url_job"]
+
+
+def load(data: bytes, file: str, settings: Settings) -> Job:
+    """Return the job that a file describes. ``file``: its name, as errors shall show it.
+
+    Raises DocumentError with every problem that was found.
+    """
+    parse = parse_json if PurePath(file).suffix == ".json" else parse_yaml
+    text = text_of(data)
+    node = parse(data, file, max_bytes=settings.intake.max_job_bytes)
+    tree = require_fields(node, file, text)
+    return _job(_present(plain(tree)), file, settings, Complaints(file, tree, text))
+
+
+def list_job(file: str, path: str, digest: str, settings: Settings) -> Job:
+    """Return the job of a ``*.urls`` file that was claimed.
+
+    ``path``: where the file stands now, absolute; ``digest`` (hex) of its content.
+    """
+    name = job_name(file)
+    rules = default_rules(settings)
+    return Job(
+        name=name,
+        revision=digest,
+        groups=(TaskGroup(name=name, items=ListFile(path=path), rules=rules),),
+        max_total_bytes=settings.limits.total_bytes,
+    )
+
+
+def url_job(urls: Sequence[str], settings: Settings, *, name: str, dest: str) -> Job:
+    """Return the job of a command's arguments: URLs, each perhaps followed by algorithm:hex.
+
+    Raises DocumentError.
+    """
+    complaints = Complaints("arguments")
+    lines: list[str] = []
+    for url in urls:
+        if not is_checksum(url):
+            lines.append(url)
+        elif lines:
+            lines[-1] += f"\t{url}"
+        else:
+            complaints.add((), f"the checksum {url} stands before any URL")
+    content = {"name": name, "dest": _literal(dest), "urls": [_literal(line) for line in lines]}
+    return _job(content, "", settings, complaints)
+
+
+def job_name(file: str) -> str:
+    """Return the name of the job in a file that does not say one: the file's own, without suffix.
+
+    Names of lists cannot be said in them, so any other character becomes ``-``; for other files
+    a ValueProblem is raised.
+    """
+    path = PurePath(file)
+    if path.suffix == ".urls":
+        return re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).lstrip("._-")[:128] or "list"
+    if not NAME.fullmatch(path.stem):
+        raise ValueProblem(
+            f"the file's name {path.stem!r} cannot be the job's (letters, digits, '.', '_', '-', "
+            "at most 128, the first a letter or digit); write name: or rename the file"
+        )
+    return path.stem
+
+
+def _job(content: dict[str, Any], file: str, settings: Settings, complaints: Complaints) -> Job:
+    revision = hashlib.sha256(
+        json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
+    keys, unread = read(content, complaints)
+    name = keys.name
+    if name is None:
+        try:
+            name = job_name(file)
+        except ValueProblem as exc:
+            name = "unnamed"
+            if "name" not in unread.top:
+                complaints.add((), str(exc))
+    defaults = default_rules(settings)
+    built = [
+        build(draft, keys, settings, defaults, complaints) for draft in drafts(keys, name, unread)
+    ]
+    job = Job(
+        name=name,
+        revision=revision,
+        groups=with_needs(built, unread, complaints),
+        description=keys.description or "",
+        priority=Priority.NORMAL if keys.priority is None else keys.priority,
+        timezone=keys.timezone,
+        dest=keys.dest or "",
+        variables=keys.vars or {},
+        concurrency=keys.limits.concurrency if keys.limits else None,
+        max_total_bytes=lower(
+            settings.limits.total_bytes, keys.limits.total if keys.limits else None
+        ),
+    )
+    if not built and not unread.tasks:
+        complaints.add(("tasks",), "names no task")
+    if "vars" not in unread.top:
+        try_out(job, built, unread, complaints)
+    complaints.raise_any()
+    return job
+
+
+def _literal(text: str) -> str:
+    return text.replace("${", "$${")
+
+
+def _present(keys: dict[str, Any]) -> dict[str, Any]:
+    """Return keys without those that have no value; a task may have none, all being above it."""
+    present: dict[str, Any] = {}
+    for key, value in keys.items():
+        if key == "tasks" and isinstance(value, dict):
+            present[key] = {
+                task: _present(own) if isinstance(own, dict) else own for task, own in value.items()
+            }
+        elif value is not None:
+            present[key] = _present(value) if isinstance(value, dict) else value
+    return present

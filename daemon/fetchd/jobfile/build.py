@@ -1,0 +1,238 @@
+"""From the keys as written to the groups of a job: inheritance, limits, items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from fetchd.config import Settings
+from fetchd.errors import ValueProblem
+from fetchd.expand import split_line
+from fetchd.jobfile.complaints import Complaints, Path
+from fetchd.jobfile.reading import Unread
+from fetchd.jobfile.schema import (
+    ExpectKeys,
+    JobFile,
+    RetryKeys,
+    TaskEntry,
+    TaskKeys,
+    TimeoutKeys,
+)
+from fetchd.model import (
+    IfExists,
+    Item,
+    RetryPolicy,
+    Rules,
+    TaskGroup,
+    Template,
+    Timeouts,
+    Verify,
+)
+from fetchd.yamldoc import did_you_mean
+
+_STRENGTH = {Verify.NONE: 0, Verify.LENGTH: 1, Verify.DIGEST: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One task as written: its own keys over those at the top of the file."""
+
+    name: str
+    prefix: Path  # where its own keys stand: ("tasks", name), or () for a file without tasks
+    own: TaskKeys
+    top: TaskKeys
+    hurt: frozenset[str]  # keys that could not be read; what follows from that is not reported
+
+    @property
+    def written_needs(self) -> list[str]:
+        return (self.own.needs or []) if isinstance(self.own, TaskEntry) else []
+
+    def place(self, key: str) -> Path:
+        """Return where the key that holds for this task is written."""
+        return (*self.prefix, key) if getattr(self.own, key, None) is not None else (key,)
+
+    def get(self, key: str) -> Any:
+        """Return the value that holds: own keys first, mappings merged one level deep."""
+        own, top = getattr(self.own, key), getattr(self.top, key)
+        if own is None:
+            return top
+        if isinstance(own, BaseModel | dict) and top is not None:
+            return _merged(own, top)
+        return own
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A task's group, and its items by where they are written."""
+
+    draft: Draft
+    group: TaskGroup
+    items: dict[Path, Item]
+
+
+def drafts(job: JobFile, name: str, unread: Unread) -> list[Draft]:
+    """Return the tasks of a file; without ``tasks`` the one that is named like the job."""
+    if job.tasks is None:
+        return [Draft(name, (), job, job, frozenset(unread.top))]
+    return [
+        Draft(
+            task,
+            ("tasks", task),
+            entry or TaskEntry(),
+            job,
+            frozenset(unread.top | unread.of_task.get(task, set())),
+        )
+        for task, entry in job.tasks.items()
+    ]
+
+
+def default_rules(settings: Settings) -> Rules:
+    """Return what holds where a job says nothing."""
+    retry, timeout = settings.retry, settings.timeout
+    return Rules(
+        verify=max(Verify(settings.verify), Verify.LENGTH, key=_STRENGTH.__getitem__),
+        max_bytes=settings.limits.file_bytes,
+        retry=RetryPolicy(
+            attempts=retry.attempts,
+            delay_s=retry.delay_s,
+            max_delay_s=retry.max_delay_s,
+            give_up_after_s=retry.give_up_after_s,
+            max_retry_after_s=retry.max_retry_after_s,
+        ),
+        timeouts=Timeouts(
+            connect_s=timeout.connect_s,
+            stall_s=timeout.stall_s,
+            stall_bytes_per_s=timeout.stall_bytes_per_s,
+            attempt_s=timeout.attempt_s,
+        ),
+    )
+
+
+def build(
+    draft: Draft, job: JobFile, settings: Settings, defaults: Rules, complaints: Complaints
+) -> Built:
+    """Return the task's group; what is wrong is complained about and left out."""
+    items = _items(draft, complaints)
+    group = TaskGroup(
+        name=draft.name,
+        items=tuple(items.values()),
+        template=Template(
+            base=tuple(draft.get("base") or ()),
+            dest=draft.get("dest") or "",
+            filename=draft.get("filename"),
+            checksums=tuple(draft.get("checksum") or ()),
+        ),
+        rules=_rules(draft, job, settings, defaults, complaints),
+    )
+    return Built(draft, group, items)
+
+
+def lower(*limits: int | None) -> int | None:
+    """Return the lowest of some limits, None where there is none."""
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _items(draft: Draft, complaints: Complaints) -> dict[Path, Item]:
+    own = draft.own.url is not None or draft.own.urls is not None
+    holder, prefix = (draft.own, draft.prefix) if own else (draft.top, ())
+    if holder.url is not None and holder.urls is not None:
+        complaints.add((*prefix, "urls"), "stands beside url; a task has one or the other")
+    elif holder.url is not None:
+        place = (*prefix, "url")
+        line, column = complaints.place(place)
+        return {place: Item(url=holder.url, line=line, column=column)}
+    elif holder.urls:
+        return _listed(holder.urls, (*prefix, "urls"), complaints)
+    elif not draft.hurt & {"url", "urls", "tasks"}:
+        complaints.add(
+            draft.prefix,
+            "has no url and no urls; a task with nothing to fetch is not built yet",
+            at_key=True,
+        )
+    return {}
+
+
+def _listed(lines: list[object], path: Path, complaints: Complaints) -> dict[Path, Item]:
+    items: dict[Path, Item] = {}
+    for index, text in enumerate(lines):
+        place = (*path, index)
+        if not isinstance(text, str) or not text.strip():
+            complaints.add(place, "needs a line: URL [filename] [algorithm:hex]")
+            continue
+        try:
+            url, filename, checksum = split_line(text.strip(" \t"))
+        except ValueProblem as exc:
+            complaints.add(place, str(exc))
+            continue
+        line, column = complaints.place(place)
+        items[place] = Item(url=url, filename=filename, checksum=checksum, line=line, column=column)
+    return items
+
+
+def _rules(
+    draft: Draft, job: JobFile, settings: Settings, defaults: Rules, complaints: Complaints
+) -> Rules:
+    retry = draft.get("retry") or RetryKeys()
+    timeout = draft.get("timeout") or TimeoutKeys()
+    expect = draft.get("expect") or ExpectKeys()
+    stall_s, stall_rate = timeout.stall or (None, None)
+    return Rules(
+        root=_root(draft, settings, complaints),
+        if_exists=draft.get("if_exists") or IfExists.UPDATE,
+        verify=_verify(draft, settings, defaults, complaints),
+        size=draft.get("size"),
+        max_bytes=lower(defaults.max_bytes, job.limits.file if job.limits else None),
+        expect_type=expect.type,
+        headers=tuple((draft.get("headers") or {}).items()),
+        retry=replace(
+            defaults.retry,
+            **_given(attempts=retry.attempts, delay_s=retry.delay, max_delay_s=retry.max_delay),
+        ),
+        timeouts=replace(
+            defaults.timeouts,
+            **_given(
+                connect_s=timeout.connect,
+                stall_s=stall_s,
+                stall_bytes_per_s=stall_rate,
+                attempt_s=timeout.attempt,
+            ),
+        ),
+    )
+
+
+def _root(draft: Draft, settings: Settings, complaints: Complaints) -> str:
+    root = draft.get("root") or "default"
+    if root not in settings.roots and "root" not in draft.hurt:
+        known = ", ".join(settings.roots)
+        complaints.add(
+            draft.place("root"),
+            f"{root!r} is not a download root of the configuration; known: {known}",
+            did_you_mean(root, settings.roots),
+        )
+    return root
+
+
+def _verify(draft: Draft, settings: Settings, defaults: Rules, complaints: Complaints) -> Verify:
+    verify: Verify = draft.get("verify") or defaults.verify
+    if _STRENGTH[verify] < _STRENGTH[Verify(settings.verify)]:
+        complaints.add(
+            draft.place("verify"),
+            f"{verify.value!r} asks for less than the configuration, "
+            f"which has verify: {settings.verify}",
+        )
+    return verify
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _merged(own: Any, top: Any) -> Any:
+    """Return a mapping over the one above it; an empty one clears."""
+    if isinstance(own, BaseModel):
+        given = _given(**dict(own))
+        return top.model_copy(update=given) if given else own
+    names = {name.lower() for name in own}  # of headers, which have no case
+    return {**{n: v for n, v in top.items() if n.lower() not in names}, **own} if own else own

@@ -1,0 +1,168 @@
+"""What only the whole job shows: needs, cycles, each item tried, doubled destinations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from fetchd.expand import ItemProblem, Recipe, Scope, names_in, needs_of, texts_of
+from fetchd.jobfile.build import Built
+from fetchd.jobfile.complaints import Complaints, Path
+from fetchd.jobfile.needs import order
+from fetchd.jobfile.reading import Unread
+from fetchd.model import Job, Run, TaskGroup, Verify
+from fetchd.yamldoc import did_you_mean
+
+#: A template without one of its keys.
+_ABSENT: dict[str, dict[str, Any]] = {
+    "base": {"base": ()},
+    "dest": {"dest": ""},
+    "filename": {"filename": None},
+    "checksum": {"checksums": ()},
+}
+_SHOWN_OF_A_CYCLE = 8
+_MOST_COMPARED = 1000
+_SOME_TIME_S = 1_000_000_000.0
+
+
+def with_needs(
+    built: Sequence[Built], unread: Unread, complaints: Complaints
+) -> tuple[TaskGroup, ...]:
+    """Return the groups with what they need: what their texts refer to, then what is written."""
+    known = {one.group.name for one in built}
+    return tuple(replace(one.group, needs=_needs(one, known, unread, complaints)) for one in built)
+
+
+def try_out(job: Job, built: Sequence[Built], unread: Unread, complaints: Complaints) -> None:
+    """Make every task once, as for a run, and complain about all that cannot be made."""
+    names, cycles = order({group.name: group.needs for group in job.groups})
+    by_name = {one.group.name: one for one in built}
+    for cycle in cycles:
+        draft = by_name[cycle[0]].draft
+        shown = cycle if len(cycle) <= _SHOWN_OF_A_CYCLE else [*cycle[:4], "...", *cycle[-3:]]
+        complaints.add(
+            draft.place("needs") if draft.written_needs else draft.prefix,
+            f"the needs go in a circle: {' -> '.join(shown)}",
+            at_key=not draft.written_needs,
+        )
+    run = Run(id=1, job=job.name, revision=job.revision, scheduled_for_s=_SOME_TIME_S)
+    scope = Scope(job, run)
+    blind = set(unread.variables)
+    for name, reason in scope.bad_variables.items():
+        if blind.isdisjoint(names_in([job.variables[name]])):
+            complaints.add(("vars", name), reason)
+        blind.add(name)
+    trial = _Trial(scope, blind, complaints)
+    for name in names:
+        trial.make(by_name[name])
+
+
+class _Trial:
+    """Tasks made so far, and where each destination is written.
+
+    ``blind``: variables without a value; what refers to them is not tried.
+    """
+
+    def __init__(self, scope: Scope, blind: AbstractSet[str], complaints: Complaints) -> None:
+        self._scope = scope
+        self._blind = blind
+        self._complaints = complaints
+        self._failed: set[str] = set()
+        self._files: dict[tuple[str, str], Path] = {}
+        self._folders: dict[tuple[str, str], Path] = {}
+
+    def make(self, built: Built) -> None:
+        """Make the tasks of one group; those that it needs have been made before."""
+        group, draft = built.group, built.draft
+        before = self._complaints.count
+        names = names_in(texts_of(group))
+        if (
+            not built.items
+            or not names.isdisjoint(self._blind)
+            or not self._failed.isdisjoint(needs_of(group))
+        ):
+            self._failed.add(group.name)
+            return
+        if len(built.items) > 1 and any("${" not in text for text in group.template.checksums):
+            self._complaints.add(
+                draft.place("checksum"),
+                f"one checksum cannot hold for {len(built.items)} files; write each behind its URL",
+            )
+            self._failed.add(group.name)
+            return
+        recipe, hurt = self._recipe(built)
+        for place, item in built.items.items():
+            try:
+                path = recipe.of_item(item).path
+            except ItemProblem as exc:
+                self._complain(built, exc, place, hurt)
+            else:
+                if not hurt:
+                    self._take(group.rules.root, path, place)
+        if self._complaints.count > before:
+            self._failed.add(group.name)
+
+    def _recipe(self, built: Built) -> tuple[Recipe, AbstractSet[str]]:
+        """Return the group's recipe without the keys that are wrong, and these keys."""
+        group, hurt = built.group, set(built.draft.hurt)
+        while True:
+            try:
+                return Recipe(self._scope, group), hurt
+            except ItemProblem as exc:
+                self._complain(built, exc, (), hurt)
+                hurt.add(exc.key)
+                group = replace(group, template=replace(group.template, **_ABSENT[exc.key]))
+
+    def _take(self, root: str, path: str, place: Path) -> None:
+        """Note who writes a path; complain where another does, or cannot then."""
+        if (root, path) in self._files:
+            self._complaints.add(place, f"writes {path!r}, as {self._shown(root, path)} does")
+            return
+        if (root, path) in self._folders:
+            other = self._complaints.shown(self._folders[root, path])
+            self._complaints.add(place, f"writes the file {path!r}, which is a folder for {other}")
+            return
+        self._files[root, path] = place
+        folder = path.rpartition("/")[0]
+        while folder and (root, folder) not in self._folders:
+            if (root, folder) in self._files:
+                other = self._shown(root, folder)
+                self._complaints.add(
+                    place, f"writes into the folder {folder!r}, which is a file for {other}"
+                )
+            self._folders[root, folder] = place
+            folder = folder.rpartition("/")[0]
+
+    def _shown(self, root: str, path: str) -> str:
+        return self._complaints.shown(self._files[root, path])
+
+    def _complain(
+        self, built: Built, exc: ItemProblem, place: Path, hurt: AbstractSet[str]
+    ) -> None:
+        if exc.key == "item":
+            blind = {"url", "urls", "base", "filename"}
+            if built.group.rules.verify is Verify.DIGEST:
+                blind.add("checksum")
+            if hurt.isdisjoint(blind):
+                self._complaints.add(place, str(exc))
+        elif exc.key not in hurt:
+            self._complaints.add(built.draft.place(exc.key), str(exc))
+
+
+def _needs(
+    built: Built, known: AbstractSet[str], unread: Unread, complaints: Complaints
+) -> tuple[str, ...]:
+    names = [name for name in needs_of(built.group) if name in known]
+    for index, name in enumerate(built.draft.written_needs):
+        if name in known:
+            names.append(name)
+        elif name not in unread.tasks:
+            complaints.add(
+                (*built.draft.place("needs"), index),
+                f"{name!r} is no task of this job",
+                did_you_mean(name, islice(known, _MOST_COMPARED)),
+            )
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,398 @@
+"""The keys of a job file: one model that reads them strictly and describes them to editors."""
+
+from __future__ import annotations
+
+import re
+import zoneinfo
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, WithJsonSchema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+
+from fetchd.errors import ValueProblem
+from fetchd.model import IfExists, Priority, SizeRange, Verify
+from fetchd.units import parse_duration_s, parse_rate_bytes_per_s, parse_size_bytes
+from fetchd.yamldoc import did_you_mean
+
+#: Keys of the job file's design that this version does not know how to obey.
+NOT_BUILT = frozenset(
+    {
+        "schedule", "window", "publish", "keep", "wait_for", "matrix", "sums", "segments", "from",
+        "if", "may_fail", "steps", "on_success", "on_failure",
+        "limits.rate", "expect.magic",
+    }
+)  # fmt: skip
+
+#: Job, task and control files share this form.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_RESERVED = {"item", "job", "matrix", "needs", "run", "task", "url", "vars"}
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110 §5.6.2
+_HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+|\*/\*")
+_SECRET_HEADERS = {"authorization", "cookie", "proxy-authorization"}
+_OWN_HEADERS = {
+    "accept-encoding", "connection", "content-length", "content-type", "expect", "host",
+    "if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since",
+    "keep-alive", "proxy-connection", "range", "te", "trailer", "transfer-encoding", "upgrade",
+}  # fmt: skip
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueProblem(f"needs a text, not {_kind(value)}")
+    return value
+
+
+def _name(value: object) -> str:
+    text = _text(value)
+    if not NAME.fullmatch(text):
+        raise ValueProblem(
+            f"{text[:140]!r} is no name; allowed are up to 128 letters, digits, '.', '_' and '-', "
+            "the first a letter or digit"
+        )
+    return text
+
+
+def _variable(value: object) -> str:
+    text = _text(value)
+    if not _VARIABLE.fullmatch(text):
+        raise ValueProblem(f"{text[:140]!r} is no variable; use letters, digits, '_' and '-'")
+    if text in _RESERVED:
+        raise ValueProblem(f"{text!r} means something else in ${{...}}; choose another name")
+    return text
+
+
+def _filename(value: object) -> str:
+    if isinstance(value, Mapping) and "from" in value:
+        raise ValueProblem("{from: ...} is not built yet; write the name")
+    return _text(value)
+
+
+def _lines(value: object) -> list[object]:
+    # The items are read where they become tasks: there are too many for a model each.
+    if not isinstance(value, list):
+        raise ValueProblem("needs a list; write each URL on a line of its own behind '- '")
+    return value
+
+
+def _some(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _version(value: object) -> int:
+    if _text(value) != "1":
+        raise ValueProblem(f"{value!r} is not a version of the job file that is known; write 1")
+    return 1
+
+
+def _count(value: object) -> int:
+    text = _text(value)
+    if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) == 0:
+        raise ValueProblem(f"{text!r} is not a whole number from 1 to 999999")
+    return int(text)
+
+
+def _duration_s(value: object) -> float:
+    seconds = parse_duration_s(_text(value))
+    if seconds <= 0:
+        raise ValueProblem(f"{value!r} is no time at all; write a duration above zero")
+    return seconds
+
+
+def _size_bytes(value: object) -> int:
+    return parse_size_bytes(_text(value))
+
+
+def _size_range(value: object) -> SizeRange:
+    least, dots, most = _text(value).partition("..")
+    if not dots:
+        exact_bytes = parse_size_bytes(least)
+        return SizeRange(least_bytes=exact_bytes, most_bytes=exact_bytes)
+    if not least.strip() and not most.strip():
+        raise ValueProblem(f"{value!r} is no range of sizes; write A..B, A.. or ..B")
+    size = SizeRange(
+        least_bytes=parse_size_bytes(least) if least.strip() else 0,
+        most_bytes=parse_size_bytes(most) if most.strip() else None,
+    )
+    if size.most_bytes is not None and size.least_bytes > size.most_bytes:
+        raise ValueProblem(f"{value!r} is an empty range: the first size is above the second")
+    return size
+
+
+def _stall(value: object) -> tuple[float, int | None]:
+    duration, at, rate = _text(value).partition("@")
+    return _duration_s(duration), parse_rate_bytes_per_s(rate) if at else None
+
+
+def _choice(value: object, allowed: Mapping[str, Any]) -> Any:
+    text = _text(value)
+    if text not in allowed:
+        near = did_you_mean(text, allowed)
+        raise ValueProblem(f"{text!r} is not one of {', '.join(allowed)}" + (near and f"; {near}"))
+    return allowed[text]
+
+
+def _priority(value: object) -> Priority:
+    return Priority[_choice(value, {member.name.lower(): member.name for member in Priority})]
+
+
+def _if_exists(value: object) -> IfExists:
+    return IfExists(_choice(value, {member.value: member for member in IfExists}))
+
+
+def _verify(value: object) -> Verify:
+    return Verify(_choice(value, {member.value: member for member in Verify}))
+
+
+def _timezone(value: object) -> str:
+    text = _text(value)
+    try:
+        zoneinfo.ZoneInfo(text)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        near = did_you_mean(text, sorted(zoneinfo.available_timezones()))
+        raise ValueProblem(
+            f"{text[:60]!r} is not a time zone of this machine; "
+            + (near or "write one such as Europe/Berlin")
+        ) from None
+    return text
+
+
+def _media_type(value: object) -> str:
+    text = _text(value)
+    if not _MEDIA_TYPE.fullmatch(text):
+        raise ValueProblem(f'{text!r} is not a media type; write one such as text/html, or "*/*"')
+    return text.lower()
+
+
+def _header_name(value: object) -> str:
+    text = _text(value)
+    if not _HEADER.fullmatch(text):
+        raise ValueProblem(f"{text[:60]!r} is not the name of a header")
+    if text.lower() in _SECRET_HEADERS:
+        raise ValueProblem(
+            f"{text} may not stand in a job file: no secrets here; the operator's configuration "
+            "is the place for them"
+        )
+    if text.lower() in _OWN_HEADERS:
+        raise ValueProblem(f"{text} is set by fetchd itself")
+    return text
+
+
+def _header_value(value: object) -> str:
+    text = _text(value)
+    if not _HEADER_VALUE.fullmatch(text):
+        raise ValueProblem("a header's value has only printable ASCII characters")
+    if "${" in text:
+        raise ValueProblem("variables are not replaced in headers")
+    return text.strip(" \t")
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else "a mapping" if isinstance(value, Mapping) else "a list"
+
+
+def _native(*types: str, **more: object) -> WithJsonSchema:
+    """What editors see: a scalar may stand there as its native type too."""
+    return WithJsonSchema({"type": [*types] if len(types) > 1 else types[0], **more})
+
+
+def _one_of(members: Iterable[str]) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "enum": list(members)})
+
+
+_DURATION = r"^\s*(\d+(\.\d+)?\s*(ms|s|m|h|d)\s*)+$"
+_SIZE = r"\s*\d+(\.\d+)?\s*(B|[kKMGT]B|[KMGT]iB)?\s*"
+
+Text = Annotated[str, PlainValidator(_text), _native("string", "number", "boolean")]
+Texts = Annotated[
+    list[Text],
+    BeforeValidator(_some),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": ["string", "number", "boolean"]},
+                {"type": "array", "items": {"type": ["string", "number", "boolean"]}},
+            ]
+        }
+    ),
+]
+Lines = Annotated[
+    list[object],
+    PlainValidator(_lines),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}}),
+]
+Name = Annotated[
+    str, PlainValidator(_name), _native("string", "integer", pattern=f"^{NAME.pattern}$")
+]
+Names = Annotated[
+    list[Name],
+    BeforeValidator(_some),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+Variable = Annotated[str, PlainValidator(_variable), _native("string")]
+FileName = Annotated[str, PlainValidator(_filename), _native("string", "number", "boolean")]
+Version = Annotated[int, PlainValidator(_version), WithJsonSchema({"enum": [1, "1"]})]
+Count = Annotated[
+    int, PlainValidator(_count), _native("integer", "string", minimum=1, pattern=r"^[0-9]{1,6}$")
+]
+Duration = Annotated[float, PlainValidator(_duration_s), _native("string", pattern=_DURATION)]
+Size = Annotated[
+    int,
+    PlainValidator(_size_bytes),
+    _native("integer", "string", minimum=0, pattern=f"^{_SIZE}$"),
+]
+Range = Annotated[
+    SizeRange,
+    PlainValidator(_size_range),
+    _native("integer", "string", minimum=0, pattern=f"^({_SIZE})?(\\.\\.)?({_SIZE})?$"),
+]
+Stall = Annotated[
+    tuple[float, int | None],
+    PlainValidator(_stall),
+    _native("string", pattern=f"{_DURATION[:-1]}(@{_SIZE}/\\s*s\\s*)?$"),
+]
+HeaderName = Annotated[str, PlainValidator(_header_name), _native("string")]
+HeaderValue = Annotated[str, PlainValidator(_header_value), _native("string", "number", "boolean")]
+
+
+class _Keys(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RetryKeys(_Keys):
+    attempts: Count | None = None
+    """Rounds over all sources of a file before it fails."""
+    delay: Duration | None = None
+    """Wait before the second attempt; doubled each time, with jitter."""
+    max_delay: Duration | None = None
+    """The wait grows no longer than this."""
+
+
+class TimeoutKeys(_Keys):
+    connect: Duration | None = None
+    """For name, TCP and TLS together."""
+    stall: Stall | None = None
+    """Give up when so little arrives for so long: 30s, or 30s@10KiB/s."""
+    attempt: Duration | None = None
+    """For one attempt as a whole; none by default."""
+
+
+class LimitKeys(_Keys):
+    concurrency: Count | None = None
+    """Files of this job under way at once."""
+    file: Size | None = None
+    """The largest file; more fails."""
+    total: Size | None = None
+    """The bytes of all files together."""
+
+
+class ExpectKeys(_Keys):
+    type: Annotated[str, PlainValidator(_media_type), _native("string")] | None = None
+    """The media type that has to arrive; "*/*" for any, HTML pages too."""
+
+
+class TaskKeys(_Keys):
+    """What says how files are fetched; at the top of a file it holds for every task."""
+
+    model_config = ConfigDict(json_schema_extra={"patternProperties": {"^x-": {}}})
+
+    url: Text | None = None
+    """What to fetch: absolute, or relative to `base`."""
+    urls: Lines | None = None
+    """Several files, each a line: URL [filename] [algorithm:hex]."""
+    base: Texts | None = None
+    """Where relative URLs begin; further ones are mirrors."""
+    root: Text | None = None
+    """The download root, by its name in the configuration."""
+    dest: Text | None = None
+    """The folder below the root."""
+    filename: FileName | None = None
+    """The file's name below `dest`; by default the URL's last segment."""
+    checksum: Texts | None = None
+    """algorithm:hex, or several that must all hold."""
+    size: Range | None = None
+    """The size that the file must have: exact, A..B, A.. or ..B."""
+    verify: Annotated[Verify, PlainValidator(_verify), _one_of(Verify)] | None = None
+    """The least that is asked of a file before it counts as whole."""
+    expect: ExpectKeys | None = None
+    """What has to arrive."""
+    if_exists: Annotated[IfExists, PlainValidator(_if_exists), _one_of(IfExists)] | None = None
+    """What to do about a file that is there already."""
+    headers: dict[HeaderName, HeaderValue] | None = None
+    """Sent with each request to the task's own origins."""
+    retry: RetryKeys | None = None
+    """When to try again."""
+    timeout: TimeoutKeys | None = None
+    """When to give up waiting."""
+
+
+class TaskEntry(TaskKeys):
+    """One entry of `tasks`."""
+
+    needs: Names | None = None
+    """Tasks that must have succeeded first; ${needs.x.path} implies it."""
+
+
+class JobFile(TaskKeys):
+    """A job file of version 1."""
+
+    version: Version | None = None
+    """Version of the job file's form."""
+    name: Name | None = None
+    """The job's identity; by default the file's name without its ending."""
+    description: Text | None = None
+    """For people."""
+    priority: (
+        Annotated[
+            Priority,
+            PlainValidator(_priority),
+            _one_of(member.name.lower() for member in Priority),
+        ]
+        | None
+    ) = None
+    """Which job's files go first."""
+    timezone: Annotated[str, PlainValidator(_timezone), _native("string")] | None = None
+    """In which `run.date` is meant; by default the machine's."""
+    vars: dict[Variable, Text] | None = None
+    """Texts to be used as ${name}."""
+    limits: LimitKeys | None = None
+    """What the job may use; never more than the configuration allows."""
+    tasks: dict[Name, TaskEntry | None] | None = None
+    """Several tasks by their names; without it the file is one task."""
+
+
+_REF = "#/definitions/{model}"
+
+
+class _Draft7(GenerateJsonSchema):
+    """JSON Schema of 2018, the newest that the editors' YAML plug-ins know."""
+
+    schema_dialect = "http://json-schema.org/draft-07/schema#"
+
+    def generate(self, schema: Any, mode: Any = "validation") -> JsonSchemaValue:
+        generated = super().generate(schema, mode)
+        generated["definitions"] = generated.pop("$defs")
+        return {"$schema": self.schema_dialect, **_tidy(generated)}
+
+
+def _tidy(schema: Any) -> Any:
+    """Return the schema without the titles and null defaults that nobody wrote."""
+    if isinstance(schema, list):
+        return [_tidy(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: {name: _tidy(part) for name, part in value.items()}
+        if key in {"properties", "definitions"}
+        else _tidy(value)
+        for key, value in schema.items()
+        if key not in {"title", "default"}
+    }
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft-07) of a job file, made from the model that reads it."""
+    return JobFile.model_json_schema(ref_template="#/definitions/{model}", schema_generator=_Draft7)

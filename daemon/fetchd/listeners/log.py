@@ -1,0 +1,77 @@
+"""Event -> log line: the one place that gives lines their names and levels.
+
+A line's fields are the event's own; docs/events.md lists them all.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from typing import NamedTuple
+
+from fetchd import events
+from fetchd.events import Event
+from fetchd.logs import get_logger
+
+_DEBUG, _INFO, _WARNING, _ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
+
+
+class Line(NamedTuple):
+    """``name`` is public interface: ``subject.past_participle``, never changed."""
+
+    name: str
+    level: int
+
+
+#: Every event but TaskProgressed, which is only counted.
+LINES: dict[type[Event], Line] = {
+    events.ServiceStarted: Line("service.started", _INFO),
+    events.ServiceStopping: Line("service.stopping", _INFO),
+    events.ServiceStopped: Line("service.stopped", _INFO),
+    events.ServiceFailed: Line("service.failed", _ERROR),
+    events.StatsTaken: Line("stats.snapshot", _INFO),
+    events.ThreadDied: Line("thread.died", _ERROR),
+    events.ThreadStuck: Line("thread.stuck", _ERROR),
+    events.StateRecovered: Line("state.recovered", _INFO),
+    events.JobAccepted: Line("job.accepted", _INFO),
+    events.JobRejected: Line("job.rejected", _WARNING),
+    events.FileIgnored: Line("file.ignored", _WARNING),
+    events.CommandObeyed: Line("command.obeyed", _INFO),
+    events.WatchChanged: Line("watch.changed", _WARNING),
+    events.FolderFailed: Line("folder.failed", _ERROR),
+    events.RunStarted: Line("run.started", _INFO),
+    events.RunExpanded: Line("run.expanded", _INFO),
+    events.RunEnded: Line("run.ended", _INFO),
+    events.TasksAdded: Line("tasks.added", _DEBUG),
+    events.TaskStarted: Line("task.started", _DEBUG),
+    events.TaskVerified: Line("task.verified", _DEBUG),
+    events.TaskRetryScheduled: Line("task.retry_scheduled", _WARNING),
+    events.TaskDeferred: Line("task.deferred", _INFO),
+    events.TaskInterrupted: Line("task.interrupted", _INFO),
+    events.TaskDone: Line("task.done", _INFO),
+    events.TaskFailed: Line("task.failed", _ERROR),
+    events.TasksSkipped: Line("tasks.skipped", _WARNING),
+    events.TasksCancelled: Line("tasks.cancelled", _INFO),
+}
+
+
+class LogListener:
+    """Logs what the configured level lets through; for the rest an event costs one look-up."""
+
+    def __init__(self) -> None:
+        self._logger = get_logger()
+        self._lines = {
+            kind: (line.name, line.level, tuple(field.name for field in fields(kind)))
+            for kind, line in LINES.items()
+            if self._logger.is_enabled_for(line.level)
+        }
+
+    def __call__(self, event: Event) -> None:
+        line = self._lines.get(type(event))
+        if line is None:
+            return
+        name, level, names = line
+        if isinstance(event, events.StatsTaken):
+            self._logger.log(level, name, **event.totals)
+        else:
+            self._logger.log(level, name, **{field: getattr(event, field) for field in names})

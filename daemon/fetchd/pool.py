@@ -1,0 +1,152 @@
+"""A fixed pool of named threads: take, work, settle.
+
+The number of threads never changes. One that an error tore out of its work is replaced, and what
+it worked on is settled as a failure that may be tried again.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Generic
+
+from fetchd import logs
+from fetchd.clock import Clock
+from fetchd.errors import StoreError
+from fetchd.events import Tell, ThreadDied
+from fetchd.model import Attempt, Failure, Fetch, Outcome, Progress, Publish
+from fetchd.ports import A, WorkSource
+from fetchd.threads import Worker
+
+
+class Pool(Generic[A]):
+    """``size`` threads that take up to ``most`` attempts of one kind and settle each of them.
+
+    ``work`` returns an outcome for every attempt it was given, and raises only what nobody
+    foresaw.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        size: int,
+        source: WorkSource,
+        kind: type[A],
+        *,
+        work: Callable[[Sequence[A]], Sequence[tuple[Attempt, Outcome]]],
+        most: int,
+        clock: Clock,
+        tell: Tell,
+    ) -> None:
+        self._source = source
+        self._kind = kind
+        self._work = work
+        self._most = most
+        self._clock = clock
+        self._tell = tell
+        self._here = threading.local()  # .worker: the Worker whose thread this is
+        self._lock = threading.Lock()
+        names = [f"{name}-{index}" for index in range(size)]
+        self._workers = {name: self._worker(name) for name in names}  # guarded by _lock
+        self._stopping = False  # guarded by _lock
+
+    def start(self) -> None:
+        for worker in self.workers():
+            worker.start()
+
+    def stop(self) -> None:
+        """Take nothing more and replace nobody; who waits in ``take`` is sent home by the source.
+
+        Whoever is at work ends it first; a stop before ``start`` is not lost.
+        """
+        with self._lock:
+            self._stopping = True
+        for worker in self.workers():
+            worker.stop()
+
+    def join(self, timeout_s: float) -> int:
+        """Return how many threads have not ended within ``timeout_s`` for all together."""
+        until_s = self._clock.monotonic() + timeout_s
+        return sum(not worker.join(until_s - self._clock.monotonic()) for worker in self.workers())
+
+    def workers(self) -> list[Worker]:
+        with self._lock:
+            return list(self._workers.values())
+
+    def report(self, attempt: Attempt, progress: Progress) -> bool:
+        """Beat for the calling thread, if it is of this pool, and pass the report on.
+
+        Other threads call it too: who watches over a blocked read asks whether it is wanted.
+        """
+        worker: Worker | None = getattr(self._here, "worker", None)
+        if worker is not None:
+            worker.beat()
+        return self._source.report(attempt, progress)
+
+    def _worker(self, name: str) -> Worker:
+        return Worker(name, self._run, self._clock, self._died)
+
+    def _run(self, worker: Worker) -> None:
+        self._here.worker = worker
+        while not worker.stopping:
+            worker.rest()
+            try:
+                attempts = self._source.take(self._kind, self._most)
+                worker.beat()
+                if not attempts:
+                    return
+                self._carry_out(attempts)
+            except StoreError:
+                return  # fatal to the service, which hears of it from the store itself
+
+    def _carry_out(self, attempts: Sequence[A]) -> None:
+        try:
+            with logs.bound(**_context(attempts)):
+                settled = self._work(attempts)
+            self._source.settle(settled)
+        except StoreError:
+            raise
+        except BaseException as exc:
+            self._source.settle(_worker_died(attempts, exc))
+            raise
+
+    def _died(self, worker: Worker, exc: BaseException) -> None:
+        """Put a new thread in the place of a dead one (called on the dying thread)."""
+        with self._lock:
+            replaced = not self._stopping
+            successor = self._worker(worker.name)
+            if replaced:
+                self._workers[worker.name] = successor
+        if replaced:
+            try:
+                successor.start()
+            except RuntimeError:  # the system gives no more threads
+                replaced = False
+        self._tell(
+            ThreadDied(
+                died=worker.name,
+                error=f"{type(exc).__name__}: {exc}",
+                traceback="".join(traceback.format_exception(exc)),
+                replaced=replaced,
+            )
+        )
+
+
+def _worker_died(attempts: Sequence[Attempt], exc: BaseException) -> list[tuple[Attempt, Outcome]]:
+    reason = logs.redact_text(f"{type(exc).__name__}: {exc}")
+    failure = Failure(code="worker_died", reason=reason, transient=True)
+    return [(attempt, failure) for attempt in attempts]
+
+
+def _context(attempts: Sequence[Attempt]) -> dict[str, object]:
+    """Return what log lines of the work shall bear; a group of attempts has nothing in common."""
+    if len(attempts) != 1:
+        return {}
+    (attempt,) = attempts
+    fields: dict[str, object] = {"job": attempt.job.name, "run": attempt.run.id}
+    if isinstance(attempt, Fetch):
+        fields |= {"task": attempt.task.id, "attempt": attempt.number}
+    elif isinstance(attempt, Publish):
+        fields |= {"task": attempt.task.id}
+    return fields

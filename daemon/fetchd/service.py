@@ -1,0 +1,469 @@
+"""The composition root: every implementation is constructed here; start, stop, signals."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import queue
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from fetchd import __version__, disk, events, jobfile, listeners, logs, transports
+from fetchd.clock import Clock, Failpoints, Random, SystemClock
+from fetchd.config import Settings
+from fetchd.engine import Engine
+from fetchd.errors import AttemptError, BusyError, ConfigError, StoreError, UsageError
+from fetchd.expand import expand
+from fetchd.folder import Folder
+from fetchd.model import (
+    Attempt,
+    Expand,
+    Expanded,
+    Failure,
+    Fetch,
+    FileView,
+    Job,
+    Outcome,
+    Publish,
+    Report,
+    RunView,
+    Submit,
+)
+from fetchd.pool import Pool
+from fetchd.stores import SqliteStore
+from fetchd.systemd import Notifier
+from fetchd.threads import Worker
+from fetchd.transfer import Transfer
+
+#: The publisher makes at most this many files visible at a time, with shared syncs.
+PUBLISH_GROUP = 256
+#: A thread that neither made progress nor rested for so long is stuck; systemd is told no more.
+#: Syncing a very large file to a slow disk is the longest legal silence.
+STUCK_AFTER_S = 600.0
+TICK_S = 1.0
+SWEEP_EVERY_S = 3600.0
+EXIT_FINE, EXIT_FAILED, EXIT_STORE = 0, 1, 70
+
+
+class Works:
+    """The parts that both the daemon and ``get`` are made of: engine, pools, disk and wire."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store_path: str | None,
+        tell: events.Tell,
+        clock: Clock,
+        on_store_failure: Callable[[StoreError], None],
+        stop_early: list[Callable[[], None]],
+    ) -> None:
+        self.clock = clock
+        self._tell = tell
+        self._failpoints = Failpoints.from_environment()
+        self.disk = disk.build(
+            {
+                name: disk.RootSpec(path=str(root.path), mode=root.mode, group=root.group)
+                for name, root in settings.roots.items()
+            },
+            failpoints=self._failpoints,
+        )
+        stop_early.append(self.disk.close)
+        self.transports = transports.build(
+            settings.network.allow,
+            proxy=settings.network.proxy,
+            ca=None if settings.network.ca is None else str(settings.network.ca),
+            redirects=settings.network.redirects,
+            workers=settings.workers,
+            clock=clock,
+        )
+        stop_early.append(self.transports.close)
+        self.store = SqliteStore(store_path, clock, on_store_failure)
+        stop_early.append(self.store.close)
+        self.engine = Engine(
+            self.store,
+            expand,
+            tell,
+            clock,
+            Random(),
+            connections_per_origin=settings.limits.connections_per_origin,
+            poison=settings.retry.poison,
+        )
+        self.fetchers = Pool(
+            "fetcher",
+            settings.workers,
+            self.engine,
+            Fetch,
+            work=self._fetch,
+            most=1,
+            clock=clock,
+            tell=tell,
+        )
+        self._transfer = Transfer(
+            self.disk,
+            self.transports,
+            report=self.fetchers.report,
+            clock=clock,
+            failpoints=self._failpoints,
+            reserve_bytes=settings.disk.reserve_bytes,
+        )
+        self.finishers = Pool(
+            "finisher",
+            settings.finishers,
+            self.engine,
+            Expand,
+            work=self._expand,
+            most=1,
+            clock=clock,
+            tell=tell,
+        )
+        self.publisher = Pool(
+            "publisher",
+            1,
+            self.engine,
+            Publish,
+            work=self._publish,
+            most=PUBLISH_GROUP,
+            clock=clock,
+            tell=tell,
+        )
+        self.failpoints = self._failpoints
+
+    def recover(self) -> None:
+        """Go on with what the last life left; to be called before ``start``."""
+        leftovers = self.disk.leftovers()
+        found = self.engine.recover({(p.root, p.path): p.durable_bytes for p in leftovers})
+        swept = self.sweep()
+        runs, running, publishing = found
+        if runs or swept:
+            self._tell(
+                events.StateRecovered(
+                    runs=runs, running=running, publishing=publishing, parts_swept=swept
+                )
+            )
+
+    def start(self) -> None:
+        for pool in (self.publisher, self.finishers, self.fetchers):
+            pool.start()
+
+    def stop(self, grace_s: float) -> int:
+        """Stop in the order of the flow, within about ``grace_s``; returns threads left running.
+
+        Fetchers first (they leave at the next buffer), then finishers; the publisher ends when
+        all that was verified is published; the store last, so that every outcome is recorded.
+        """
+        until_s = self.clock.monotonic() + grace_s
+        self.engine.stop()
+        left = 0
+        for pool in (self.fetchers, self.finishers):
+            pool.stop()
+            left += pool.join(max(0.1, until_s - self.clock.monotonic()))
+        try:
+            self.engine.finish_publishing()
+            left += self.publisher.join(max(1.0, until_s - self.clock.monotonic()))
+        except StoreError:
+            left += 1
+        self.transports.close()
+        self.store.close()
+        self.disk.close()
+        return left
+
+    def sweep(self) -> int:
+        """Remove parts that nobody needs; returns how many."""
+        return sum(
+            self.disk.sweep(leftover)
+            for leftover in self.disk.leftovers()
+            if not self.engine.needs_part(
+                leftover.root, leftover.path, self.clock.wall() - leftover.modified_at_s
+            )
+        )
+
+    def threads(self) -> list[Worker]:
+        pools = (self.fetchers, self.finishers, self.publisher)
+        return [*(w for pool in pools for w in pool.workers()), *self.transports.threads()]
+
+    def _fetch(self, attempts: Sequence[Fetch]) -> list[tuple[Fetch, Outcome]]:
+        self._failpoints.pass_by("fetch.started")
+        settled = [(attempt, self._transfer(attempt)) for attempt in attempts]
+        self._failpoints.pass_by("fetch.ended")
+        return settled
+
+    def _expand(self, attempts: Sequence[Expand]) -> list[tuple[Expand, Outcome]]:
+        settled: list[tuple[Expand, Outcome]] = []
+        for attempt in attempts:
+            try:
+                batch = expand(attempt.job, attempt.group, attempt.run, attempt.position)
+            except AttemptError as exc:
+                outcome: Outcome = Failure(
+                    code=exc.code, reason=exc.reason, transient=exc.transient
+                )
+            else:
+                outcome = Expanded(batch=batch)
+            settled.append((attempt, outcome))
+            if attempt.position is not None:
+                self._failpoints.pass_by("expand.second_batch")
+        return settled
+
+    def _publish(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
+        self._failpoints.pass_by("publish.intended")
+        settled = self.disk.publish(attempts)
+        self._failpoints.pass_by("publish.visible")
+        return settled
+
+
+class Daemon:
+    """The whole service, on one set of settings. All methods run on the main thread."""
+
+    def __init__(self, settings: Settings, *, once: bool) -> None:
+        self._settings = settings
+        self._once = once
+        self._clock = SystemClock()
+        self._inbox: queue.SimpleQueue[str | StoreError] = queue.SimpleQueue()
+        self._began_s = self._clock.monotonic()
+        self._began_at_s = self._clock.wall()
+        self._all_well = True
+        self._stats = listeners.Stats(self._clock)
+        self._notifier = Notifier()
+        self._stuck: set[str] = set()
+        self._shown = ""
+
+    def run(self) -> int:
+        """Run until a signal, or with ``once`` until the folder is worked off."""
+        settings = self._settings
+        writer = logs.configure(settings.log.level, settings.log.format, settings.log.file)
+        try:
+            with _locked(settings.state / "lock"), _locked(settings.jobs / ".fetchd.lock"):
+                return self._live()
+        finally:
+            writer.close(2.0)
+
+    def _live(self) -> int:
+        settings = self._settings
+        self._tell = listeners.fan_out(
+            [listeners.LogListener(), self._stats, self._note], listeners.log_failure
+        )
+        undo: list[Callable[[], None]] = []
+        try:
+            self._works = Works(
+                settings,
+                str(settings.state / "fetchd.db"),
+                self._tell,
+                self._clock,
+                self._inbox.put,
+                undo,
+            )
+            self._folder = Folder(
+                settings.jobs,
+                max_job_bytes=settings.intake.max_job_bytes,
+                require_end_marker=settings.intake.require_end_marker,
+                rescan_s=settings.intake.rescan_s,
+                read_job=lambda data, file: jobfile.load(data, file, settings),
+                read_list=lambda file, path, digest: jobfile.list_job(file, path, digest, settings),
+                commands=self._works.engine,
+                store=self._works.store,
+                tell=self._tell,
+                clock=self._clock,
+                failpoints=self._works.failpoints,
+            )
+        except BaseException:
+            for step in reversed(undo):
+                step()
+            raise
+        self._notifier.status("checking state")
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            # A handler may only queue: anything that takes a lock could deadlock with main.
+            signal.signal(number, lambda number, _: self._inbox.put(signal.Signals(number).name))
+        self._works.recover()
+        self._works.start()
+        self._folder.start()
+        self._tell(
+            events.ServiceStarted(
+                version=__version__,
+                workers=settings.workers,
+                jobs=str(settings.jobs),
+                roots={name: str(root.path) for name, root in settings.roots.items()},
+                state=str(settings.state),
+            )
+        )
+        self._notifier.ready()
+        cause = self._watch()
+        return self._stop(cause)
+
+    def _watch(self) -> str | StoreError:
+        """Look after everything once a second; returns why the service is to end."""
+        settings, works = self._settings, self._works
+        next_stats_s = self._began_s + settings.stats_every_s
+        next_sweep_s = self._began_s + SWEEP_EVERY_S
+        while True:
+            try:
+                said = self._inbox.get(timeout=0.05 if self._once else TICK_S)
+            except queue.Empty:
+                pass
+            else:
+                if said == "SIGHUP":
+                    self._folder.hint()
+                elif said != "wake":
+                    return said
+            now_s = self._clock.monotonic()
+            works.engine.tick()
+            self._show_status()
+            self._feed_watchdog()
+            if works.engine.sweep_due() or now_s >= next_sweep_s:
+                works.sweep()
+                next_sweep_s = now_s + SWEEP_EVERY_S
+            if now_s >= next_stats_s:
+                self._tell(events.StatsTaken(totals=self._stats.snapshot()))
+                next_stats_s = now_s + settings.stats_every_s
+            if self._once and works.engine.idle() and self._folder.idle():
+                return "once"
+
+    def _stop(self, cause: str | StoreError) -> int:
+        self._notifier.stopping()
+        if isinstance(cause, StoreError):
+            self._tell(events.ServiceFailed(reason=str(cause)))
+        self._tell(events.ServiceStopping(cause=str(cause)))
+        began_s = self._clock.monotonic()
+        self._folder.stop()
+        self._folder.join(2.0)
+        left = self._works.stop(self._settings.stop_grace_s)
+        self._show_status()
+        self._tell(events.StatsTaken(totals=self._stats.snapshot()))
+        self._tell(
+            events.ServiceStopped(elapsed_s=self._clock.monotonic() - began_s, left_running=left)
+        )
+        if isinstance(cause, StoreError):
+            return EXIT_STORE
+        return EXIT_FAILED if self._once and not self._all_well else EXIT_FINE
+
+    def _note(self, event: events.Event) -> None:
+        """Listen for what the service itself acts upon: hints only, nothing depends on them."""
+        if isinstance(event, events.RunEnded):
+            self._all_well = self._all_well and event.state == "succeeded"
+            self._folder.hint()
+        elif isinstance(event, events.JobRejected):
+            self._all_well = False
+
+    def _feed_watchdog(self) -> None:
+        stuck = {w.name for w in self._threads() if w.age_s() > STUCK_AFTER_S or not w.alive()}
+        for worker in self._threads():
+            if worker.name in stuck - self._stuck:
+                self._tell(events.ThreadStuck(stuck=worker.name, age_s=worker.age_s()))
+        self._stuck = stuck
+        if not stuck:
+            self._notifier.watchdog()
+
+    def _threads(self) -> list[Worker]:
+        return [*self._works.threads(), *self._folder.threads()]
+
+    def _show_status(self) -> None:
+        """Replace ``status.json`` if anything changed; losing it would harm nobody."""
+        report = asdict(self._works.engine.view())
+        stats = dict(self._stats.snapshot())
+        body = json.dumps({"report": report, "stats": stats}, default=str)
+        if body == self._shown:
+            return
+        self._shown = body
+        whole = {
+            "pid": os.getpid(),
+            "version": __version__,
+            "started_at": self._began_at_s,
+            "updated_at": self._clock.wall(),
+            "stats": stats,
+            "report": report,
+        }
+        path = self._settings.state / "status.json"
+        beside = path.with_suffix(".tmp")
+        try:
+            beside.write_text(json.dumps(whole, default=str))
+            beside.replace(path)
+        except OSError as exc:
+            self._shown = ""
+            self._tell(
+                events.FolderFailed(file=str(path), action="write the status", error=str(exc))
+            )
+        running = report["transfers"]
+        self._notifier.status(f"{len(running)} transfers, {stats.get('queued', 0)} tasks queued")
+
+
+def run_daemon(settings: Settings, *, once: bool) -> int:
+    """Run the daemon on this thread; returns its exit code.
+
+    Raises ConfigError, BusyError (another daemon has the state or the folder), StoreError.
+    """
+    for folder, key in ((settings.state, "state"), (settings.jobs, "jobs")):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ConfigError(
+                f"{key}: the folder {folder} cannot be made: {exc.strerror}"
+            ) from None
+    return Daemon(settings, once=once).run()
+
+
+def get(
+    settings: Settings, jobs: Sequence[Job], on_report: Callable[[Report], None]
+) -> list[tuple[RunView, list[FileView]]]:
+    """Run jobs here and now, without daemon, folder or lasting state; returns how they ended.
+
+    ``on_report`` is called about five times a second on the calling thread. KeyboardInterrupt
+    stops the work and passes on; parts stay where they are for the next call.
+    """
+    clock = SystemClock()
+    failures: list[StoreError] = []
+    tell = listeners.fan_out([listeners.LogListener()], listeners.log_failure)
+    undo: list[Callable[[], None]] = []
+    try:
+        works = Works(settings, None, tell, clock, failures.append, undo)
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
+    works.start()
+    try:
+        runs = []
+        for job in jobs:
+            answer = works.engine.obey(Submit(job=job, raw=b"", file=""))
+            if answer.run is None:
+                raise UsageError(f"job {job.name}: {answer.reason}")
+            runs.append(answer.run)
+        while not works.engine.idle():
+            if failures:
+                raise failures[0]
+            works.engine.tick()
+            on_report(works.engine.view())
+            time.sleep(0.2)
+        on_report(works.engine.view())
+        ended = []
+        for run in runs:
+            view = works.store.run_view(run)
+            assert view is not None
+            ended.append((view, list(works.store.files(run))))
+        return ended
+    finally:
+        works.stop(settings.stop_grace_s)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; it ends with the process, however that ends."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be written: {exc.strerror}") from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise BusyError(
+                f"{path.parent}: another fetchd (process {holder}) works there; stop it first"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,558 @@
+"""One attempt: from what stands on the disk and what the origin sends to a verified part."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import replace
+
+from fetchd.clock import Clock, Failpoints
+from fetchd.digests import Digest, Hashes
+from fetchd.errors import AttemptError, NotWanted
+from fetchd.model import (
+    Attempt,
+    Deferred,
+    Failure,
+    Fetch,
+    Fetched,
+    FileRecord,
+    IfExists,
+    Intent,
+    Interrupted,
+    Outcome,
+    Progress,
+    UpToDate,
+    Validator,
+    Verify,
+)
+from fetchd.ports import (
+    Disk,
+    Existing,
+    Part,
+    PartBusy,
+    PartJournal,
+    RangeRefused,
+    Request,
+    Stream,
+    Transport,
+)
+from fetchd.transfer.resume import WHOLE, Plan, date_of, is_strong, plan
+from fetchd.transfer.verify import (
+    SNIFF_BYTES,
+    check_digests,
+    check_size,
+    check_start,
+    check_type,
+    grade,
+)
+
+CHECKPOINT_BYTES = 64 * 1024 * 1024
+CHECKPOINT_S = 5.0
+
+_BUFFER_BYTES = 1024 * 1024
+_REPORT_S = 0.25
+_DISK_FULL_DELAY_S = 30.0
+_BUSY_DELAY_S = 5.0
+#: With these the bytes that an attempt has written are of no use to the next one.
+_WORTHLESS = {"checksum_mismatch", "bad_size", "too_large"}
+
+
+class Transfer:
+    """Works on attempts of stage fetch. Any number of threads, each with a buffer of its own.
+
+    ``transport`` opens URLs of every scheme; ``report`` is ``WorkSource.report``;
+    ``reserve_bytes`` of each file system are never filled.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        transport: Transport,
+        report: Callable[[Attempt, Progress], bool],
+        clock: Clock,
+        failpoints: Failpoints,
+        reserve_bytes: int,
+    ) -> None:
+        self.disk = disk
+        self.transport = transport
+        self.report = report
+        self.clock = clock
+        self.failpoints = failpoints
+        self.reserve_bytes = reserve_bytes
+        self._local = threading.local()
+
+    def __call__(self, attempt: Fetch) -> Outcome:
+        """Carry one attempt out. Exceptions that are not the attempt's own pass up."""
+        work = _Fetch(self, attempt)
+        try:
+            return work.run()
+        except NotWanted:
+            return Interrupted()
+        except PartBusy as exc:
+            return Deferred(reason="same_dest", detail=str(exc), delay_s=_BUSY_DELAY_S)
+        except AttemptError as exc:
+            if exc.code == "disk_full":
+                return Deferred(reason="disk", detail=exc.reason, delay_s=_DISK_FULL_DELAY_S)
+            return Failure(
+                code=exc.code,
+                reason=exc.reason,
+                transient=exc.transient,
+                retry_after_s=exc.retry_after_s,
+                progressed=work.progressed,
+            )
+
+    @property
+    def buffer(self) -> memoryview:
+        """The calling thread's buffer, used again by each of its attempts."""
+        buffer: memoryview | None = getattr(self._local, "buffer", None)
+        if buffer is None:
+            buffer = self._local.buffer = memoryview(bytearray(_BUFFER_BYTES))
+        return buffer
+
+
+class _Fetch:
+    """The attempt under way. One thread.
+
+    A method that meets the end of the attempt returns its Outcome; None means: go on.
+    """
+
+    _part: Part  # from open_part on
+    _journal: PartJournal  # what a checkpoint says, but for the length; from _receive on
+    _resumable: bool
+
+    def __init__(self, transfer: Transfer, attempt: Fetch) -> None:
+        self.progressed = False
+        self._transfer = transfer
+        self._attempt = attempt
+        self._clock = transfer.clock
+        self._buffer = transfer.buffer
+        self._rules = attempt.group.rules
+        self._path = attempt.task.spec.path
+        self._wanted = attempt.task.spec.digests
+        self._hashes = self._new_hashes()
+        self._began_s = self._reported_s = self._clock.monotonic()
+        attempt_s = self._rules.timeouts.attempt_s
+        self._deadline_s = None if attempt_s is None else self._began_s + attempt_s
+        self._unless: Validator | None = None
+        self._total_bytes: int | None = None
+        self._resumed_from_bytes = 0
+        self._received_bytes = 0
+        self._wrote = False  # the part holds bytes of this attempt
+        self._marked_bytes = 0  # the part's length at the last checkpoint, or when one was due
+        self._marked_s = self._began_s
+        self._window_s = 0.0
+        self._window_bytes = 0
+
+    def run(self) -> Outcome:
+        if self._rules.verify is Verify.DIGEST and not self._wanted:
+            raise AttemptError(
+                "expectation_failed",
+                "`verify: digest` asks for a checksum and the job gives none for this file",
+            )
+        disk = self._transfer.disk
+        standing = disk.existing(self._rules.root, self._path)
+        if standing is not None and (outcome := self._consider(standing)):
+            return outcome
+        with disk.open_part(self._rules.root, self._path) as part:
+            self._part = part
+            began_bytes = self._durable_bytes
+            try:
+                return self._fetch()
+            except (AttemptError, NotWanted) as exc:
+                self._leave(exc)
+                self.progressed = self._durable_bytes > began_bytes
+                raise
+
+    # ------------------------------------------------------------ what stands there already
+
+    def _consider(self, standing: Existing) -> Outcome | None:
+        """Apply ``if_exists`` to what has the destination."""
+        match self._rules.if_exists:
+            case IfExists.SKIP:
+                return UpToDate(
+                    size_bytes=standing.size_bytes, verified=Verify.NONE, digests=(), how="present"
+                )
+            case IfExists.FAIL:
+                raise AttemptError(
+                    "exists", "the file exists and `if_exists: fail` forbids to replace it"
+                )
+            case IfExists.OVERWRITE:
+                return None
+            case IfExists.UPDATE:
+                # A link is not the file that was asked for; its name is taken over.
+                return None if standing.link else self._consider_update(standing)
+
+    def _consider_update(self, standing: Existing) -> Outcome | None:
+        previous = self._attempt.previous
+        if previous is not None and not _is_same(previous, standing):
+            previous = None
+        if self._wanted:
+            if previous and self._algorithms <= {digest.algorithm for digest in previous.digests}:
+                found = previous.digests
+            else:
+                found = self._hash_standing(standing)
+            if not set(self._wanted) <= set(found):
+                return None
+            return UpToDate(
+                size_bytes=standing.size_bytes,
+                verified=Verify.DIGEST,
+                digests=self._wanted,
+                how="digest",
+            )
+        if (
+            previous
+            and previous.url == self._attempt.source
+            and _says_something(previous.validator)
+        ):
+            self._unless = previous.validator
+        return None
+
+    def _hash_standing(self, standing: Existing) -> tuple[Digest, ...]:
+        hashes, hashed_bytes = self._new_hashes(), 0
+        with self._transfer.disk.read_existing(self._rules.root, self._path) as slices:
+            for piece in slices:
+                hashes.update(piece)
+                hashed_bytes += len(piece)
+                self._tell_hashed(hashed_bytes, standing.size_bytes)
+        return hashes.digests()
+
+    # ------------------------------------------------------------ asking
+
+    def _fetch(self) -> Outcome:
+        part = self._part
+        asked = plan(part.journal, self._attempt.source, digest_decides=bool(self._wanted))
+        complete = part.journal is not None and part.journal.total == part.size_bytes
+        if self._wanted and part.size_bytes and (asked.start or complete):
+            # Before connecting: no origin waits patiently while gigabytes are read.
+            self._hash_part()
+            if complete and self._digests_hold():
+                return self._use_kept()
+            if complete:
+                asked = WHOLE
+        while True:
+            try:
+                stream = self._open(asked)
+            except RangeRefused as refused:
+                if not asked.start:
+                    raise AttemptError(
+                        "bad_status", "status 416 to a request for the whole file"
+                    ) from None
+                if self._wanted and refused.total == part.size_bytes and self._digests_hold():
+                    return self._use_kept()
+                asked = WHOLE  # the file has become shorter, or is another one
+                continue
+            with closing(stream):
+                if stream.not_modified:
+                    return self._not_modified()
+                instead = self._judge(asked, stream)
+                if instead is None:
+                    return self._receive(asked, stream)
+                asked = instead
+
+    def _open(self, asked: Plan) -> Stream:
+        timeouts = self._rules.timeouts
+        request = Request(
+            url=self._attempt.source,
+            start=asked.start,
+            if_range=asked.if_range,
+            unless=None if asked.start else self._unless,
+            headers=self._rules.headers,
+            connect_s=timeouts.connect_s,
+            stall_s=timeouts.stall_s,
+            deadline_s=self._deadline_s,
+        )
+        return self._transfer.transport.open(request, self._is_wanted)
+
+    def _not_modified(self) -> Outcome:
+        previous = self._attempt.previous
+        if self._unless is None or previous is None:
+            raise AttemptError("bad_response", "status 304 to a request without a condition")
+        self._part.discard()
+        verified = Verify.DIGEST if previous.digests else Verify.LENGTH
+        return UpToDate(
+            size_bytes=previous.size_bytes,
+            verified=Verify.NONE if self._rules.verify is Verify.NONE else verified,
+            digests=previous.digests,
+            how="not_modified",
+        )
+
+    def _judge(self, asked: Plan, stream: Stream) -> Plan | None:
+        """Return None when the answer's body is to be used, else what to ask instead."""
+        if stream.start not in {0, asked.start}:
+            raise AttemptError(
+                "bad_response", f"asked for bytes from {asked.start}, got them from {stream.start}"
+            )
+        if stream.start == 0:
+            return asked.instead  # None: the whole file, asked for or not, is good
+        assert self._part.journal is not None
+        if asked.agrees(self._part.journal, stream) and self._overlaps(asked, stream):
+            return None
+        return WHOLE
+
+    def _overlaps(self, asked: Plan, stream: Stream) -> bool:
+        """Compare the first bytes to come with the end of the part."""
+        kept = memoryview(bytearray(asked.overlap_bytes))
+        at = asked.start
+        while at < asked.kept_bytes:
+            got = self._read(stream, self._buffer[: asked.kept_bytes - at])
+            if got == 0:
+                raise AttemptError("short_body", f"the body ended at byte {at}, within the overlap")
+            compared = 0
+            while compared < got:
+                read = self._part.readinto(kept[: got - compared], at + compared)
+                if read == 0 or kept[:read] != self._buffer[compared : compared + read]:
+                    return False
+                compared += read
+            at += got
+        return True
+
+    # ------------------------------------------------------------ receiving
+
+    def _receive(self, asked: Plan, stream: Stream) -> Outcome:
+        """Write the body behind what is kept of the part and verify the whole."""
+        part = self._part
+        self._total_bytes = stream.total
+        verified = self._check_head(stream)
+        vouched = stream.validator
+        got = 0
+        if stream.start == 0:
+            got = self._read_start(stream)
+            check_start(self._path, self._rules, self._buffer[:got])
+            part.truncate()
+            self._hashes = self._new_hashes()
+        else:
+            self._resumed_from_bytes = part.size_bytes
+            # A condition that held vouches for all bytes by the validator of the first ones. An
+            # overlap vouches for none: only the digest can, and no later attempt may forget it.
+            assert part.journal is not None
+            vouched = part.journal.validator if asked.if_range else Validator()
+        self._journal = PartJournal(
+            url=self._attempt.source,
+            final_url=stream.final_url,
+            total=stream.total,
+            validator=vouched,
+            durable_bytes=0,
+        )
+        self._resumable = bool(self._wanted) or is_strong(vouched)
+        self._marked_bytes = part.size_bytes
+        while True:
+            if got:
+                self._keep(self._buffer[:got])
+            got = self._read(stream, self._buffer)
+            if got == 0:
+                break
+        if stream.total is not None and part.size_bytes < stream.total:
+            raise AttemptError(
+                "short_body", f"the body ended at byte {part.size_bytes} of {stream.total}"
+            )
+        check_size(self._rules, part.size_bytes)
+        check_digests(self._wanted, self._hashes.digests())
+        self._tell(self._progress())
+        said = stream.validator if _says_something(stream.validator) else vouched
+        return self._fetched(self._attempt.source, stream.final_url, said, verified)
+
+    def _check_head(self, stream: Stream) -> Verify:
+        """Refuse what can be refused before a byte is kept; return what the body will prove."""
+        check_type(self._path, self._rules, stream.content_type)
+        delimited = stream.total is not None or stream.framed
+        verified = grade(self._rules, self._wanted, delimited=delimited)
+        if stream.total is not None:
+            check_size(self._rules, stream.total)
+            self._check_limits(stream.total)
+        missing_bytes = (stream.total or 0) - self._part.size_bytes
+        if missing_bytes > 0 or stream.total is None:
+            self._check_space(max(0, missing_bytes))
+        return verified
+
+    def _read_start(self, stream: Stream) -> int:
+        """Fill the buffer with the first bytes, as many as their type can be told from."""
+        got = 0
+        while got < SNIFF_BYTES:
+            more = self._read(stream, self._buffer[got:])
+            if more == 0:
+                break
+            got += more
+        return got
+
+    def _read(self, stream: Stream, buffer: memoryview) -> int:
+        """Read once and watch the clock: speed, deadline, report; 0 at the end of the body."""
+        before_s = self._clock.monotonic()
+        got = stream.readinto(buffer)
+        now_s = self._clock.monotonic()
+        self._received_bytes += got
+        if got:
+            self._check_speed(got, now_s - before_s)
+            if self._deadline_s is not None and now_s > self._deadline_s:
+                limit_s = self._rules.timeouts.attempt_s
+                raise AttemptError("deadline", f"the attempt took longer than {limit_s:g} s")
+        if now_s - self._reported_s >= _REPORT_S:
+            self._tell(self._progress())
+        return got
+
+    def _keep(self, data: memoryview) -> None:
+        part = self._part
+        size_bytes = part.size_bytes + len(data)
+        if self._total_bytes is not None and size_bytes > self._total_bytes:
+            raise AttemptError("bad_length", f"more bytes came than the {self._total_bytes} told")
+        self._check_limits(size_bytes)
+        size = self._rules.size
+        if size is not None and size.most_bytes is not None and size_bytes > size.most_bytes:
+            raise AttemptError("bad_size", f"more bytes came than `size` allows ({size})")
+        self._wrote = True
+        part.write(data)
+        self._hashes.update(data)
+        self._transfer.failpoints.pass_by("transfer.received")
+        due = size_bytes - self._marked_bytes >= CHECKPOINT_BYTES
+        if due or self._clock.monotonic() - self._marked_s >= CHECKPOINT_S:
+            if self._resumable:
+                self._checkpoint()
+            self._check_space(0)
+            self._marked_bytes = size_bytes
+            self._marked_s = self._clock.monotonic()
+
+    def _check_limits(self, size_bytes: int) -> None:
+        limits = (
+            ("limits.file", self._rules.max_bytes),
+            ("limits.total", self._attempt.budget_bytes),
+        )
+        for name, most_bytes in limits:
+            if most_bytes is not None and size_bytes > most_bytes:
+                raise AttemptError(
+                    "too_large", f"{size_bytes} bytes are more than {name} leaves ({most_bytes})"
+                )
+
+    def _check_speed(self, got: int, waited_s: float) -> None:
+        """Only waiting for the origin counts: a slow disk is not a slow origin."""
+        timeouts = self._rules.timeouts
+        self._window_s += waited_s
+        self._window_bytes += got
+        if self._window_s < timeouts.stall_s:
+            return
+        if self._window_bytes < timeouts.stall_s * timeouts.stall_bytes_per_s:
+            raise AttemptError(
+                "too_slow",
+                f"{self._window_bytes} bytes in {self._window_s:.1f} s are fewer than "
+                f"timeout.stall asks for ({timeouts.stall_bytes_per_s} B/s)",
+            )
+        self._window_s, self._window_bytes = 0.0, 0
+
+    def _check_space(self, missing_bytes: int) -> None:
+        free_bytes = self._part.free_bytes()
+        if free_bytes - self._transfer.reserve_bytes < missing_bytes:
+            raise AttemptError(
+                "disk_full",
+                f"{missing_bytes} bytes are missing, {free_bytes} are free and "
+                f"{self._transfer.reserve_bytes} of them reserved (disk.reserve)",
+            )
+
+    # ------------------------------------------------------------ the part
+
+    @property
+    def _durable_bytes(self) -> int:
+        return self._part.journal.durable_bytes if self._part.journal else 0
+
+    @property
+    def _algorithms(self) -> set[str]:
+        return {digest.algorithm for digest in self._wanted}
+
+    def _new_hashes(self) -> Hashes:
+        return Hashes(self._algorithms)
+
+    def _hash_part(self) -> None:
+        offset = 0
+        while offset < self._part.size_bytes:
+            read = self._part.readinto(self._buffer[: self._part.size_bytes - offset], offset)
+            if read == 0:
+                raise AttemptError("disk_error", f"the part cannot be read behind byte {offset}")
+            self._hashes.update(self._buffer[:read])
+            offset += read
+            self._tell_hashed(offset, self._part.size_bytes)
+
+    def _digests_hold(self) -> bool:
+        return set(self._wanted) <= set(self._hashes.digests())
+
+    def _use_kept(self) -> Outcome:
+        """The part is the whole file already, by its digest."""
+        part = self._part
+        assert part.journal is not None
+        self._check_limits(part.size_bytes)
+        check_size(self._rules, part.size_bytes)
+        self._resumed_from_bytes = part.size_bytes
+        journal = part.journal
+        return self._fetched(journal.url, journal.final_url, journal.validator, Verify.DIGEST)
+
+    def _checkpoint(self) -> None:
+        self._part.checkpoint(replace(self._journal, durable_bytes=self._part.size_bytes))
+        self._transfer.failpoints.pass_by("transfer.checkpointed")
+
+    def _leave(self, exc: AttemptError | NotWanted) -> None:
+        """Keep what a later attempt can use, remove what it cannot; the first error stands."""
+        part = self._part
+        code = exc.code if isinstance(exc, AttemptError) else ""
+        useless = self._wrote and (code in _WORTHLESS or not self._resumable)
+        with suppress(AttemptError):
+            if useless or code == "disk_error" or part.size_bytes == 0:
+                part.discard()
+            elif self._wrote and part.size_bytes > self._durable_bytes:
+                self._checkpoint()
+
+    def _fetched(self, url: str, final_url: str, validator: Validator, verified: Verify) -> Fetched:
+        device, inode = self._part.identity()
+        modified = date_of(validator.last_modified)
+        self._transfer.failpoints.pass_by("transfer.verified")
+        return Fetched(
+            intent=Intent(
+                root=self._rules.root,
+                path=self._path,
+                part=self._part.name,
+                device=device,
+                inode=inode,
+                size_bytes=self._part.size_bytes,
+                verified=verified,
+                digests=self._wanted,
+                clobber=self._rules.if_exists is not IfExists.FAIL,
+                url=url,
+                final_url=final_url,
+                validator=validator,
+                mtime_s=modified.timestamp() if modified else None,
+                resumed_from_bytes=self._resumed_from_bytes,
+                received_bytes=self._received_bytes,
+                elapsed_s=self._clock.monotonic() - self._began_s,
+            )
+        )
+
+    # ------------------------------------------------------------ telling
+
+    def _progress(self) -> Progress:
+        return Progress(
+            received_bytes=self._received_bytes,
+            have_bytes=self._part.size_bytes,
+            total_bytes=self._total_bytes,
+        )
+
+    def _tell(self, progress: Progress) -> None:
+        """Report; raises NotWanted."""
+        self._reported_s = self._clock.monotonic()
+        if not self._transfer.report(self._attempt, progress):
+            raise NotWanted
+
+    def _tell_hashed(self, hashed_bytes: int, size_bytes: int) -> None:
+        if self._clock.monotonic() - self._reported_s >= _REPORT_S:
+            self._tell(Progress(have_bytes=hashed_bytes, total_bytes=size_bytes, verifying=True))
+
+    def _is_wanted(self) -> bool:
+        return self._transfer.report(self._attempt, self._progress())
+
+
+def _is_same(previous: FileRecord, standing: Existing) -> bool:
+    """Tell whether the file still is as it was when it was published."""
+    return (previous.size_bytes, previous.mtime_ns, previous.inode) == (
+        standing.size_bytes,
+        standing.mtime_ns,
+        standing.inode,
+    )
+
+
+def _says_something(validator: Validator) -> bool:
+    return validator.etag is not None or validator.last_modified is not None

@@ -1,0 +1,115 @@
+"""What the bytes of a part are good for: where to go on, on which condition, with which proof."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from fetchd.model import Validator
+from fetchd.ports import PartJournal, Stream
+
+#: How much of the kept end is fetched again and compared where nothing stronger can be had.
+OVERLAP_BYTES = 64 * 1024
+#: From here on a second question by date is cheaper than the bytes it may save.
+WORTH_ASKING_BYTES = 8 * 1024 * 1024
+#: A date is a strong validator only when the origin's clock is this far past it: within the
+#: second of a change there may be two versions (RFC 9110 §8.8.2.2).
+_SETTLED_S = 60.0
+_STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How to ask for a file.
+
+    ``start``: first byte to ask for; ``if_range``: the condition; ``overlap_bytes``: how many of
+    the first bytes to come are in the part already and must be the same; ``instead``: what to ask
+    when the origin answers with the whole file.
+    """
+
+    start: int = 0
+    if_range: str | None = None
+    overlap_bytes: int = 0
+    instead: Plan | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        return self.start + self.overlap_bytes
+
+    def agrees(self, journal: PartJournal, stream: Stream) -> bool:
+        """Tell whether a partial answer belongs to the version that the journal describes.
+
+        The condition alone proves nothing: there are servers that ignore it.
+        """
+        if stream.total is None or stream.total < self.kept_bytes:
+            return False
+        if journal.total is not None and stream.total != journal.total:
+            return False
+        if self.if_range is None:
+            return True  # a digest decides at the end
+        was, now = journal.validator, stream.validator
+        if self.if_range == was.etag and now.etag is not None:
+            return now.etag == was.etag
+        return now.last_modified is None or now.last_modified == was.last_modified
+
+
+WHOLE = Plan()
+
+
+def plan(journal: PartJournal | None, url: str, *, digest_decides: bool) -> Plan:
+    """Decide how to ask ``url`` for the rest of a part with this journal."""
+    if journal is None or journal.durable_bytes == 0:
+        return WHOLE
+    kept_bytes = journal.durable_bytes
+    conditions = _conditions(journal.validator) if journal.url == url else []
+    # Nothing is missing: only an answer that holds bytes shows that it is still that version.
+    overlap_bytes = min(OVERLAP_BYTES, kept_bytes) if kept_bytes == journal.total else 0
+    if conditions:
+        plans: Plan | None = None
+        for condition in reversed(conditions):
+            worth = kept_bytes >= WORTH_ASKING_BYTES
+            plans = Plan(
+                start=kept_bytes - overlap_bytes,
+                if_range=condition,
+                overlap_bytes=overlap_bytes,
+                instead=plans if worth else None,
+            )
+        assert plans is not None
+        return plans if plans.start else WHOLE
+    if digest_decides and kept_bytes > OVERLAP_BYTES:
+        return Plan(start=kept_bytes - OVERLAP_BYTES, overlap_bytes=OVERLAP_BYTES)
+    return WHOLE
+
+
+def is_strong(validator: Validator) -> bool:
+    """Tell whether the validator can prove that two answers are of one version."""
+    return bool(_conditions(validator))
+
+
+def date_of(text: str | None) -> datetime | None:
+    """Return the moment that an HTTP date names, None for none or nonsense."""
+    if text is None:
+        return None
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _conditions(validator: Validator) -> list[str]:
+    """Return what may stand in If-Range, the best first (RFC 9110 §13.1.5: strong ones only)."""
+    conditions = []
+    if validator.etag is not None and _STRONG_ETAG.fullmatch(validator.etag):
+        conditions.append(validator.etag)
+    modified, sent = date_of(validator.last_modified), date_of(validator.date)
+    if (
+        validator.last_modified is not None
+        and modified is not None
+        and sent is not None
+        and (sent - modified).total_seconds() >= _SETTLED_S
+    ):
+        conditions.append(validator.last_modified)
+    return conditions

@@ -1,0 +1,87 @@
+"""What a file must prove: its type, its size, its digests, and that it is all of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from fetchd.digests import Digest
+from fetchd.errors import AttemptError
+from fetchd.model import Rules, Verify
+
+#: How many first bytes are looked at before any is written.
+SNIFF_BYTES = 1024
+
+_HTML_NAMES = (".html", ".htm", ".xhtml", ".shtml")
+_HTML_TYPES = {"text/html", "application/xhtml+xml"}
+_ANY_TYPE = "*/*"
+# The beginnings that only a page has, after what may stand before them (WHATWG MIME Sniffing §7.1);
+# atomic, so that hostile bytes cost no backtracking.
+_HTML_START = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?>\s+|<!--.*?-->|<\?xml[^>]*\?>)*+"
+    rb"<(?:!doctype\s+html|html|head|title|body|script)[\s>/]",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def check_type(path: str, rules: Rules, content_type: str | None) -> None:
+    """Refuse by the announced media type; raises AttemptError."""
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    expected = (rules.expect_type or "").lower()
+    if expected not in {"", _ANY_TYPE, "text/html"} and media_type != expected:
+        found = repr(media_type) if media_type else "no content type"
+        raise AttemptError("expectation_failed", f"expected type {expected!r}, found {found}")
+    if media_type in _HTML_TYPES and not _may_be_html(path, rules):
+        raise AttemptError("unexpected_html", _HTML_REASON.format(f"type {media_type}"))
+
+
+def check_start(path: str, rules: Rules, start: memoryview) -> None:
+    """Refuse by the first bytes, at most ``SNIFF_BYTES``; raises AttemptError."""
+    if not _may_be_html(path, rules) and _HTML_START.match(start[:SNIFF_BYTES]):
+        raise AttemptError("unexpected_html", _HTML_REASON.format("by its first bytes"))
+
+
+def check_size(rules: Rules, size_bytes: int) -> None:
+    """Hold a complete size against the job's ``size``; raises AttemptError."""
+    if rules.size is not None and size_bytes not in rules.size:
+        raise AttemptError(
+            "bad_size", f"the file has {size_bytes} bytes, `size` allows {rules.size}"
+        )
+
+
+def check_digests(wanted: Sequence[Digest], found: Sequence[Digest]) -> None:
+    """All must hold; raises AttemptError."""
+    for digest in wanted:
+        if digest not in found:
+            other = next((str(f) for f in found if f.algorithm == digest.algorithm), "nothing")
+            raise AttemptError("checksum_mismatch", f"expected {digest}, found {other}")
+
+
+def grade(rules: Rules, wanted: Sequence[Digest], *, delimited: bool) -> Verify:
+    """Return what a complete body of this kind proves; raises AttemptError if that is too little.
+
+    ``delimited``: its length or its chunks tell the end from a cut.
+    """
+    if wanted:
+        return Verify.DIGEST
+    exact = rules.size is not None and rules.size.least_bytes == rules.size.most_bytes
+    if delimited or exact:
+        return Verify.LENGTH
+    if rules.verify is not Verify.NONE:
+        raise AttemptError(
+            "length_unknown",
+            "the server tells neither length nor chunks, so a cut would go unseen; "
+            "give a checksum or an exact size, or `verify: none`",
+        )
+    return Verify.NONE
+
+
+_HTML_REASON = (
+    "an HTML page ({}) came where a file was asked for, often a login or error page; "
+    "`expect: {{type: text/html}}` allows it"
+)
+
+
+def _may_be_html(path: str, rules: Rules) -> bool:
+    expected = (rules.expect_type or "").lower()
+    return expected == _ANY_TYPE or expected in _HTML_TYPES or path.lower().endswith(_HTML_NAMES)

@@ -1,0 +1,101 @@
+"""Bytes of a URL from an offset: one transport a scheme, one set of rules for what is dialled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+from fetchd import __version__
+from fetchd.clock import Clock
+from fetchd.errors import AttemptError
+from fetchd.ports import Dialer, Request, Stream, Transport
+from fetchd.threads import Worker
+from fetchd.transports.address import Policy
+from fetchd.transports.deadlines import Deadlines
+from fetchd.transports.http import HttpTransport
+from fetchd.transports.resolver import Line, Resolver, SystemDialer
+
+#: URL scheme -> what fetches it. A new scheme is one line here and one file beside http.py.
+SCHEMES: dict[str, Callable[..., Transport]] = {
+    "http": HttpTransport,
+    "https": HttpTransport,
+}
+
+
+class Transports:
+    """All schemes behind one door (``ports.Transport``), with the threads that they share."""
+
+    def __init__(
+        self, by_scheme: dict[str, Transport], deadlines: Deadlines, resolver: Resolver
+    ) -> None:
+        self._by_scheme = by_scheme
+        self._deadlines = deadlines
+        self._resolver = resolver
+
+    def open(self, request: Request, wanted: Callable[[], bool]) -> Stream:
+        scheme = urlsplit(request.url).scheme
+        transport = self._by_scheme.get(scheme)
+        if transport is None:
+            known = ", ".join(SCHEMES)
+            raise AttemptError(
+                "scheme_denied", f"the scheme {scheme!r} is not fetched; allowed: {known}"
+            )
+        return transport.open(request, wanted)
+
+    def threads(self) -> list[Worker]:
+        """Return the running threads, for the check of their liveness."""
+        return [self._deadlines.worker, *self._resolver.workers]
+
+    def close(self) -> None:
+        """Close idle connections and end the threads. Streams under way lose their watch."""
+        for transport in set(self._by_scheme.values()):
+            transport.close()
+        self._resolver.close()
+        self._deadlines.close()
+
+
+def build(
+    policy_allow: Sequence[str],
+    *,
+    proxy: str | None,
+    ca: str | None,
+    redirects: int,
+    workers: int,
+    clock: Clock,
+    user_agent: str | None = None,
+    dialer: Dialer | None = None,
+    on_death: Callable[[Worker, BaseException], None] | None = None,
+) -> Transports:
+    """Return the transports with their threads running; raises ConfigError, naming the key.
+
+    ``policy_allow``: the list of ``network.allow``. ``workers``: how many streams may be open at
+    once with their connections kept. ``on_death`` hears of a thread that ended by an error.
+    """
+    policy = Policy(policy_allow)
+    dial = dialer or SystemDialer()
+    deadlines = Deadlines(clock, on_death or _raise)
+    resolver = Resolver(dial, clock, on_death or _raise)
+    try:
+        line = Line(resolver, dial, policy, clock)
+        made = {
+            make: make(
+                line=line,
+                deadlines=deadlines,
+                clock=clock,
+                proxy=proxy,
+                ca=ca,
+                redirects=redirects,
+                workers=workers,
+                user_agent=user_agent or f"fetchd/{__version__}",
+            )
+            for make in set(SCHEMES.values())
+        }
+    except BaseException:
+        resolver.close()
+        deadlines.close()
+        raise
+    return Transports({s: made[make] for s, make in SCHEMES.items()}, deadlines, resolver)
+
+
+def _raise(_: Worker, exc: BaseException) -> None:
+    raise exc

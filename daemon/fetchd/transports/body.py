@@ -1,0 +1,121 @@
+"""Where a body ends: by its length, by chunks (RFC 9112 §6, §7.1), or with the connection."""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from fetchd.errors import AttemptError
+
+_MOST_AT_ONCE = 256 * 1024
+_LONGEST_LINE = 4096
+_MOST_TRAILERS = 100
+# At most 15 digits: what is longer than 2**60 is nonsense, and int() would also take "1_0", "-5".
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
+
+
+class Source(Protocol):
+    """The buffered reader that ``http.client`` has on its socket."""
+
+    def read1(self, size: int, /) -> bytes:
+        """Return what is buffered, else what one receive brings; empty at the end."""
+        ...
+
+    def readline(self, size: int, /) -> bytes: ...
+
+
+class Body:
+    """The bytes of one body, and nothing behind it.
+
+    ``length``: how many they must be, None where the head does not say. A body that is neither
+    chunked nor has a length ends with the connection, wherever that is.
+    """
+
+    def __init__(self, source: Source, *, length: int | None, chunked: bool) -> None:
+        self._source = source
+        self._length = length
+        self._chunked = chunked
+        self._received = 0
+        self._chunk_left = 0
+        self._in_chunks = False
+        self.ended = length == 0 and not chunked
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read what one receive brings (with chunk sizes: at least one); 0 = the correct end."""
+        if self.ended:
+            return 0
+        most = min(len(buffer), _MOST_AT_ONCE)
+        if self._chunked:
+            if self._chunk_left == 0 and not self._begin_chunk():
+                return 0
+            most = min(most, self._chunk_left)
+        elif self._length is not None:
+            most = min(most, self._length - self._received)
+        data = self._source.read1(most)
+        count = len(data)
+        if count == 0:
+            self._at_end_of_connection()
+            return 0
+        self._received += count
+        if self._chunked:
+            self._chunk_left -= count
+        else:
+            self.ended = self._received == self._length
+        buffer[:count] = data
+        return count
+
+    def _at_end_of_connection(self) -> None:
+        if self._length is not None:
+            raise AttemptError(
+                "short_body",
+                f"the connection ended after {self._received} of {self._length} bytes",
+            )
+        if self._chunked:
+            raise AttemptError(
+                "bad_framing", f"the connection ended inside a chunk, at byte {self._received}"
+            )
+        self.ended = True
+
+    def _begin_chunk(self) -> bool:
+        """Read the size of the next chunk; False: there is none, the body ended."""
+        if self._in_chunks and self._line() not in {b"\r\n", b"\n"}:
+            raise AttemptError("bad_framing", f"a chunk is longer than it says{self._place()}")
+        self._in_chunks = True
+        line = self._line()
+        match = _CHUNK_SIZE.fullmatch(line)
+        if match is None:
+            raise AttemptError(
+                "bad_framing", f"{line[:20]!r} is not the size of a chunk{self._place()}"
+            )
+        self._chunk_left = int(match[1], 16)
+        if self._chunk_left == 0:
+            self._skip_trailers()
+        if self._length is not None:
+            self._hold_to_length(self._length)
+        return not self.ended
+
+    def _skip_trailers(self) -> None:
+        for _ in range(_MOST_TRAILERS):
+            if self._line() in {b"\r\n", b"\n"}:
+                self.ended = True
+                return
+        raise AttemptError("bad_framing", "too many lines behind the last chunk")
+
+    def _hold_to_length(self, length: int) -> None:
+        """A part of a file comes in chunks, and its head said how long it is."""
+        if self.ended and self._received < length:
+            raise AttemptError(
+                "short_body", f"the chunks ended after {self._received} of {length} bytes"
+            )
+        if self._received + self._chunk_left > length:
+            raise AttemptError("bad_framing", f"the chunks hold more than {length} bytes")
+
+    def _line(self) -> bytes:
+        line = self._source.readline(_LONGEST_LINE)
+        if not line.endswith(b"\n"):
+            problem = "is too long" if len(line) == _LONGEST_LINE else "is missing: the end was cut"
+            raise AttemptError("bad_framing", f"the line of a chunk {problem}{self._place()}")
+        return line
+
+    def _place(self) -> str:
+        return f", at byte {self._received}"

@@ -1,0 +1,279 @@
+"""requests and urllib3 with our own sockets: what is dialled, who watches it, what is reused."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import ssl
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3 import HTTPResponse, PoolManager, Retry
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from fetchd.clock import Clock
+from fetchd.errors import AttemptError, ConfigError
+from fetchd.transports.deadlines import Watch
+from fetchd.transports.faults import Phase
+from fetchd.transports.resolver import Line
+
+#: A header line, or the continuation of one (RFC 9112 §5); no NUL, no bare CR in either.
+_HEADER_LINE = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:|[ \t])[^\x00-\x08\x0a-\x1f\x7f]*\r?\n")
+_MOST_ORIGINS = 32  # whose idle connections are kept
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One request, as the connection that carries it must know it. One thread.
+
+    ``fresh``: no connection from the pool may be used. Filled on the way: ``connected`` (a new
+    connection was made), ``phase``, ``sock``.
+    """
+
+    watch: Watch
+    line: Line
+    clock: Clock
+    connect_s: float
+    stall_s: float
+    fresh: bool
+    connected: bool = False
+    phase: Phase = Phase.CONNECT
+    connect_until_s: float = 0.0
+    sock: socket.socket | None = None
+
+    def bind(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.watch.bind(sock)
+
+    def begin_connect(self) -> None:
+        self.connected = True
+        self.phase = Phase.CONNECT
+        self.connect_until_s = self.clock.monotonic() + self.connect_s
+
+    def go_on_connecting(self, phase: Phase, code: str, reason: str) -> None:
+        """Enter the next part of connecting, under the same time limit."""
+        self.phase = phase
+        self.watch.begin(self.connect_until_s - self.clock.monotonic(), code, reason)
+
+    def begin_head(self, sock: socket.socket, host: str) -> None:
+        self.phase = Phase.HEAD
+        self.bind(sock)
+        self.watch.begin(
+            self.stall_s, "stalled", f"no complete answer from {host} within {self.stall_s:g} s"
+        )
+
+
+#: urllib3 makes connections deep inside a request and offers no way to hand something down.
+_CALL: ContextVar[Call] = ContextVar("call")
+
+
+class _Lines(Protocol):
+    def readline(self, size: int = -1, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class _StrictLines:
+    """Lines of a head. ``http.client`` takes the end of the connection for the end of a head."""
+
+    def __init__(self, source: _Lines) -> None:
+        self._source = source
+        self._status_next = True
+
+    def readline(self, size: int = -1, /) -> bytes:
+        line = self._source.readline(size)
+        if self._status_next:
+            self._status_next = False
+        elif line in {b"\r\n", b"\n"}:
+            self._status_next = True  # behind an interim answer follows another head
+        elif not line:
+            raise AttemptError("bad_response", "the connection ended inside the head of the answer")
+        elif len(line) < size and not _HEADER_LINE.fullmatch(line):
+            raise AttemptError("bad_response", "the head of the answer has a malformed line")
+        return line
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class _StrictResponse(http.client.HTTPResponse):
+    def begin(self) -> None:
+        source = self.fp
+        self.fp = _StrictLines(source)  # type: ignore[assignment]
+        super().begin()
+        self.fp = source
+
+
+class _Watched(HTTPConnection):
+    """A connection that dials through the ``Line`` and puts its socket under the watch."""
+
+    response_class = _StrictResponse
+
+    def connect(self) -> None:
+        call = _CALL.get()
+        call.begin_connect()
+        super().connect()
+        assert self.sock is not None
+        call.begin_head(self.sock, self.host)
+
+    def request(self, *args: Any, **options: Any) -> None:
+        if self.sock is not None:
+            _CALL.get().begin_head(self.sock, self.host)
+        super().request(*args, **options)
+
+    def close(self) -> None:
+        call = _CALL.get(None)
+        if call is not None and call.sock is self.sock:
+            call.watch.release()
+        super().close()
+
+    def _new_conn(self) -> socket.socket:
+        call = _CALL.get()
+        try:
+            sock = call.line.connect(
+                self._dns_host,
+                self.port,
+                call.watch,
+                call.connect_until_s,
+                judged=self.proxy is None,
+            )
+        except AttemptError as exc:
+            if self.proxy is None or exc.code == "deadline":
+                raise
+            raise AttemptError("proxy_failed", f"the proxy: {exc.reason}") from None
+        call.bind(sock)
+        return sock
+
+    def _tunnel(self) -> None:
+        _CALL.get().go_on_connecting(
+            Phase.TUNNEL, "proxy_failed", "the proxy took too long to answer CONNECT"
+        )
+        super()._tunnel()
+
+
+class _WatchedTls(_Watched, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Watched
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        conn = super()._get_conn(timeout)
+        if _CALL.get().fresh:
+            conn.close()  # it connects again when it is used
+        return conn
+
+
+class _TlsPool(_Pool, HTTPSConnectionPool):
+    ConnectionCls = _WatchedTls
+
+
+_POOLS = {"http": _Pool, "https": _TlsPool}
+
+
+class _WatchedContext(ssl.SSLContext):
+    """Puts the encrypted socket under the watch before the handshake, which may take for ever."""
+
+    def wrap_socket(  # type: ignore[override]
+        self, sock: socket.socket, *, server_hostname: str, **_: Any
+    ) -> ssl.SSLSocket:
+        call = _CALL.get()
+        call.watch.release()  # the plain socket hands its descriptor over
+        wrapped = super().wrap_socket(
+            sock, server_hostname=server_hostname, do_handshake_on_connect=False
+        )
+        try:
+            call.bind(wrapped)
+            call.go_on_connecting(
+                Phase.TLS, "tls_broken", f"the TLS handshake with {server_hostname} took too long"
+            )
+            wrapped.settimeout(max(0.001, call.connect_until_s - call.clock.monotonic()))
+            wrapped.do_handshake()
+        except BaseException:
+            call.watch.release()
+            wrapped.close()
+            raise
+        return wrapped
+
+
+def tls_context(ca: str | None) -> ssl.SSLContext:
+    """Return the TLS rules: certificate and name checked, at least TLS 1.2 (RFC 8996).
+
+    ``ca``: a file of certificates in PEM, or a folder of them with hashed names; None: the
+    bundle that comes with requests. Raises ConfigError.
+    """
+    context = _WatchedContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    path = ca or DEFAULT_CA_BUNDLE_PATH
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 -- OpenSSL does not say which file it misses
+            file.read(1)
+    except IsADirectoryError:
+        context.load_verify_locations(capath=path)
+        return context
+    except OSError as exc:
+        reason = (exc.strerror or type(exc).__name__).lower()
+        raise ConfigError(f"network.ca: {path} cannot be read: {reason}") from None
+    try:
+        context.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        raise ConfigError(f"network.ca: {path} holds no certificate in PEM form") from None
+    return context
+
+
+class Adapter(HTTPAdapter):
+    """The door to requests: one request, no redirect, no retry, no cookie, no environment."""
+
+    def __init__(self, *, tls: ssl.SSLContext, workers: int, proxy: str | None) -> None:
+        self._tls = tls
+        self._proxies = {"http": proxy, "https": proxy} if proxy else {}
+        super().__init__(
+            pool_connections=_MOST_ORIGINS, pool_maxsize=workers, max_retries=Retry(total=False)
+        )
+
+    def ask(self, request: requests.PreparedRequest, call: Call) -> HTTPResponse:
+        """Return the answer with its body unread. Raises whatever the libraries raise."""
+        token = _CALL.set(call)
+        try:
+            answer = self.send(
+                request,
+                stream=True,
+                timeout=(call.connect_s, call.stall_s),
+                proxies=self._proxies,
+            )
+        finally:
+            _CALL.reset(token)
+        raw: HTTPResponse = answer.raw
+        return raw
+
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = False, **options: Any
+    ) -> None:
+        super().init_poolmanager(connections, maxsize, block, ssl_context=self._tls, **options)
+        self._use_own_pools(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> PoolManager:
+        manager: PoolManager = super().proxy_manager_for(proxy, ssl_context=self._tls, **options)
+        self._use_own_pools(manager)
+        return manager
+
+    def build_connection_pool_key_attributes(
+        self, request: Any, verify: Any, cert: Any = None
+    ) -> Any:
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {}  # TLS is decided by the context alone
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Leave the pool's TLS settings alone; the base class would load its own bundle."""
+
+    @staticmethod
+    def _use_own_pools(manager: PoolManager) -> None:
+        manager.pool_classes_by_scheme = _POOLS

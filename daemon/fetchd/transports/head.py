@@ -1,0 +1,216 @@
+"""What the head of an answer says, read strictly: status, lengths, ranges, times, places."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Protocol
+from urllib.parse import urldefrag, urljoin, urlsplit
+
+from fetchd.errors import AttemptError, ValueProblem
+from fetchd.urls import check_url, redact_url
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_TRANSIENT = frozenset({408, 425, 429})
+_FINAL = frozenset({501, 505})
+
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
+_NO_RANGE = re.compile(r"bytes \*/([0-9]{1,18})", re.IGNORECASE)
+_SECONDS = re.compile(r"[0-9]{1,10}")
+_UNSEEN = re.compile(r"[^ -~]")
+
+
+class Headers(Protocol):
+    def getlist(self, key: str) -> list[str]: ...
+
+
+class Head:
+    """Status and headers of an answer. ``url``: where it came from."""
+
+    def __init__(self, url: str, status: int, reason: str, headers: Headers) -> None:
+        self.url = url
+        self.status = status
+        self._reason = reason
+        self._headers = headers
+
+    def all(self, name: str) -> list[str]:
+        """Return every value of a header, in order, without the space around them."""
+        return [value.strip() for value in self._headers.getlist(name)]
+
+    def one(self, name: str) -> str | None:
+        """Return the header's value; None if it is missing, or there are several."""
+        values = self.all(name)
+        return values[0] if len(values) == 1 else None
+
+    def refused(self, now_s: float) -> AttemptError:
+        """Return the error of a status that carries no file. ``now_s``: wall clock."""
+        phrase = _UNSEEN.sub("", self._reason)[:60]
+        if not phrase and self.status in set(HTTPStatus):
+            phrase = HTTPStatus(self.status).phrase
+        server_side = 500 <= self.status <= 599 and self.status not in _FINAL
+        return AttemptError(
+            "bad_status",
+            f"{self.status} {phrase}".rstrip() + f" from {redact_url(self.url)}",
+            transient=server_side or self.status in _TRANSIENT,
+            retry_after_s=retry_after_s(self.one("Retry-After"), self.one("Date"), now_s),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """Which bytes of the file the body holds. ``total``: of the whole file, None unknown.
+
+    ``length``: of the body, None where only its framing tells.
+    """
+
+    start: int
+    total: int | None
+    length: int | None
+    chunked: bool
+
+
+def extent_of(head: Head, start: int) -> Extent:
+    """Return what the body of a 200 or 206 holds, ``start`` being asked; raises AttemptError."""
+    chunked = _is_chunked(head)
+    length = _content_length(head)
+    if chunked and length is not None:
+        raise AttemptError("bad_framing", "the answer has both a length and chunks")
+    if head.status == 200:
+        return Extent(start=0, total=length, length=length, chunked=chunked)
+    begin, end, total = _content_range(head, start)
+    part = end - begin + 1
+    if length is not None and length != part:
+        raise AttemptError(
+            "bad_length", f"the answer has {length} bytes, its range {begin}-{end} has {part}"
+        )
+    return Extent(start=begin, total=total, length=part, chunked=chunked)
+
+
+def unsatisfied_total(head: Head) -> int | None:
+    """Return the file's length that a 416 names (RFC 9110 §14.4), None if it names none."""
+    match = _NO_RANGE.fullmatch(head.one("Content-Range") or "")
+    return int(match[1]) if match else None
+
+
+def refuse_encoding(head: Head) -> None:
+    """Raise AttemptError for a body that is not the file itself but compressed or the like."""
+    for value in head.all("Content-Encoding"):
+        if value.lower() not in {"", "identity"}:
+            raise AttemptError(
+                "bad_response",
+                f"the server encodes the file ({_shown(value)}) although plain bytes were asked "
+                "for; its length and digest cannot be checked",
+                transient=False,
+            )
+
+
+def next_url(head: Head) -> str:
+    """Return where a redirect leads, without fragment; raises AttemptError."""
+    location = head.one("Location")
+    if location is None:
+        raise AttemptError(
+            "bad_response", f"a redirect from {redact_url(head.url)} does not say where to"
+        )
+    try:
+        location = location.encode("latin-1").decode("utf-8")
+        if re.search(r"[\x00-\x20\x7f]", location):  # urljoin would drop some of these unseen
+            raise ValueProblem("it has spaces or control characters")
+        target = urldefrag(urljoin(head.url, location)).url
+        scheme = urlsplit(target).scheme
+        if scheme not in {"http", "https"}:
+            raise AttemptError(
+                "scheme_denied",
+                f"a redirect from {redact_url(head.url)} leads to {_shown(scheme)}:, "
+                "which is not fetched",
+            )
+        if scheme == "http" and urlsplit(head.url).scheme == "https":
+            raise AttemptError(
+                "scheme_denied",
+                f"a redirect from {redact_url(head.url)} leads from https to http",
+            )
+        return check_url(target)
+    except ValueError as exc:  # ValueProblem and UnicodeError are ones, urljoin raises plain ones
+        why = exc if isinstance(exc, ValueProblem) else "it cannot be read"
+        raise AttemptError(
+            "bad_response",
+            f"a redirect from {redact_url(head.url)} leads nowhere: {why}",
+            transient=False,
+        ) from None
+
+
+def retry_after_s(value: str | None, date: str | None, now_s: float) -> float | None:
+    """Return the seconds to wait of a Retry-After (RFC 9110 §10.2.3), None if it says nothing.
+
+    A date counts from the answer's own ``Date``, so that a wrong clock on either side does not
+    matter; without one from ``now_s`` (wall clock).
+    """
+    if value is None:
+        return None
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    until_s = _http_date_s(value)
+    if until_s is None:
+        return None
+    sent_s = _http_date_s(date) if date is not None else None
+    delay_s = until_s - (now_s if sent_s is None else sent_s)
+    return delay_s if delay_s > 0 else None
+
+
+def _http_date_s(text: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return moment.timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _is_chunked(head: Head) -> bool:
+    codings = head.all("Transfer-Encoding")
+    if codings and [coding.lower() for coding in codings] != ["chunked"]:
+        raise AttemptError(
+            "bad_framing", f"unknown Transfer-Encoding: {_shown(', '.join(codings))}"
+        )
+    return bool(codings)
+
+
+def _content_length(head: Head) -> int | None:
+    values = head.all("Content-Length")
+    if not values:
+        return None
+    if len(set(values)) > 1 or not _LENGTH.fullmatch(values[0]):
+        raise AttemptError(
+            "bad_length", f"Content-Length is not one plain number: {_shown(', '.join(values))!r}"
+        )
+    return int(values[0])
+
+
+def _content_range(head: Head, start: int) -> tuple[int, int, int | None]:
+    """Return first byte, last byte and total of a 206 that answers ``bytes=start-``."""
+    if (head.one("Content-Type") or "").lower().startswith("multipart/byteranges"):
+        raise AttemptError("bad_response", "one range was asked for, several are answered")
+    values = head.all("Content-Range")
+    match = _RANGE.fullmatch(values[0]) if len(values) == 1 else None
+    if match is None:
+        raise AttemptError(
+            "bad_response",
+            f"206 without a valid Content-Range: {_shown(', '.join(values))!r}",
+        )
+    begin, end = int(match[1]), int(match[2])
+    total = None if match[3] == "*" else int(match[3])
+    if begin != start or end < begin or (total is not None and end != total - 1):
+        raise AttemptError(
+            "bad_response",
+            f"the bytes from {start} to the end were asked for, {_shown(values[0])} is answered",
+        )
+    return begin, end, total
+
+
+def _shown(text: str) -> str:
+    """Return remote text as a message may show it."""
+    return _UNSEEN.sub("?", text)[:80]
