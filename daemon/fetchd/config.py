@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
@@ -484,10 +484,12 @@ class _Document:
     def override(self, key: str, value: str) -> None:
         """Put a value into the tree, over what the file says."""
         source = f"--set {key}"
-        node = yamldoc.parse_yaml(value.encode("utf-8", "replace"), source, max_bytes=_MAX_BYTES)
+        node = yamldoc.parse_yaml(
+            value.encode("utf-8", "surrogateescape"), source, max_bytes=_MAX_BYTES
+        )
         path = tuple(key.split("."))
-        if path[0] == "roots" and path[1:] and self.root.get("roots") is None:
-            self.root = _with(self.root, ("roots", "default"), Scalar(_DEFAULT_ROOT))
+        if path[0] == "roots" and path[1:]:
+            self.root = _with(self.root, ("roots",), _long_form(self.root.get("roots")))
         self.root = _with(self.root, path, node or Scalar("", plain=True))
         self._overridden[path] = source
 
@@ -503,19 +505,21 @@ class _Document:
 
     def _placed(self, complaint: _Complaint) -> tuple[str, Problem]:
         path = next(filter(self._written, complaint.paths), complaint.paths[0])
-        message, hint = complaint.message, complaint.hint
-        for overridden, source in self._overridden.items():
-            if path[: len(overridden)] == overridden:
-                key = yamldoc.label(path[len(overridden) :])
-                return source, Problem(message=message, key=key, hint=hint)
         node = yamldoc.place(self.root, path, at_key=complaint.at_key)
-        return self._source, Problem(
-            message=message,
+        problem = Problem(
+            message=complaint.message,
             line=node.line,
             column=node.column,
             key=yamldoc.label(path),
-            hint=hint,
+            hint=complaint.hint,
         )
+        for overridden, source in self._overridden.items():
+            beneath = path[: len(overridden)] == overridden
+            only_there = node.line is None and overridden[: len(path)] == path
+            if beneath or only_there:
+                key = yamldoc.label(path[len(overridden) :])
+                return source, replace(problem, line=None, column=None, key=key)
+        return self._source, problem
 
     def _written(self, path: _KeyPath) -> bool:
         whole = yamldoc.place(self.root, path[:-1])
@@ -533,6 +537,19 @@ def _with(fields: Fields, path: _KeyPath, value: Node) -> Fields:
     return Fields((*kept, entry), fields.line, fields.column)
 
 
+def _long_form(roots: Node | None) -> Node:
+    """Return the roots with their paths as keys, so that an override can stand beside these."""
+    if roots is None or (isinstance(roots, Scalar) and roots.is_null):
+        return _long_form(Fields(((Scalar("default"), Scalar(_DEFAULT_ROOT)),)))
+    if not isinstance(roots, Fields):
+        return roots
+    entries = (
+        (name, Fields(((Scalar("path"), root),)) if isinstance(root, Scalar) else root)
+        for name, root in roots.entries
+    )
+    return Fields(tuple(entries), roots.line, roots.column)
+
+
 def _explained(error: Any) -> _Complaint:
     """Return pydantic's error in our words."""
     path: _KeyPath = error["loc"]
@@ -548,7 +565,7 @@ def _explained(error: Any) -> _Complaint:
         return _Complaint(paths=(path[:-1],), message=f"the key {path[-1]} is missing")
     if kind == "tuple_type":
         return _Complaint(paths=(path,), message=f"found {_kind(value)}; a list is needed")
-    if kind in {"model_type", "mapping_type"}:
+    if kind in {"model_type", "dict_type"}:
         hint = f"known here: {', '.join(sorted(_keys_at(path)))}" if _keys_at(path) else ""
         message = f"found {_kind(value)}, where keys with values are needed"
         return _Complaint(paths=(path,), message=message, hint=hint)

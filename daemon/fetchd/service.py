@@ -8,6 +8,7 @@ import os
 import queue
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -80,6 +81,7 @@ class Works:
             redirects=settings.network.redirects,
             workers=settings.workers,
             clock=clock,
+            on_death=self._thread_died,
         )
         stop_early.append(self.transports.close)
         self.store = SqliteStore(store_path, clock, on_store_failure)
@@ -185,6 +187,16 @@ class Works:
     def threads(self) -> list[Worker]:
         pools = (self.fetchers, self.finishers, self.publisher)
         return [*(w for pool in pools for w in pool.workers()), *self.transports.threads()]
+
+    def _thread_died(self, worker: Worker, exc: BaseException) -> None:
+        self._tell(
+            events.ThreadDied(
+                died=worker.name,
+                error=f"{type(exc).__name__}: {exc}",
+                traceback="".join(traceback.format_exception(exc)),
+                replaced=False,
+            )
+        )
 
     def _fetch(self, attempts: Sequence[Fetch]) -> list[tuple[Fetch, Outcome]]:
         self._failpoints.pass_by("fetch.started")

@@ -16,6 +16,7 @@ _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[^${}]*)\}|\$\{")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _ARITHMETIC = re.compile(r"[A-Za-z0-9_.-]+(\s*[+-]\s*\d+\s*(ms|s|m|h|d)\s*)?(:.*)?", re.DOTALL)
 _MOST_SHOWN = 12
+_LONGEST_SHOWN = 100
 _MOST_COMPARED = 300  # comparing texts is slow, and a job file may define thousands
 
 
@@ -52,6 +53,7 @@ def references(text: str) -> list[tuple[str, int]]:
 def unknown(name: str, known: Iterable[str]) -> ValueProblem:
     """Return the error for a name that ``known`` does not have."""
     names = list(islice(known, _MOST_COMPARED))
+    name = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}..."
     if "-" in name and name.rpartition("-")[0] in names and _ARITHMETIC.fullmatch(name):
         return _not_built(name)
     near = get_close_matches(name, names, 1)

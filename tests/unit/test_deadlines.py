@@ -170,13 +170,16 @@ def test_a_socket_that_comes_after_the_cut_is_shut_down_too(clock, pair):
 
 
 def test_trap_2_a_cut_under_tls_leaves_the_encryption_in_place(clock, pair, tmp_path):
-    plain = b"plain text " * 1000
+    plain = b"plain text " * 5000  # several TLS records
     context, ca = certificates(tmp_path)
     trust = ssl.create_default_context(cafile=ca)
+
+    sent = threading.Event()
 
     def serve():
         with context.wrap_socket(pair[1], server_side=True) as served:
             served.sendall(plain)
+            sent.set()
             served.recv(1)
 
     peer = threading.Thread(target=serve)
@@ -185,7 +188,8 @@ def test_trap_2_a_cut_under_tls_leaves_the_encryption_in_place(clock, pair, tmp_
         watch = make_watch(clock)
         watch.bind(sock)
         watch.begin(30, "stalled", "no data")
-        first = sock.recv(5)
+        assert sent.wait(5)
+        first = sock.recv(16384)
         clock.now_s += 31
         watch.judge()
 

@@ -717,22 +717,46 @@ def test_n25_a_refused_connection_says_so(net):
     assert "refused" in error.reason
 
 
-@pytest.mark.parametrize("path", ["/head", "/body", "/unframed"])
-def test_trap_2_a_read_that_is_not_wanted_any_more_never_looks_like_an_end(net, server, path):
-    server.routes["/head"] = stalled()
-    server.routes["/body"] = file(BODY, stall_after=1000)
-    server.routes["/unframed"] = answer([OK], BODY[:1000], "stall")
-    asked = threading.Event()
+class Wish:
+    """``wanted`` as the engine answers it, until ``end`` is called."""
 
-    def wanted():
-        asked.set()
-        return False
+    def __init__(self):
+        self._ended = threading.Event()
+        self.end = self._ended.set
 
+    def __call__(self):
+        return not self._ended.is_set()
+
+
+def test_trap_2_a_wait_for_the_head_ends_when_nobody_wants_it_any_more(net, server):
+    wish = Wish()
+    server.routes["/f"] = lambda exchange: (wish.end(), exchange.stall())
     began_s = time.monotonic()
-    with pytest.raises(NotWanted):
-        read(net.open(ask(server.url(path)), wanted))
 
-    assert asked.is_set()
+    with pytest.raises(NotWanted):
+        net.open(ask(server.url("/f")), wish)
+
+    assert time.monotonic() - began_s < 2
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        pytest.param(file(BODY, stall_after=1000), id="length"),
+        pytest.param(file(BODY, chunked=1000, stall_after=1500), id="chunks"),
+        pytest.param(answer([OK], BODY[:1000], "stall"), id="neither"),
+    ],
+)
+def test_trap_2_a_body_that_nobody_wants_any_more_never_looks_ended(net, server, route):
+    server.routes["/f"] = route
+    wish = Wish()
+    stream = net.open(ask(server.url("/f")), wish)
+    wish.end()
+    began_s = time.monotonic()
+
+    with pytest.raises(NotWanted):
+        read(stream)
+
     assert time.monotonic() - began_s < 2
 
 
@@ -740,8 +764,9 @@ def test_trap_2_a_cut_under_tls_gives_no_ciphertext_as_body(make, tmp_path):
     tls, ca = certificates(tmp_path)
     routes = {"/f": answer([OK], BODY[:1000], "stall")}
     with Server(routes, tls=tls) as server:
-        wanted = iter([True, False])
-        stream = make(ca=ca).open(ask(server.url("/f")), lambda: next(wanted, False))
+        wish = Wish()
+        stream = make(ca=ca).open(ask(server.url("/f")), wish)
+        wish.end()
         data = bytearray()
 
         with pytest.raises(NotWanted):
@@ -1125,14 +1150,27 @@ def test_n27_a_handshake_that_stalls_ends_with_the_time_for_connecting(net):
     assert time.monotonic() - began_s < 2
 
 
-def test_a_handshake_that_is_not_wanted_any_more_is_left(net):
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
+def test_a_handshake_that_nobody_wants_any_more_is_left(net):
+    wish = Wish()
+    gone = threading.Event()
+
+    def serve():
+        sock, _ = listener.accept()
+        with sock:
+            sock.recv(65536)
+            wish.end()
+            gone.wait(10)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
         began_s = time.monotonic()
 
         with pytest.raises(NotWanted):
-            net.open(ask(url), lambda: False)
+            net.open(ask(f"https://127.0.0.1:{listener.getsockname()[1]}/"), wish)
 
+        gone.set()
+        thread.join(5)
     assert time.monotonic() - began_s < 2
 
 

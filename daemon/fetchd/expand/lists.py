@@ -19,6 +19,7 @@ LONGEST_LINE_BYTES = 64 * 1024
 
 _BATCH_BYTES = 4 * 1024 * 1024  # a batch of comments and blank lines ends too
 _REMEMBERED = 16
+_LONGEST_REASON = 400
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -163,4 +164,5 @@ def bad_item(place: str, why: str) -> TaskSpec:
     Its path is its place, made unlike any path that a good item can have by the first ``./``.
     """
     path = f"./{place}"
+    why = why if len(why) <= _LONGEST_REASON else f"{why[:_LONGEST_REASON]}..."
     return TaskSpec(key=path, sources=(), path=path, problem=("bad_item", f"{place}: {why}"))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 
 from fetchd.clock import local_date
@@ -24,6 +25,7 @@ _PLAIN = re.compile(
 )
 _NEEDED = re.compile(r"needs\.(.+)\.path")
 _LATER = re.compile(r"(?:item|matrix)\..+|needs\..+\.changed|job\.summary|task\.path")
+_MOST_OF_VARIABLES = 4 * 1024 * 1024  # characters; references could multiply a small file
 _GIVEN = ("url", "url.path", "job.dest", "task.name")
 
 Lookup = Callable[[str], str]
@@ -51,14 +53,18 @@ class Scope:
             "run.date": local_date(run.scheduled_for_s, job.timezone).strftime("%Y-%m-%d"),
             "job.name": job.name,
         }
+        room = _MOST_OF_VARIABLES
         for name, text in job.variables.items():
             try:
+                if room <= 0:
+                    raise ValueProblem("the variables are too long together")
                 # A variable may refer to those above it: no cycles, no order to find.
                 value = render(text, self._value)
             except ValueProblem as exc:
                 self.bad_variables[name] = str(exc)
             else:
                 self._values[name] = self._values[f"vars.{name}"] = value
+                room -= len(value)
 
     def lookup(self, group: TaskGroup, url: str | None = None) -> Lookup:
         """Return what names mean in the texts of a group, and of its item with this URL."""
@@ -88,10 +94,10 @@ class Scope:
             raise ValueProblem(f"${{{name}}} has no meaning here")
         bare = name.removeprefix("vars.")
         if bare in self.bad_variables:
-            raise ValueProblem(f"${{{name}}}: {self.bad_variables[bare]}")
+            raise ValueProblem(f"${{{name}}} has no value")
         if bare in self.job.variables:
             raise ValueProblem(f"${{{name}}} is written below; a variable knows those above it")
-        raise unknown(name, [*self._values, *_GIVEN])
+        raise unknown(name, chain(self._values, _GIVEN))
 
     def _path_of(self, name: str) -> str:
         """Return the path of a group's only file."""
@@ -206,6 +212,8 @@ def names_in(texts: Iterable[str]) -> set[str]:
     """Return the names that texts refer to, bare; malformed texts have none."""
     names: set[str] = set()
     for text in texts:
+        if "${" not in text:
+            continue
         with suppress(ValueProblem):
             names.update(name.removeprefix("vars.") for name, _ in references(text))
     return names

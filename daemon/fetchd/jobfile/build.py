@@ -119,10 +119,10 @@ def build(
         name=draft.name,
         items=tuple(items.values()),
         template=Template(
-            base=tuple(draft.get("base") or ()),
+            base=draft.get("base") or (),
             dest=draft.get("dest") or "",
             filename=draft.get("filename"),
-            checksums=tuple(draft.get("checksum") or ()),
+            checksums=draft.get("checksum") or (),
         ),
         rules=_rules(draft, job, settings, defaults, complaints),
     )

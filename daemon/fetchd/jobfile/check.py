@@ -24,7 +24,8 @@ _ABSENT: dict[str, dict[str, Any]] = {
     "checksum": {"checksums": ()},
 }
 _SHOWN_OF_A_CYCLE = 8
-_MOST_COMPARED = 1000
+_MOST_COMPARED = 300
+_MOST_OF_URLS = 64 * 1024 * 1024  # characters; bases and variables could multiply a small file
 _SOME_TIME_S = 1_000_000_000.0
 
 
@@ -57,6 +58,8 @@ def try_out(job: Job, built: Sequence[Built], unread: Unread, complaints: Compla
         blind.add(name)
     trial = _Trial(scope, blind, complaints)
     for name in names:
+        if complaints.full or trial.room < 0:
+            break
         trial.make(by_name[name])
 
 
@@ -70,6 +73,7 @@ class _Trial:
         self._scope = scope
         self._blind = blind
         self._complaints = complaints
+        self.room = _MOST_OF_URLS
         self._failed: set[str] = set()
         self._files: dict[tuple[str, str], Path] = {}
         self._folders: dict[tuple[str, str], Path] = {}
@@ -96,12 +100,19 @@ class _Trial:
         recipe, hurt = self._recipe(built)
         for place, item in built.items.items():
             try:
-                path = recipe.of_item(item).path
+                spec = recipe.of_item(item)
             except ItemProblem as exc:
                 self._complain(built, exc, place, hurt)
             else:
                 if not hurt:
-                    self._take(group.rules.root, path, place)
+                    self._take(group.rules.root, spec.path, place)
+                self.room -= sum(map(len, spec.sources)) + len(spec.path)
+            if self.room < 0:
+                self._complaints.add(
+                    place, "the URLs are too long together; write them into *.urls files"
+                )
+            if self.room < 0 or self._complaints.full:
+                return
         if self._complaints.count > before:
             self._failed.add(group.name)
 
@@ -159,7 +170,7 @@ def _needs(
     for index, name in enumerate(built.draft.written_needs):
         if name in known:
             names.append(name)
-        elif name not in unread.tasks:
+        elif name not in unread.tasks and not complaints.full:
             complaints.add(
                 (*built.draft.place("needs"), index),
                 f"{name!r} is no task of this job",

@@ -9,6 +9,8 @@ from fetchd.yamldoc import Fields, Items, Node, Scalar, label
 Path = tuple[str | int, ...]
 
 _MOST = 100
+_LONGEST_MESSAGE = 500
+_LONGEST_KEY = 150
 
 
 class Complaints:
@@ -33,7 +35,8 @@ class Complaints:
         if self.full:
             return
         line, column = self.place(path, at_key=at_key)
-        problem = Problem(message=message, line=line, column=column, key=label(path), hint=hint)
+        message, key = _short(message, _LONGEST_MESSAGE), _short(label(path), _LONGEST_KEY)
+        problem = Problem(message=message, line=line, column=column, key=key, hint=hint)
         self._problems.setdefault(((line, column) if line else path, message), problem)
 
     def place(self, path: Path, *, at_key: bool = False) -> tuple[int | None, int | None]:
@@ -68,3 +71,7 @@ class Complaints:
         if self.full:
             problems.append(Problem(message=f"more than {_MOST} errors; here are the first"))
         raise DocumentError(self._file, problems, self._text)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -7,7 +7,14 @@ import zoneinfo
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainValidator,
+    WithJsonSchema,
+)
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from fetchd.errors import ValueProblem
@@ -27,7 +34,9 @@ NOT_BUILT = frozenset(
 #: Job, task and control files share this form.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
+_FEW = 32
+_MOST_VARIABLES = 1000
 _RESERVED = {"item", "job", "matrix", "needs", "run", "task", "url", "vars"}
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110 §5.6.2
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
@@ -80,6 +89,19 @@ def _lines(value: object) -> list[object]:
 
 def _some(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+def _few(value: Any) -> Any:
+    # What every task may inherit has to be small: tasks times headers would fill the memory.
+    if len(value) > _FEW:
+        raise ValueProblem(f"has {len(value)} entries; at most {_FEW} are possible")
+    return value
+
+
+def _not_too_many(value: Any) -> Any:
+    if len(value) > _MOST_VARIABLES:
+        raise ValueProblem(f"has {len(value)} names; at most {_MOST_VARIABLES} are possible")
+    return value
 
 
 def _version(value: object) -> int:
@@ -208,8 +230,9 @@ _SIZE = r"\s*\d+(\.\d+)?\s*(B|[kKMGT]B|[KMGT]iB)?\s*"
 
 Text = Annotated[str, PlainValidator(_text), _native("string", "number", "boolean")]
 Texts = Annotated[
-    list[Text],
+    tuple[Text, ...],
     BeforeValidator(_some),
+    AfterValidator(_few),
     WithJsonSchema(
         {
             "anyOf": [
@@ -321,7 +344,7 @@ class TaskKeys(_Keys):
     """What has to arrive."""
     if_exists: Annotated[IfExists, PlainValidator(_if_exists), _one_of(IfExists)] | None = None
     """What to do about a file that is there already."""
-    headers: dict[HeaderName, HeaderValue] | None = None
+    headers: Annotated[dict[HeaderName, HeaderValue], AfterValidator(_few)] | None = None
     """Sent with each request to the task's own origins."""
     retry: RetryKeys | None = None
     """When to try again."""
@@ -356,7 +379,7 @@ class JobFile(TaskKeys):
     """Which job's files go first."""
     timezone: Annotated[str, PlainValidator(_timezone), _native("string")] | None = None
     """In which `run.date` is meant; by default the machine's."""
-    vars: dict[Variable, Text] | None = None
+    vars: Annotated[dict[Variable, Text], AfterValidator(_not_too_many)] | None = None
     """Texts to be used as ${name}."""
     limits: LimitKeys | None = None
     """What the job may use; never more than the configuration allows."""

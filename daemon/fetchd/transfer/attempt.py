@@ -54,6 +54,8 @@ _BUFFER_BYTES = 1024 * 1024
 _REPORT_S = 0.25
 _DISK_FULL_DELAY_S = 30.0
 _BUSY_DELAY_S = 5.0
+#: Given up of a part on a full disk, so that its journal finds room.
+_JOURNAL_ROOM_BYTES = 64 * 1024
 #: With these the bytes that an attempt has written are of no use to the next one.
 _WORTHLESS = {"checksum_mismatch", "bad_size", "too_large"}
 
@@ -495,6 +497,9 @@ class _Fetch:
             if useless or code == "disk_error" or part.size_bytes == 0:
                 part.discard()
             elif self._wrote and part.size_bytes > self._durable_bytes:
+                if code == "disk_full":
+                    kept_bytes = max(self._durable_bytes, part.size_bytes - _JOURNAL_ROOM_BYTES)
+                    part.truncate(kept_bytes)
                 self._checkpoint()
 
     def _fetched(self, url: str, final_url: str, validator: Validator, verified: Verify) -> Fetched:

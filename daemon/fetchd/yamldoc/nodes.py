@@ -90,7 +90,12 @@ def label(path: Sequence[str | int]) -> str:
     """Return a path as people write it: ``tasks.iso.urls[2]``."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        if isinstance(part, int):
+            text += f"[{part}]"
+            continue
+        # An escape can put characters into a key that a terminal would obey.
+        key = part if part.isprintable() else repr(part)
+        text += f".{key}" if text else key
     return text
 
 

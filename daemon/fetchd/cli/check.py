@@ -1,0 +1,131 @@
+"""``fetchd check``: job files, read as the daemon would, and nothing fetched."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fetchd.cli import job_files
+from fetchd.cli.board import printable
+from fetchd.cli.options import config_options, json_option, load_settings
+from fetchd.errors import AttemptError, DocumentError, Problem
+
+if TYPE_CHECKING:
+    from fetchd.config import Settings
+    from fetchd.model import Job, TaskGroup, TaskSpec
+
+
+@dataclass
+class Checked:
+    """What one file is, or what is wrong with it."""
+
+    file: str
+    job: str = ""
+    files: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    text: str = ""
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+
+
+@click.command("check")
+@click.argument(
+    "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path)
+)
+@click.option("--show", is_flag=True, help="List every file that would be fetched.")
+@json_option
+@config_options
+def command(
+    files: Sequence[Path],
+    show: bool,
+    as_json: bool,
+    config: Path | None,
+    assignments: Sequence[tuple[str, str]],
+) -> int:
+    """Say whether job files are right: exit code 0, or 2 when one is not."""
+    settings = load_settings(config, assignments)
+    checked = [_check(path, settings, show=show) for path in files]
+    if as_json:
+        click.echo(json.dumps([_as_json(one, show=show) for one in checked], indent=2))
+    else:
+        for one in checked:
+            _print(one)
+    return 2 if any(one.problems for one in checked) else 0
+
+
+def _check(path: Path, settings: Settings, *, show: bool) -> Checked:
+    try:
+        job = job_files.load(path, settings)
+    except DocumentError as exc:
+        return Checked(str(path), problems=exc.problems, text=str(exc))
+    checked = Checked(str(path), job=job.name)
+    try:
+        for group, spec in _tasks(job):
+            checked.files += 1
+            if spec.problem is not None:
+                code, reason = spec.problem
+                checked.problems.append(Problem(message=f"{spec.key}: {code}: {reason}"))
+            elif show:
+                checked.tasks.append(_shown(group, spec))
+    except AttemptError as exc:
+        checked.problems.append(Problem(message=f"{exc.code}: {exc.reason}"))
+    checked.text = str(DocumentError(checked.file, checked.problems))
+    return checked
+
+
+def _tasks(job: Job) -> Iterator[tuple[TaskGroup, TaskSpec]]:
+    """Yield what a run of the job that began now would consist of."""
+    from fetchd.expand import expand  # noqa: PLC0415
+    from fetchd.model import Run  # noqa: PLC0415
+
+    run = Run(id=1, job=job.name, revision=job.revision, scheduled_for_s=time.time())
+    for group in job.groups:
+        batch = expand(job, group, run, None)
+        yield from ((group, spec) for spec in batch.specs)
+        while batch.position is not None:
+            batch = expand(job, group, run, batch.position)
+            yield from ((group, spec) for spec in batch.specs)
+
+
+def _shown(group: TaskGroup, spec: TaskSpec) -> dict[str, Any]:
+    return {
+        "task": group.name,
+        "needs": list(group.needs),
+        "root": group.rules.root,
+        "path": spec.path,
+        "sources": list(spec.sources),
+        "checksums": [str(digest) for digest in spec.digests],
+    }
+
+
+def _as_json(checked: Checked, *, show: bool) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "file": checked.file,
+        "ok": not checked.problems,
+        "job": checked.job,
+        "files": checked.files,
+        "problems": [asdict(problem) for problem in checked.problems],
+    }
+    return made | {"tasks": checked.tasks} if show else made
+
+
+def _print(checked: Checked) -> None:
+    if checked.problems:
+        click.echo("\n".join(map(printable, checked.text.split("\n"))), err=True)
+        return
+    click.echo(f"{printable(checked.file)}: ok: job {checked.job}, {checked.files} files")
+    for task in checked.tasks:
+        first, *mirrors = task["sources"]
+        click.echo(f"  {task['root']}:{printable(task['path'])}")
+        click.echo(f"    from {first}")
+        for mirror in mirrors:
+            click.echo(f"    or   {mirror}")
+        for checksum in task["checksums"]:
+            click.echo(f"    with {checksum}")
+        if task["needs"]:
+            click.echo(f"    after {', '.join(task['needs'])}")

@@ -1,0 +1,206 @@
+"""What the store says -> the folder: reports, and where the job file lies. Compared, not told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass
+
+from fetchd import events
+from fetchd.clock import Clock, Failpoints
+from fetchd.folder.inbox import AGAIN_S, Busy
+from fetchd.folder.places import Place, Places, error_text
+from fetchd.folder.reports import (
+    MOST_FAILURES,
+    file_lines,
+    files_name,
+    report_name,
+    run_report,
+)
+from fetchd.model import RunState, RunView
+from fetchd.ports import Commands, RunFiled, Store
+
+#: A running job's report is replaced at most this often.
+SHOW_EVERY_S = 1.0
+#: The inbox gets its turn after so much work.
+SLICE_S = 0.25
+#: So many ended runs share the syncs of the folders.
+FILED_TOGETHER = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the report of an open run says, and when it was written (monotonic)."""
+
+    view: RunView
+    at_s: float
+
+
+class Outbox:
+    """Makes the folder agree with the store; every step may be repeated. Folder thread only.
+
+    ``pending``: the names of files in the drop folder that may still turn out to belong to a run.
+    """
+
+    def __init__(
+        self,
+        places: Places,
+        *,
+        pending: Callable[[], Container[str]],
+        commands: Commands,
+        store: Store,
+        tell: events.Tell,
+        clock: Clock,
+        failpoints: Failpoints,
+    ) -> None:
+        self._places = places
+        self._pending = pending
+        self._commands = commands
+        self._store = store
+        self._tell = tell
+        self._clock = clock
+        self._failpoints = failpoints
+        self._shown: dict[int, Shown] = {}
+        self._troubles: dict[int, str] = {}
+        self._filing: Iterator[None] | None = None
+        self._again_s = -math.inf  # after trouble: when to try again
+        #: When the next turn is wanted, monotonic; infinity where nothing is to be shown.
+        self.due_s = math.inf
+        #: How many runs were filed so far.
+        self.filed = 0
+        self.busy = Busy()
+
+    @property
+    def idle(self) -> bool:
+        """Whether the last turn left no run open or unfiled."""
+        return not self.busy.jobs
+
+    def turn(self, beat: Callable[[], None]) -> None:
+        """Show what changed, as much as a slice allows."""
+        until_s = self._clock.monotonic() + SLICE_S
+        self.due_s = math.inf
+        open_runs = [run for run in self._commands.view().runs if not run.state.ended]
+        self._show(open_runs, until_s, beat)
+        unfiled = self._file(until_s, beat)
+        on = [*open_runs, *unfiled]
+        self.busy = Busy(
+            jobs=frozenset(run.job for run in on), files=frozenset(run.file for run in on)
+        )
+
+    # ------------------------------------------------------------ open runs
+
+    def _show(self, runs: list[RunView], until_s: float, beat: Callable[[], None]) -> None:
+        self._shown = {run.id: self._shown[run.id] for run in runs if run.id in self._shown}
+        # Those that were shown longest ago come first: a slice may end before the others.
+        for run in sorted(runs, key=self._shown_at_s):
+            now_s = self._clock.monotonic()
+            due_s = max(self._shown_at_s(run) + SHOW_EVERY_S, now_s)
+            if run.id in self._shown and self._shown[run.id].view == run:
+                self._want(now_s + SHOW_EVERY_S)
+            elif due_s > now_s or now_s > until_s:
+                self._want(due_s)
+            else:
+                beat()
+                try:
+                    self._write_report(run, durable=False)
+                except OSError as exc:
+                    self._failed(run, exc)
+                else:
+                    self._troubles.pop(run.id, None)
+                self._shown[run.id] = Shown(run, now_s)
+                self._want(now_s + SHOW_EVERY_S)
+
+    def _shown_at_s(self, run: RunView) -> float:
+        shown = self._shown.get(run.id)
+        return -math.inf if shown is None else shown.at_s
+
+    def _write_report(self, run: RunView, *, durable: bool) -> None:
+        failures = self._store.failures(run.id, MOST_FAILURES) if run.tasks.failed else []
+        self._places.write(report_name(run.job), [run_report(run, failures)], durable=durable)
+
+    # ------------------------------------------------------------ ended runs
+
+    def _file(self, until_s: float, beat: Callable[[], None]) -> list[RunView]:
+        """Work on the ended runs; returns those that the folder does not show yet."""
+        now_s = self._clock.monotonic()
+        unfiled = self._store.unfiled_runs()
+        if unfiled and self._filing is None and now_s >= self._again_s:
+            self._filing = self._file_all(unfiled)
+        if self._filing is not None:
+            for _ in self._filing:
+                beat()
+                if self._clock.monotonic() > until_s:
+                    self._want(now_s)
+                    return unfiled
+            self._filing = None
+            unfiled = self._store.unfiled_runs()
+        if unfiled:
+            self._want(max(self._again_s, now_s + SHOW_EVERY_S))
+        return unfiled
+
+    def _file_all(self, runs: list[RunView]) -> Iterator[None]:
+        """File runs in groups; yields where other work may come between."""
+        for start in range(0, len(runs), FILED_TOGETHER):
+            reported = []
+            for run in runs[start : start + FILED_TOGETHER]:
+                yield
+                try:
+                    yield from self._places.write_in_steps(
+                        files_name(run.job), file_lines(self._store.files(run.id))
+                    )
+                    self._write_report(run, durable=True)
+                except OSError as exc:
+                    self._failed(run, exc)
+                else:
+                    reported.append(run)
+            self._put_away(reported)
+
+    def _put_away(self, reported: list[RunView]) -> None:
+        """Move the files of runs whose reports are written, then tell the store."""
+        # Between the steps above, a retry may have opened a run again.
+        still = [run for run in reported if self._store.run_view(run.id) == run]
+        moved = []
+        try:
+            self._places.sync(Place.REPORTS)
+            self._failpoints.pass_by("outbox.reported")
+            for run in still:
+                try:
+                    if self._move(run):
+                        moved.append(run)
+                except OSError as exc:
+                    self._failed(run, exc)
+            self._places.sync(Place.ACTIVE, Place.DONE, Place.FAILED)
+        except OSError as exc:
+            for run in still:
+                self._failed(run, exc)
+            return
+        self._failpoints.pass_by("outbox.moved")
+        if moved:
+            self._store.record([RunFiled(run=run.id) for run in moved])
+        self.filed += len(moved)
+        for run in moved:
+            self._troubles.pop(run.id, None)
+
+    def _move(self, run: RunView) -> bool:
+        """Put the job file where ended ones lie; False: it has yet to come to ``active/``."""
+        if not run.file:
+            return True
+        if self._places.stat(Place.ACTIVE, run.file) is None:
+            # A file of that name before the door may be the run's own, left there by a crash.
+            return run.file not in self._pending()
+        target = Place.DONE if run.state is RunState.SUCCEEDED else Place.FAILED
+        self._places.put_away(Place.ACTIVE, target, run.file, self._clock.wall())
+        return True
+
+    # ------------------------------------------------------------ trouble
+
+    def _failed(self, run: RunView, exc: OSError) -> None:
+        trouble = error_text(exc)
+        if self._troubles.get(run.id) != trouble:
+            name = run.file or run.job
+            self._tell(events.FolderFailed(file=name, action="show the run", error=trouble))
+        self._troubles[run.id] = trouble
+        self._again_s = self._clock.monotonic() + AGAIN_S
+
+    def _want(self, at_s: float) -> None:
+        self.due_s = min(self.due_s, at_s)

@@ -1,0 +1,609 @@
+# ruff: noqa: E501 -- messages stand here whole, as a person reads them
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fetchd.config import Settings
+from fetchd.errors import DocumentError
+from fetchd.jobfile import job_name, list_job, load, url_job
+from fetchd.jobfile.needs import order
+from fetchd.model import Job
+
+SETTINGS = Settings()
+URL = "url: https://example.org/a\n"
+
+
+def headlines(text: str | bytes, file: str = "iso.yaml", config: Settings = SETTINGS) -> list[str]:
+    data = text.encode() if isinstance(text, str) else text
+    with pytest.raises(DocumentError) as caught:
+        load(data, file, config)
+    return caught.value.headlines()
+
+
+# What stands in the file, and the one line that a person reads about it.
+BAD = {
+    "F05 unknown key": (
+        "url: https://example.org/a\nchksum: sha256:ab\n",
+        "iso.yaml:2:1: chksum: unknown key (did you mean 'checksum'?)",
+    ),
+    "unknown key without a near one": (
+        "url: https://example.org/a\nzzzz: 1\n",
+        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, size, verify, expect, if_exists, headers, retry, timeout, version, name, description, priority, timezone, vars, limits, tasks",
+    ),
+    "F05 duplicate key": (
+        "url: https://example.org/a\nurl: https://example.org/b\n",
+        "iso.yaml:2:1: the key 'url' stands here a second time (it is in line 1 already; remove one of the two)",
+    ),
+    "F05 wrong type: a list for a text": (
+        "url: [https://example.org/a]\n",
+        "iso.yaml:1:6: url: needs a text, not a list",
+    ),
+    "text for a list": (
+        "urls: https://example.org/a\n",
+        "iso.yaml:1:7: urls: needs a list; write each URL on a line of its own behind '- '",
+    ),
+    "text for a mapping": (
+        "url: https://example.org/a\nretry: 5\n",
+        "iso.yaml:2:8: retry: needs a mapping with keys such as attempts, delay, max_delay",
+    ),
+    "list for tasks": (
+        "tasks:\n  - url: https://example.org/a\n",
+        "iso.yaml:2:3: tasks: needs a mapping: each task's name, and below it the task's keys",
+    ),
+    "text for a task": (
+        "tasks:\n  a: https://example.org/a\n",
+        "iso.yaml:2:6: tasks.a: needs a mapping with keys such as url, urls, base",
+    ),
+    "later: schedule": (
+        "url: https://example.org/a\nschedule: daily\n",
+        "iso.yaml:2:1: schedule: is not built yet",
+    ),
+    "later: steps": (
+        "tasks:\n  a:\n    url: https://example.org/a\n    steps: [extract]\n",
+        "iso.yaml:4:5: tasks.a.steps: is not built yet",
+    ),
+    "later: rate": (
+        "url: https://example.org/a\nlimits: {rate: 5MiB/s}\n",
+        "iso.yaml:2:10: limits.rate: is not built yet",
+    ),
+    "later: magic": (
+        "url: https://example.org/a\nexpect: {magic: x}\n",
+        "iso.yaml:2:10: expect.magic: is not built yet",
+    ),
+    "later: filename from a header": (
+        "url: https://example.org/a\nfilename: {from: header}\n",
+        "iso.yaml:2:11: filename: {from: ...} is not built yet; write the name",
+    ),
+    "later: keep": (
+        "url: https://example.org/a\nkeep: true\n",
+        "iso.yaml:2:1: keep: is not built yet",
+    ),
+    "nothing to fetch": (
+        "dest: x\n",
+        "iso.yaml:1:1: has no url and no urls; a task with nothing to fetch is not built yet",
+    ),
+    "a task with nothing to fetch": (
+        "tasks:\n  a:\n    dest: x\n  b:\n    url: https://example.org/b\n",
+        "iso.yaml:2:3: tasks.a: has no url and no urls; a task with nothing to fetch is not built yet",
+    ),
+    "url and urls": (
+        "url: https://example.org/a\nurls: [https://example.org/b]\n",
+        "iso.yaml:2:7: urls: stands beside url; a task has one or the other",
+    ),
+    "empty file": (
+        "",
+        "iso.yaml: nothing is written here",
+    ),
+    "a text": (
+        "hello\n",
+        "iso.yaml:1:1: found a single text, where keys with values are needed (write KEY: VALUE, each in a line of its own, with a space behind the colon)",
+    ),
+    "a list": (
+        "- url: x\n",
+        "iso.yaml:1:1: found a list, where keys with values are needed (write KEY: VALUE, each in a line of its own, with a space behind the colon)",
+    ),
+    "version": (
+        "version: 2\nurl: https://example.org/a\n",
+        "iso.yaml:1:10: version: '2' is not a version of the job file that is known; write 1",
+    ),
+    "name": (
+        "name: a b\nurl: https://example.org/a\n",
+        "iso.yaml:1:7: name: 'a b' is no name; allowed are up to 128 letters, digits, '.', '_' and '-', the first a letter or digit",
+    ),
+    "priority": (
+        "priority: hihg\nurl: https://example.org/a\n",
+        "iso.yaml:1:11: priority: 'hihg' is not one of urgent, high, normal, low; did you mean 'high'?",
+    ),
+    "timezone": (
+        "timezone: Europe/Berln\nurl: https://example.org/a\n",
+        "iso.yaml:1:11: timezone: 'Europe/Berln' is not a time zone of this machine; did you mean 'Europe/Berlin'?",
+    ),
+    "empty size range": (
+        "size: 5..1\nurl: https://example.org/a\n",
+        "iso.yaml:1:7: size: '5..1' is an empty range: the first size is above the second",
+    ),
+    "no size": (
+        "size: 5 apples\nurl: https://example.org/a\n",
+        "iso.yaml:1:7: size: '5 apples' is not a size; write a number, alone for bytes, or with KiB, MiB, GiB, TiB or kB, MB, GB, TB: 500MB, 7GiB",
+    ),
+    "duration without unit": (
+        "url: https://example.org/a\ntimeout:\n  connect: 30\n",
+        "iso.yaml:3:12: timeout.connect: '30' is not a duration; write a number with ms, s, m, h or d: 90s, 5m, 1h 30m",
+    ),
+    "stall rate": (
+        "url: https://example.org/a\ntimeout:\n  stall: 30s@fast\n",
+        "iso.yaml:3:10: timeout.stall: 'fast' is not a rate; write a size a second: 5MiB/s",
+    ),
+    "zero attempts": (
+        "url: https://example.org/a\nretry: {attempts: 0}\n",
+        "iso.yaml:2:19: retry.attempts: '0' is not a whole number from 1 to 999999",
+    ),
+    "unknown root": (
+        "url: https://example.org/a\nroot: defualt\n",
+        "iso.yaml:2:7: root: 'defualt' is not a download root of the configuration; known: default (did you mean 'default'?)",
+    ),
+    "less than the operator asks": (
+        "url: https://example.org/a\nverify: none\n",
+        "iso.yaml:2:9: verify: 'none' asks for less than the configuration, which has verify: length",
+    ),
+    "digest without checksum": (
+        "url: https://example.org/a\nverify: digest\n",
+        "iso.yaml:1:6: url: has no checksum, and verify: digest asks for one",
+    ),
+    "secret header": (
+        "url: https://example.org/a\nheaders:\n  authorization: Bearer x\n",
+        "iso.yaml:3:3: headers.authorization: authorization may not stand in a job file: no secrets here; the operator's configuration is the place for them",
+    ),
+    "own header": (
+        "url: https://example.org/a\nheaders:\n  Host: x\n",
+        "iso.yaml:3:3: headers.Host: Host is set by fetchd itself",
+    ),
+    "header with a line break": (
+        'url: https://example.org/a\nheaders:\n  X-A: "a\\nb"\n',
+        "iso.yaml:3:8: headers.X-A: a header's value has only printable ASCII characters",
+    ),
+    "variable in a header": (
+        "url: https://example.org/a\nheaders:\n  X-A: ${run.id}\n",
+        "iso.yaml:3:8: headers.X-A: variables are not replaced in headers",
+    ),
+    "unknown variable": (
+        "vars: {series: 1}\nurl: https://example.org/${sries}\n",
+        "iso.yaml:2:6: url: unknown variable ${sries} (did you mean ${series}?)",
+    ),
+    "reserved variable": (
+        "vars: {url: 1}\nurl: https://example.org/a\n",
+        "iso.yaml:1:8: vars.url: 'url' means something else in ${...}; choose another name",
+    ),
+    "variable before its value": (
+        "vars:\n  a: ${b}\n  b: x\nurl: https://example.org/${a}\n",
+        "iso.yaml:2:6: vars.a: ${b} is written below; a variable knows those above it",
+    ),
+    "open variable": (
+        "url: https://example.org/${a\n",
+        "iso.yaml:1:6: url: '${' is not closed; write ${name}, or $${ for a literal ${",
+    ),
+    "later: date format": (
+        "url: https://example.org/${run.date-1d:%Y}\n",
+        "iso.yaml:1:6: url: '${run.date-1d:%Y}': arithmetic and formats of dates are not built yet",
+    ),
+    "unknown algorithm": (
+        "url: https://example.org/a\nchecksum: sha265:abcd\n",
+        "iso.yaml:2:11: checksum: unknown checksum algorithm 'sha265' (did you mean sha256?); known: sha256, sha512, sha1, md5, sha384, sha224, blake2b, blake2s, sha3-256, sha3-512",
+    ),
+    "short checksum": (
+        "url: https://example.org/a\nchecksum: sha256:abcd\n",
+        "iso.yaml:2:11: checksum: a sha256 checksum has 64 hex digits, this one has 4",
+    ),
+    "short checksum in a line": (
+        "urls:\n  - https://example.org/a sha256:abcd\n",
+        "iso.yaml:2:5: urls[0]: a sha256 checksum has 64 hex digits, this one has 4",
+    ),
+    "scheme": (
+        "url: ftp://example.org/a\n",
+        "iso.yaml:1:6: url: the scheme 'ftp' is not fetched; allowed: http, https",
+    ),
+    "URL without a name": (
+        "url: https://example.org/\n",
+        "iso.yaml:1:6: url: the URL's last segment is empty; give a filename",
+    ),
+    "password in URL": (
+        "url: https://u:p@example.org/a\n",
+        "iso.yaml:1:6: url: user name and password may not stand in a URL",
+    ),
+    "dest leaves the root": (
+        "url: https://example.org/a\ndest: ../x\n",
+        "iso.yaml:2:7: dest: '../x' has the component '..'",
+    ),
+    "absolute dest": (
+        "url: https://example.org/a\ndest: /etc\n",
+        "iso.yaml:2:7: dest: '/etc' is absolute; write a path below the root",
+    ),
+    "file name leaves dest": (
+        "url: https://example.org/a\nfilename: a/../b\n",
+        "iso.yaml:2:11: filename: 'a/../b' has the component '..'",
+    ),
+    "hidden folder": (
+        "url: https://example.org/a\ndest: .fetchd\n",
+        "iso.yaml:2:7: dest: '.fetchd' has the component '.fetchd', which is fetchd's own",
+    ),
+    "unknown need": (
+        "tasks:\n  iso:\n    url: https://example.org/a\n  b:\n    url: https://example.org/b\n    needs: [ios]\n",
+        "iso.yaml:6:13: tasks.b.needs[0]: 'ios' is no task of this job (did you mean 'iso'?)",
+    ),
+    "circle": (
+        "tasks:\n  a:\n    url: https://example.org/a\n    needs: [c]\n  b:\n    url: https://example.org/b\n    needs: [a]\n  c:\n    url: https://example.org/c\n    needs: b\n",
+        "iso.yaml:4:12: tasks.a.needs: the needs go in a circle: a -> c -> b -> a",
+    ),
+    "circle of one": (
+        "tasks:\n  a:\n    url: https://example.org/${needs.a.path}\n",
+        "iso.yaml:2:3: tasks.a: the needs go in a circle: a -> a",
+    ),
+    "path of several files": (
+        "tasks:\n  a:\n    urls: [https://example.org/a, https://example.org/b]\n  b:\n    url: https://example.org/c/${needs.a.path}\n",
+        "iso.yaml:5:10: tasks.b.url: ${needs.a.path} exists only for a task with one file, and 'a' has several",
+    ),
+    "path of an unknown task": (
+        "tasks:\n  a:\n    url: https://example.org/a\n  b:\n    url: https://example.org/c/${needs.aa.path}\n",
+        "iso.yaml:5:10: tasks.b.url: unknown variable ${needs.aa.path} (did you mean ${needs.a.path}?)",
+    ),
+    "needs at the top": (
+        "needs: [a]\nurl: https://example.org/a\n",
+        "iso.yaml:1:1: needs: belongs in a task under tasks",
+    ),
+    "one destination, two tasks": (
+        "tasks:\n  a:\n    url: https://example.org/x\n  b:\n    url: https://example.net/x\n",
+        "iso.yaml:5:10: tasks.b.url: writes 'x', as tasks.a.url in line 3 does",
+    ),
+    "one destination, two lines": (
+        "urls:\n  - https://example.org/x\n  - https://example.net/y x\n",
+        "iso.yaml:3:5: urls[1]: writes 'x', as urls[0] in line 2 does",
+    ),
+    "file, then folder": (
+        "urls:\n  - https://example.org/x\n  - https://example.net/y x/y\n",
+        "iso.yaml:3:5: urls[1]: writes into the folder 'x', which is a file for urls[0] in line 2",
+    ),
+    "folder, then file": (
+        "urls:\n  - https://example.net/y x/y/z\n  - https://example.org/x\n",
+        "iso.yaml:3:5: urls[1]: writes the file 'x', which is a folder for urls[0] in line 2",
+    ),
+    "one checksum for two": (
+        "checksum: md5:900150983cd24fb0d6963f7d28e17f72\nurls:\n  - https://example.org/x\n  - https://example.net/y\n",
+        "iso.yaml:1:11: checksum: one checksum cannot hold for 2 files; write each behind its URL",
+    ),
+    "bad task name": (
+        "tasks:\n  a b:\n    url: https://example.org/x\n",
+        "iso.yaml:2:3: tasks.a b: 'a b' is no name; allowed are up to 128 letters, digits, '.', '_' and '-', the first a letter or digit",
+    ),
+    "job key in a task": (
+        "tasks:\n  a:\n    limits: {file: 1}\n    url: https://example.org/x\n",
+        "iso.yaml:3:5: tasks.a.limits: belongs at the top of the file, not in a task",
+    ),
+    "no tasks": (
+        "tasks: {}\n",
+        "iso.yaml:1:8: tasks: names no task",
+    ),
+    "base with a query": (
+        "base: https://example.org/?a\nurl: x\n",
+        "iso.yaml:1:7: base: 'https://example.org/?a' has a query or a fragment; a base is a folder",
+    ),
+    "anchor": (
+        "a: &x 1\nb: *x\n",
+        "iso.yaml:1:4: & at the beginning of a value means an anchor; these are not read (repeat the value; in a job file keys at the top hold for all tasks, vars: names texts; or quote it)",
+    ),
+    "tab": (
+        "url:\thttps://example.org/a\n\tdest: x\n",
+        "iso.yaml:2:1: a tab indents this line; YAML takes blanks only (put two blanks in its place)",
+    ),
+    "tag": (
+        "url: !x https://example.org/a\n",
+        'iso.yaml:1:6: ! at the beginning of a value means a tag; tags are not read (write: url: "!x https://example.org/a")',
+    ),
+    "variable in brackets": (
+        "dest: [${run.date}]\nurl: https://example.org/a\n",
+        'iso.yaml:1:8: inside [ ] and { } a text with ${...} needs quotes (write: dest: ["${run.date}"])',
+    ),
+    "checksum as file name": (
+        "vars: {s: 'sha256:abcd'}\nurls:\n  - https://example.org/a ${s}\n",
+        "iso.yaml:3:5: urls[0]: the file name 'sha256:abcd' looks like a checksum",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_mistake_is_told_with_its_place_and_what_to_do(name: str) -> None:
+    text, expected = BAD[name]
+
+    assert headlines(text)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("version: no\n", "iso.yaml:2:10: version: 'no' is not a version of the job file that is known; write 1"),
+        ("retry: {attempts: 1e3}\n", "iso.yaml:2:19: retry.attempts: '1e3' is not a whole number from 1 to 999999"),
+        ("retry: {attempts: 1_000}\n", "iso.yaml:2:19: retry.attempts: '1_000' is not a whole number from 1 to 999999"),
+        ("retry: {attempts: 8.0}\n", "iso.yaml:2:19: retry.attempts: '8.0' is not a whole number from 1 to 999999"),
+        (
+            "timeout: {connect: 1:30}\n",
+            ("iso.yaml:2:20: timeout.connect: '1:30' is not a duration; write a number with "
+            "ms, s, m, h or d: 90s, 5m, 1h 30m"),
+        ),
+        ("verify: no\n", "iso.yaml:2:9: verify: 'no' is not one of digest, length, none; did you mean 'none'?"),
+    ],
+)  # fmt: skip
+def test_f08_what_yaml_would_convert_is_read_as_written(text: str, expected: str) -> None:
+    assert headlines(URL + text) == [expected]
+
+
+def test_all_errors_of_a_file_are_told_at_once_and_none_that_only_follows() -> None:
+    text = (
+        "bsae: https://example.org/\n"  # so the relative URL below is no further error
+        "dest: ../x\n"
+        "retry: {attempts: x, dealy: 5s}\n"
+        "vars: {v: [1], w: '${v}'}\n"  # nor is ${w}
+        "tasks:\n"
+        "  a: {url: a.iso, checksum: md5:00}\n"
+        "  b: {url: 'https://example.org/${w}', needs: [c, d]}\n"
+        "  c: 5\n"
+        "  d: {url: 'ftp://example.org/d', filename: x}\n"
+    )
+
+    assert headlines(text) == [
+        "iso.yaml:1:1: bsae: unknown key (did you mean 'base'?)",
+        "iso.yaml:2:7: dest: '../x' has the component '..'",
+        "iso.yaml:3:19: retry.attempts: 'x' is not a whole number from 1 to 999999",
+        "iso.yaml:3:22: retry.dealy: unknown key (did you mean 'delay'?)",
+        "iso.yaml:4:11: vars.v: needs a text, not a list",
+        "iso.yaml:6:29: tasks.a.checksum: a md5 checksum has 32 hex digits, this one has 2",
+        "iso.yaml:8:6: tasks.c: needs a mapping with keys such as url, urls, base",
+    ]
+
+
+def test_each_bad_line_of_urls_is_told() -> None:
+    text = (
+        "urls:\n"
+        "  - https://example.org/a\n"
+        "  - b\n"
+        "  - ftp://example.org/c\n"
+        "  - a b c d\n"
+        "  -\n"
+        "  - {url: https://example.org/d}\n"
+    )
+
+    assert headlines(text) == [
+        "iso.yaml:3:5: urls[1]: 'b' is not an absolute URL; write http://... or https://...",
+        "iso.yaml:4:5: urls[2]: the scheme 'ftp' is not fetched; allowed: http, https",
+        (
+            "iso.yaml:5:5: urls[3]: the line has 4 fields; write URL [filename] [algorithm:hex], "
+            "with a TAB between the fields if a name has spaces"
+        ),
+        "iso.yaml:6:4: urls[4]: needs a line: URL [filename] [algorithm:hex]",
+        "iso.yaml:7:5: urls[5]: needs a line: URL [filename] [algorithm:hex]",
+    ]
+
+
+def test_an_error_shows_the_line_and_a_caret() -> None:
+    with pytest.raises(DocumentError) as caught:
+        load(URL.encode() + b"dest: isos\nchksum: x\n", "iso.yaml", SETTINGS)
+
+    assert str(caught.value) == (
+        "iso.yaml:3:1: chksum: unknown key (did you mean 'checksum'?)\n    chksum: x\n    ^"
+    )
+
+
+def test_a_mistake_above_the_tasks_is_told_once() -> None:
+    text = "dest: /x\ntasks:\n" + "".join(
+        f"  t{n}: {{url: https://example.org/{n}}}\n" for n in range(5)
+    )
+
+    assert headlines(text) == ["iso.yaml:1:7: dest: '/x' is absolute; write a path below the root"]
+
+
+def test_thousands_of_errors_are_cut_off() -> None:
+    found = headlines("urls:\n" + "  - a\n" * 5000)
+
+    assert len(found) == 101
+    assert found[0] == "iso.yaml: more than 100 errors; here are the first"
+
+
+def test_messages_stay_short_whatever_is_written() -> None:
+    long = "x" * 100_000
+
+    for text in (f"{long}: 1\n", f"priority: {long}\n", f"size: {long}\n", f"url: ${{{long}}}\n"):
+        assert len(headlines(URL + text if "url" not in text else text)[0]) < 2000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"vars: {{a: {'x' * 60_000}}}\nurls:\n"
+        + "".join(f"  - https://example.org/${{a}}/{n}\n" for n in range(3000)),
+        f"base: https://example.org/{'x' * 100_000}\nurls:\n"
+        + "".join(f"  - {n}\n" for n in range(5000)),
+    ],
+)
+def test_a_small_file_cannot_fill_the_memory(text: str) -> None:
+    found = headlines(text)
+
+    assert "the URLs are too long together; write them into *.urls files" in found[-1]
+
+
+def test_json_names_the_path_of_keys_and_the_place_of_a_syntax_error() -> None:
+    wrong = {"tasks": {"a": {"url": "ftp://example.org/a"}, "b": {"urls": ["x"]}}, "zone": 1}
+
+    assert sorted(headlines(json.dumps(wrong), "x.json")) == [
+        "x.json: tasks.a.url: the scheme 'ftp' is not fetched; allowed: http, https",
+        "x.json: tasks.b.urls[0]: 'x' is not an absolute URL; write http://... or https://...",
+        "x.json: zone: unknown key (did you mean 'timezone'?)",
+    ]
+    assert headlines('{"url": }', "x.json")[0].startswith("x.json:1:9: not JSON: ")
+
+
+def test_the_operators_floor_and_roots_are_held() -> None:
+    strict = Settings.model_validate({"verify": "digest", "roots": {"default": "/d", "nas": "/n"}})
+
+    assert headlines(URL + "root: nass\nverify: length\n", config=strict) == [
+        (
+            "iso.yaml:2:7: root: 'nass' is not a download root of the configuration; "
+            "known: default, nas (did you mean 'nas'?)"
+        ),
+        (
+            "iso.yaml:3:9: verify: 'length' asks for less than the configuration, "
+            "which has verify: digest"
+        ),
+    ]
+    assert headlines(URL, config=strict) == [
+        "iso.yaml:1:6: url: has no checksum, and verify: digest asks for one"
+    ]
+
+
+def test_a_file_larger_than_allowed_is_refused() -> None:
+    small = Settings.model_validate({"intake": {"max_job_bytes": "1KiB"}})
+
+    assert headlines(URL + "#" * 1024, config=small) == [
+        "iso.yaml: larger than the 1.0 KiB that are allowed"
+    ]
+
+
+def test_a_file_whose_name_cannot_be_the_jobs_needs_a_name() -> None:
+    assert headlines(URL, "my job.yaml") == [
+        (
+            "my job.yaml:1:1: the file's name 'my job' cannot be the job's (letters, digits, '.', '_', "
+            "'-', at most 128, the first a letter or digit); write name: or rename the file"
+        )
+    ]
+    assert load((URL + "name: ok\n").encode(), "my job.yaml", SETTINGS).name == "ok"
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("crawl.urls", "crawl"),
+        ("my crawl (2).urls", "my-crawl--2-"),
+        ("größe.urls", "gr--e"),
+        ("\udcff.urls", "list"),
+        ("-x.urls", "x"),
+        ("a.b.urls", "a.b"),
+        ("x" * 200 + ".urls", "x" * 128),
+        ("iso.yaml", "iso"),
+        ("a.b.json", "a.b"),
+    ],
+)
+def test_the_job_is_named_like_its_file(file: str, expected: str) -> None:
+    assert job_name(file) == expected
+
+
+def test_a_list_of_any_name_is_a_job() -> None:
+    job = list_job("my list.urls", "/jobs/active/my list.urls", "ab" * 32, SETTINGS)
+
+    assert (job.name, job.revision, job.groups[0].name) == ("my-list", "ab" * 32, "my-list")
+
+
+def test_arguments_are_tried_like_lines() -> None:
+    with pytest.raises(DocumentError) as caught:
+        url_job(["md5:00", "ftp://example.org/a", "md5:00", "b"], SETTINGS, name="get", dest="")
+
+    assert sorted(caught.value.headlines()) == [
+        "arguments: the checksum md5:00 stands before any URL",
+        "arguments: urls[0]: the scheme 'ftp' is not fetched; allowed: http, https",
+        "arguments: urls[1]: 'b' is not an absolute URL; write http://... or https://...",
+    ]
+
+
+# ---------------------------------------------------------------- needs
+
+
+def test_long_circles_are_shortened() -> None:
+    text = "tasks:\n" + "".join(
+        f"  t{n}: {{url: https://example.org/{n}, needs: t{(n + 1) % 50}}}\n" for n in range(50)
+    )
+
+    assert headlines(text) == [
+        (
+            "iso.yaml:2:43: tasks.t0.needs: the needs go in a circle: "
+            "t0 -> t1 -> t2 -> t3 -> ... -> t48 -> t49 -> t0"
+        )
+    ]
+
+
+@settings(derandomize=True, max_examples=200)
+@given(
+    st.dictionaries(
+        st.sampled_from("abcdef"), st.lists(st.sampled_from("abcdefx"), max_size=4), max_size=6
+    )
+)
+def test_every_task_is_behind_its_needs_or_there_is_a_circle(needs: dict[str, list[str]]) -> None:
+    names, cycles = order(needs)
+
+    for position, name in enumerate(names):
+        assert set(needs[name]) & set(needs) <= set(names[:position])
+    for cycle in cycles:
+        assert cycle[0] == cycle[-1]
+        assert all(after in needs[name] for name, after in itertools.pairwise(cycle))
+    assert bool(cycles) == (len(names) < len(needs))
+
+
+def test_a_very_long_chain_has_an_order() -> None:
+    needs = {str(n): [str(n + 1)] for n in range(50_000)}
+
+    names, cycles = order(needs)
+
+    assert (names[0], names[-1], len(names), cycles) == ("49999", "0", 50_000, [])
+
+
+# ---------------------------------------------------------------- anything
+
+
+def outcome(data: bytes, file: str) -> Job | DocumentError:
+    try:
+        return load(data, file, SETTINGS)
+    except DocumentError as exc:
+        return exc
+
+
+def holds(data: bytes, file: str) -> None:
+    found = outcome(data, file)
+
+    if isinstance(found, DocumentError):
+        assert found.problems
+        assert all(line.startswith(file) for line in found.headlines())
+    else:
+        assert found.groups
+
+
+@settings(derandomize=True, max_examples=200)
+@given(st.binary(max_size=200), st.sampled_from(["x.yaml", "x.json"]))
+def test_any_bytes_are_a_job_or_an_error(data: bytes, file: str) -> None:
+    holds(data, file)
+
+
+KEYS = st.sampled_from(
+    [
+        *("url", "urls", "base", "dest", "filename", "checksum", "headers", "retry", "tasks"),
+        *("vars", "needs", "limits", "expect", "timeout", "size", "verify", "name", "x-a"),
+        *("attempts", "type", "a", "b", "schedule", "urll"),
+    ]
+)
+VALUES = st.sampled_from(
+    [
+        *("https://example.org/a", "b", "${a}", "${needs.a.path}", "${", "5", "", "none", "../x"),
+        *("1KiB..2KiB", "5s", f"https://example.org/c sha256:{'ab' * 32}", "md5:00", "a b"),
+    ]
+)
+TREES = st.recursive(
+    VALUES | st.none() | st.integers() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@settings(derandomize=True, max_examples=200)
+@given(st.dictionaries(KEYS, TREES, max_size=6))
+def test_any_keys_are_a_job_or_an_error(keys: dict[str, object]) -> None:
+    holds(json.dumps(keys).encode(), "x.json")
+    holds(json.dumps(keys).encode(), "x.yaml")
