@@ -128,13 +128,13 @@ class Watcher(threading.Thread):
         super().__init__(name="watcher", daemon=True)
         self._folder = folder
         self._expected = expected
-        self._stop = threading.Event()
+        self._ending = threading.Event()
         self._seen: dict[tuple[str, int, int], None] = {}
         self.wrong: list[str] = []
         self.looked = 0
 
     def run(self) -> None:
-        while not self._stop.wait(0.02):
+        while not self._ending.wait(0.02):
             self.look()
 
     def look(self) -> None:
@@ -153,8 +153,15 @@ class Watcher(threading.Thread):
             if found != self._expected.get(name):
                 self.wrong.append(f"{name}: {stat.st_size} bytes, sha256 {found}")
 
+    def versions(self) -> dict[str, int]:
+        """How many different files were seen under each name."""
+        counts: dict[str, int] = {}
+        for name, _, _ in self._seen:
+            counts[name] = counts.get(name, 0) + 1
+        return counts
+
     def finish(self) -> None:
-        self._stop.set()
+        self._ending.set()
         self.join(30)
         self.look()
 

@@ -499,9 +499,10 @@ class _Document:
         for complaint in complaints:
             source, problem = self._placed(complaint)
             by_source.setdefault(source, []).append(problem)
-        for source in sorted(by_source, key=lambda source: source != self._source):
-            text = self._text if source == self._source else ""
-            raise DocumentError(source, by_source[source], text)
+        if self._source in by_source:
+            raise DocumentError(self._source, by_source[self._source], self._text)
+        for source, problems in by_source.items():
+            raise DocumentError(source, problems)
 
     def _placed(self, complaint: _Complaint) -> tuple[str, Problem]:
         path = next(filter(self._written, complaint.paths), complaint.paths[0])

@@ -294,7 +294,7 @@ class Leftover:
     """A part in a hidden folder. ``path`` and ``durable_bytes`` by its journal, "" and 0 without.
 
     ``home``: path below the root of the file system's top folder, "" for the root's own.
-    ``modified_at_s``: wall clock, when it was last written.
+    ``modified_at_s``: wall clock, when it was last touched.
     """
 
     root: str

@@ -9,7 +9,7 @@ import queue
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -36,13 +36,14 @@ from fetchd.model import (
     Submit,
 )
 from fetchd.pool import Pool
+from fetchd.ports import Leftover
 from fetchd.stores import SqliteStore
 from fetchd.systemd import Notifier
 from fetchd.threads import Worker
 from fetchd.transfer import Transfer
 
 #: The publisher makes at most this many files visible at a time, with shared syncs.
-PUBLISH_GROUP = 256
+PUBLISH_GROUP = 64
 #: A thread that neither made progress nor rested for so long is stuck; systemd is told no more.
 #: Syncing a very large file to a slow disk is the longest legal silence.
 STUCK_AFTER_S = 600.0
@@ -139,7 +140,8 @@ class Works:
         """Go on with what the last life left; to be called before ``start``."""
         leftovers = self.disk.leftovers()
         found = self.engine.recover({(p.root, p.path): p.durable_bytes for p in leftovers})
-        swept = self.sweep()
+        # A part without a journal may be one that waits to be published: not yet.
+        swept = self.sweep(part for part in leftovers if part.path)
         runs, running, publishing = found
         if runs or swept:
             self._tell(
@@ -171,14 +173,15 @@ class Works:
             left += 1
         self.transports.close()
         self.store.close()
-        self.disk.close()
+        if not left:  # a thread that is stuck may still hold on to a folder of a root
+            self.disk.close()
         return left
 
-    def sweep(self) -> int:
+    def sweep(self, leftovers: Iterable[Leftover]) -> int:
         """Remove parts that nobody needs; returns how many."""
         return sum(
             self.disk.sweep(leftover)
-            for leftover in self.disk.leftovers()
+            for leftover in leftovers
             if not self.engine.needs_part(
                 leftover.root, leftover.path, self.clock.wall() - leftover.modified_at_s
             )
@@ -325,7 +328,7 @@ class Daemon:
             self._show_status()
             self._feed_watchdog()
             if works.engine.sweep_due() or now_s >= next_sweep_s:
-                works.sweep()
+                works.sweep(works.disk.leftovers())
                 next_sweep_s = now_s + SWEEP_EVERY_S
             if now_s >= next_stats_s:
                 self._tell(events.StatsTaken(totals=self._stats.snapshot()))

@@ -441,6 +441,15 @@ def test_a_link_does_not_hide_that_two_folders_are_one(folder):
     assert "same folder" in problem.message
 
 
+def test_a_link_does_not_hide_that_a_root_lies_in_the_jobs_folder(folder):
+    (folder / "jobs" / "inner").mkdir(parents=True)
+    (folder / "link").symlink_to("jobs/inner")
+
+    [problem] = rejected(folder, "roots: {default: link}\n").problems
+
+    assert "and the folder of jobs" in problem.message
+
+
 def test_a_contradiction_with_an_override_names_the_override():
     assert str(refused_override("jobs", "./downloads")).startswith("--set jobs: ")
 

@@ -143,11 +143,11 @@ def test_a_variable_without_a_value_fails_what_refers_to_it_and_nothing_else() -
     bad = expand_one("https://example.org/${name}.iso", variables=variables)
     good = expand_one("https://example.org/${series}.iso", variables=variables)
 
-    assert bad.problem == (
-        "bad_item",
-        "iso:1: ${name}: ${series} is written below; a variable knows those above it",
-    )
+    assert bad.problem == ("bad_item", "iso:1: ${name} has no value")
     assert good.path == "24.04.iso"
+    assert Scope(job_of(variables=variables), RUN).bad_variables == {
+        "name": "${series} is written below; a variable knows those above it"
+    }
 
 
 def test_the_date_is_that_of_the_schedule_in_the_jobs_timezone() -> None:
@@ -279,6 +279,17 @@ def test_a_file_name_that_turns_out_to_be_a_checksum_is_not_a_file_name() -> Non
     )
 
     assert f"iso:1: the file name {SHA!r} looks like a checksum" == problem
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (Item(url="https://example.org/a", checksum="${none}"), "'' is not a checksum"),
+        (Item(url="https://example.org/a", filename="${none}"), "it is empty"),
+    ],
+)
+def test_an_empty_variable_does_not_switch_anything_off(item: Item, expected: str) -> None:
+    assert expected in problem_of(item, variables={"none": ""})
 
 
 def test_verify_digest_wants_a_checksum_for_each_item() -> None:

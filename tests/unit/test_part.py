@@ -422,18 +422,15 @@ def test_leftovers_are_parts_with_or_without_journal_and_journals_without_part(d
     leave(disk, "without", b"0123456789")
     stray = "a" * 26
     (hidden(tmp_path) / f"{stray}.json.tmp").touch()
+    # As a publication that has set the origin's date and then crashed leaves it.
     os.utime(hidden(tmp_path) / part_name("default", "with"), (1000, 1000))
 
     found = {leftover.name: leftover for leftover in disk.leftovers()}
 
     assert {part_name("default", "with"), part_name("default", "without"), stray} == set(found)
     known = found[part_name("default", "with")]
-    assert (
-        known.root,
-        known.path,
-        known.durable_bytes,
-        known.modified_at_s,
-    ) == ("default", "with", 6, 1000.0)
+    assert (known.root, known.path, known.durable_bytes) == ("default", "with", 6)
+    assert known.modified_at_s > 1_700_000_000
     assert (found[stray].path, found[stray].durable_bytes) == ("", 0)
     assert all(disk.sweep(leftover) for leftover in found.values())
     assert names(tmp_path) == []

@@ -46,7 +46,6 @@ EXIT_CODES: dict[type[Exception], int] = {
 }
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
-EXIT_PIPE_CLOSED = 141
 
 
 @dataclass
@@ -112,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has enough; Python's own flush at exit must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PIPE_CLOSED
+        return 1  # as click does when it meets the closed pipe first
     except FetchdError as exc:
         _complain(str(exc))
         return EXIT_CODES.get(type(exc), EXIT_INTERNAL)

@@ -44,11 +44,7 @@ def run_line(run: Json) -> str:
     parts = [
         f"{printable(run['job'])} #{run['id']} {run['state']}",
         f"{ended}/{total}{more} files",
-        *(
-            f"{tasks[state]} {state}"
-            for state in ("failed", "skipped", "cancelled")
-            if tasks[state]
-        ),
+        *lost,
         format_size(run["bytes"]),
         *(f"{count} wait: {reason}" for reason, count in run.get("waiting", {}).items()),
     ]

@@ -64,16 +64,22 @@ def _check(path: Path, settings: Settings, *, show: bool) -> Checked:
     except DocumentError as exc:
         return Checked(str(path), problems=exc.problems, text=str(exc))
     checked = Checked(str(path), job=job.name)
+    places: set[tuple[str, str]] = set()
     try:
         for group, spec in _tasks(job):
             checked.files += 1
+            place = (group.rules.root, spec.path)
             if spec.problem is not None:
-                code, reason = spec.problem
-                checked.problems.append(Problem(message=f"{spec.key}: {code}: {reason}"))
+                _, reason = spec.problem
+                checked.problems.append(Problem(message=reason))
+            elif place in places:
+                again = f"{spec.sources[0]}: {spec.path} is the destination of an earlier line"
+                checked.problems.append(Problem(message=again))
             elif show:
                 checked.tasks.append(_shown(group, spec))
+            places.add(place)
     except AttemptError as exc:
-        checked.problems.append(Problem(message=f"{exc.code}: {exc.reason}"))
+        checked.problems.append(Problem(message=exc.reason))
     checked.text = str(DocumentError(checked.file, checked.problems))
     return checked
 
@@ -118,7 +124,8 @@ def _print(checked: Checked) -> None:
     if checked.problems:
         click.echo("\n".join(map(printable, checked.text.split("\n"))), err=True)
         return
-    click.echo(f"{printable(checked.file)}: ok: job {checked.job}, {checked.files} files")
+    files = f"{checked.files} file{'' if checked.files == 1 else 's'}"
+    click.echo(f"{printable(checked.file)}: ok: job {checked.job}, {files}")
     for task in checked.tasks:
         first, *mirrors = task["sources"]
         click.echo(f"  {task['root']}:{printable(task['path'])}")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 _SLICE_BYTES = 64 * 1024
 _RANGE = re.compile(r"bytes=(\d+)-")
@@ -40,7 +40,7 @@ class DemoServer(ThreadingHTTPServer):
         self._broken: set[str] = set()  # guarded by _lock
         self._thread = threading.Thread(target=self.serve_forever, daemon=True)
 
-    def __enter__(self) -> DemoServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

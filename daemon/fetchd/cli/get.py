@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,10 @@ from fetchd.cli.options import config_options, json_option, load_settings
 if TYPE_CHECKING:
     from fetchd.config import Settings
     from fetchd.model import FileView, Job, Report, RunView
+
+
+#: Where the folders of the daemon would be, which may not overlap with DIR: get has none.
+_UNUSED = "/dev/null"
 
 
 @click.command("get")
@@ -39,20 +43,33 @@ def command(
     is there, otherwise with 1.
     """
     files, urls = job_files.part_arguments(what)
-    settings = load_settings(config, assignments, roots__default=dest)
+    settings = load_settings(
+        config, assignments, roots__default=dest, jobs=f"{_UNUSED}/jobs", state=f"{_UNUSED}/state"
+    )
     jobs = [job_files.load(path, settings) for path in files]
     if urls:
         jobs.append(_job_of_urls(urls, settings))
     runs = _fetch(settings, jobs)
     if as_json:
-        ended = [{**asdict(run), "files": [asdict(file) for file in files]} for run, files in runs]
-        click.echo(json.dumps({"runs": ended}, indent=2))
+        click.echo(json.dumps([_as_json(run, views) for run, views in runs], indent=2))
     else:
         for run, views in runs:
             for line in file_lines([asdict(view) for view in views]):
                 click.echo(line)
             click.echo(run_line(asdict(run)))
     return 0 if all(run.state == "succeeded" for run, _ in runs) else 1
+
+
+def _as_json(run: RunView, files: Sequence[FileView]) -> dict[str, Any]:
+    """Return what the daemon's two report files say, in one."""
+    from fetchd.folder import reports  # noqa: PLC0415 -- loads watchdog
+
+    failures = [file for file in files if file.state == "failed"]
+    lines = b"".join(reports.file_lines(files)).splitlines()
+    return {
+        **json.loads(reports.run_report(run, failures)),
+        "files": [json.loads(line) for line in lines],
+    }
 
 
 def _job_of_urls(urls: Sequence[str], settings: Settings) -> Job:

@@ -167,7 +167,8 @@ class DownloadDisk:
         size_bytes, modified_at_s = 0, 0.0
         with suppress(OSError):
             found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-            size_bytes, modified_at_s = found.st_size, found.st_mtime
+            # Not st_mtime: publication begins with setting that to the origin's date.
+            size_bytes, modified_at_s = found.st_size, found.st_ctime
         said = read_journal(self._system, folder_fd, name)
         path, durable_bytes = "", 0
         if said is not None and said[0] == root.name:

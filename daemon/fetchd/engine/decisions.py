@@ -69,6 +69,7 @@ class Effects:
 
     changes: list[Change] = field(default_factory=list)
     happened: list[events.Event] = field(default_factory=list)
+    final: list[events.Event] = field(default_factory=list)  # told once the record is durable
     entries: list[Entry] = field(default_factory=list)
     released: list[Entry] = field(default_factory=list)
     intended: list[Publish] = field(default_factory=list)  # to publish, once the record is durable
@@ -177,7 +178,7 @@ class Decisions:
                 record=None,
             )
         )
-        effects.happened.append(
+        effects.final.append(
             events.TaskDone(
                 **about_task(attempt, attempt.source),
                 outcome="up_to_date",
@@ -204,6 +205,10 @@ class Decisions:
                 group.run.bytes -= intent.size_bytes
                 if group.run.cancelled:
                     self._cancelled(group, task, TaskState.PUBLISHING, effects)
+                elif attempt.recovered and outcome.transient:
+                    # The crash was charged nowhere, and it is what tore the part.
+                    group.move(TaskState.PUBLISHING, TaskState.READY)
+                    self._put_back(group, task, task.history, 0.0, "", out.previous, effects)
                 else:
                     self._failed(attempt, out, outcome, TaskState.PUBLISHING, effects)
             case _:
@@ -235,7 +240,7 @@ class Decisions:
                 ),
             )
         )
-        effects.happened.append(
+        effects.final.append(
             events.TaskDone(
                 **about_task(attempt, intent.url),
                 outcome=detail,
@@ -308,7 +313,7 @@ class Decisions:
         effects.changes.append(
             Failed(task=task.id, code=decision.code, reason=decision.reason, history=history)
         )
-        effects.happened.append(
+        effects.final.append(
             events.TaskFailed(
                 **about_run(group.run),
                 task=task.id,
@@ -413,7 +418,7 @@ class Decisions:
         effects.ended.append(run)
         effects.changes.append(RunChanged(run=run.run.id, state=run.state, at_s=now_s))
         counts = run.counts()
-        effects.happened.append(
+        effects.final.append(
             events.RunEnded(
                 **about_run(run),
                 state=run.state,

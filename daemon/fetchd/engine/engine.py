@@ -457,6 +457,13 @@ class Engine:
             self._take_note(effects)
         self._act(effects)
 
+    def _durable(self, intended: list[Publish], final: list[events.Event]) -> None:
+        """Outcomes are on record: what was verified may be published, what ended may be told."""
+        if intended:
+            self._to_publish.put(intended)
+        for event in final:
+            self._tell(event)
+
     def _read(self, group: Group, window: Window) -> None:
         """Some ready tasks of a group, as asked for."""
         effects = Effects()
@@ -499,7 +506,8 @@ class Engine:
     def _act(self, effects: Effects) -> None:
         """Carry out what was decided: first the record, then whoever may go on because of it."""
         if effects.changes:
-            then = partial(self._to_publish.put, effects.intended) if effects.intended else None
+            waits = effects.intended or effects.final
+            then = partial(self._durable, effects.intended, effects.final) if waits else None
             self._store.record(effects.changes, then)
         for group, batch in effects.batches:
             self._store.append_tasks(

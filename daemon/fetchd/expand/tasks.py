@@ -154,9 +154,9 @@ class Recipe:
         with _IN_ITEM:
             sources = self._sources(render(item.url, self._look))
             look = self.scope.lookup(self.group, sources[0])
-            filename = item.filename and render(item.filename, look)
-            checksum = item.checksum and render(item.checksum, look)
-            if filename and is_checksum(filename):
+            filename = None if item.filename is None else render(item.filename, look)
+            checksum = None if item.checksum is None else render(item.checksum, look)
+            if filename is not None and is_checksum(filename):
                 raise ValueProblem(f"the file name {filename!r} looks like a checksum")
         return self._task(sources, filename, checksum)
 
@@ -182,15 +182,15 @@ class Recipe:
             common = self._common_for(self.scope.lookup(self.group, sources[0]))
         digests = common.digests
         with _IN_ITEM:
-            if filename:
+            if filename is not None:
                 path = join_path(common.folder, filename)
             elif common.filename is None:
                 path = join_path(common.folder, _name_from(sources[0]))
-            if checksum:
+            if checksum is not None:
                 digests = _consistent((*digests, Digest.parse(checksum)))
             if not digests and self.group.rules.verify is Verify.DIGEST:
                 raise ValueProblem("has no checksum, and verify: digest asks for one")
-        if not filename and common.filename is not None:
+        if filename is None and common.filename is not None:
             with _IN_FILENAME:
                 path = join_path(common.folder, common.filename)
         return TaskSpec(key=path, sources=sources, path=path, digests=digests)
@@ -236,7 +236,7 @@ def needs_of(group: TaskGroup) -> list[str]:
 
 def _refers_to_url(template: Template) -> bool:
     texts = (template.dest, template.filename or "", *template.checksums)
-    return any(name in {"url", "url.path"} for text in texts for name, _ in references(text))
+    return not names_in(texts).isdisjoint({"url", "url.path"})
 
 
 def _folder_url(base: str) -> str:

@@ -7,29 +7,31 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from fetchd import events
 from fetchd.clock import Clock, Failpoints
+from fetchd.disk import SystemOs
 from fetchd.errors import StoreError
-from fetchd.events import FolderFailed, Tell, ThreadDied
-from fetchd.folder.inbox import Inbox
-from fetchd.folder.outbox import REFRESH_S, Outbox
-from fetchd.folder.places import Places
-from fetchd.folder.readiness import Readiness, ignore_lease_breaks
-from fetchd.folder.watch import Watch
-from fetchd.model import Job
-from fetchd.ports import Commands, Store
+from fetchd.folder.inbox import Busy, Inbox, ReadJob, ReadList
+from fetchd.folder.outbox import Outbox
+from fetchd.folder.places import Places, error_text
+from fetchd.folder.watch import BLIND_RESCAN_S, Watch
+from fetchd.ports import Commands, Os, Store
 from fetchd.threads import Worker
 
 __all__ = ["Folder"]
 
-#: Looks are at least this far apart, so that a burst of events makes one look of many.
+#: Turns are at least this far apart, so that a burst of events makes one turn of many.
 BREATH_S = 0.05
+#: A thread that replaces one that died begins after so long.
+REVIVE_S = 1.0
 
 
 class Folder:
-    """One thread that takes files in and shows results. To be constructed on the main thread.
+    """One thread that takes files in and shows results.
 
     The watch is set before the first look, so that nothing falls between; after that every look
-    finds whatever is there, hinted at or not.
+    finds whatever is there, hinted at or not. ``read_job(data, file)`` and ``read_list(file,
+    path, digest)`` raise DocumentError; the constructor raises ConfigError.
     """
 
     def __init__(
@@ -39,27 +41,24 @@ class Folder:
         max_job_bytes: int,
         require_end_marker: bool,
         rescan_s: float,
-        read_job: Callable[[bytes, str], Job],
-        read_list: Callable[[str, str, str], Job],
+        read_job: ReadJob,
+        read_list: ReadList,
         commands: Commands,
         store: Store,
-        tell: Tell,
+        tell: events.Tell,
         clock: Clock,
         failpoints: Failpoints,
+        system: Os | None = None,
     ) -> None:
         self._rescan_s = rescan_s
-        self._commands = commands
-        self._store = store
         self._tell = tell
         self._clock = clock
         self._hinted = threading.Event()
-        self._calm = threading.Event()  # the last look left no file to be taken in
-        self._places = Places(jobs, clock.wall)
-        self._places.check()
-        self._watch = Watch(jobs, self._hinted.set, tell)
+        self._calm = False  # written by the folder thread only
+        self._places = Places(jobs, system or SystemOs())
+        self._watch = Watch(str(self._places.path), self.hint, tell)
         self._inbox = Inbox(
             self._places,
-            Readiness(clock, leases=ignore_lease_breaks()),
             max_job_bytes=max_job_bytes,
             require_end_marker=require_end_marker,
             read_job=read_job,
@@ -70,15 +69,28 @@ class Folder:
             clock=clock,
             failpoints=failpoints,
         )
-        self._outbox = Outbox(self._places, store, tell, clock, failpoints)
+        self._outbox = Outbox(
+            self._places,
+            pending=lambda: self._inbox.pending,
+            commands=commands,
+            store=store,
+            tell=tell,
+            clock=clock,
+            failpoints=failpoints,
+        )
         self._worker = Worker("folder", self._work, clock, self._died)
+        # Folder thread only:
+        self._begun = False
+        self._busy = Busy()
+        self._look_due_s = 0.0
+        self._troubles: dict[str, str] = {}
 
     def start(self) -> None:
         self._worker.start()
 
     def stop(self) -> None:
         self._worker.stop()
-        self._hinted.set()
+        self.hint()
 
     def join(self, timeout_s: float) -> bool:
         return self._worker.join(timeout_s)
@@ -91,61 +103,90 @@ class Folder:
         return [self._worker]
 
     def idle(self) -> bool:
-        """Whether every job file was taken in and every ended run is filed. Any thread."""
-        return self._calm.is_set() and not self._hinted.is_set() and not self._store.unfiled_runs()
+        """Whether every job file was taken in and the end of every run is shown. Any thread."""
+        return self._calm and not self._hinted.is_set()
+
+    def turn(self, beat: Callable[[], None]) -> float:
+        """Take in what is ready and show what changed; returns the seconds until the next turn.
+
+        Folder thread only. Raises StoreError.
+        """
+        now_s = self._clock.monotonic()
+        hinted = self._hinted.is_set()
+        self._hinted.clear()
+        self._calm = False
+        try:
+            identity = self._places.begin_turn()
+        except OSError as exc:
+            self._watch.lost(error_text(exc))
+            self._look_due_s = 0.0
+            return BLIND_RESCAN_S
+        well = True
+        if hinted or now_s >= self._look_due_s:
+            self._watch.check(identity)
+            well = self._guard("look into it", lambda: self._look(beat))
+            rescan_s = self._watch.rescan_s(self._rescan_s) if well else BLIND_RESCAN_S
+            self._look_due_s = min(self._inbox.due_s, now_s + rescan_s)
+        filed = self._outbox.filed
+        well &= self._guard("show what changed", lambda: self._outbox.turn(beat))
+        self._busy = self._outbox.busy()
+        if self._outbox.filed > filed and self._inbox.pending:
+            self._look_due_s = now_s  # one of them may have waited for this
+        self._calm = well and not self._inbox.pending and not self._busy.jobs
+        due_s = min(self._look_due_s, self._outbox.due_s)
+        return max(0.0, due_s - self._clock.monotonic())
 
     # ------------------------------------------------------------ the folder's thread
 
+    def _look(self, beat: Callable[[], None]) -> None:
+        if not self._begun:
+            self._busy = self._outbox.busy()
+            self._inbox.find_claimed(self._busy.files)
+            self._begun = True
+        self._inbox.look(self._busy, provable=not self._watch.deaf, beat=beat)
+
+    def _guard(self, action: str, work: Callable[[], None]) -> bool:
+        """Do it; a folder that fails as a whole is told of once and looked at again later."""
+        try:
+            work()
+        except OSError as exc:
+            trouble = error_text(exc)
+            if trouble != self._troubles.get(action):
+                self._tell(
+                    events.FolderFailed(file=str(self._places.path), action=action, error=trouble)
+                )
+            self._troubles[action] = trouble
+            return False
+        self._troubles.pop(action, None)
+        return True
+
     def _work(self, worker: Worker) -> None:
         try:
-            self._watch.check()
-            self._guarded(self._inbox.take_back_orphans)
             while not worker.stopping:
                 worker.beat()
-                self._hinted.clear()
-                again_s = self._look(worker)
-                worker.rest()
+                wait_s = self.turn(worker.beat)
                 if worker.pause(BREATH_S):
                     break
-                self._hinted.wait(max(0.0, again_s - BREATH_S))
+                self._hinted.wait(max(0.0, wait_s - BREATH_S))
         except StoreError:
             pass  # fatal to the service, which hears of it from the store itself
         finally:
             self._watch.stop()
 
-    def _look(self, worker: Worker) -> float:
-        """Look once at everything; returns in how many seconds to look again."""
-        self._watch.check()
-        again_s = self._watch.rescan_s(self._rescan_s)
-        self._calm.clear()
-        found = self._guarded(lambda: self._inbox.look(worker.beat))
-        if found is not None:
-            again_s = min(again_s, found)
-        report = self._commands.view()
-        if self._outbox.compare(report) and self._inbox.waiting:
-            again_s = 0.0
-        if any(not run.state.ended for run in report.runs):
-            again_s = min(again_s, REFRESH_S)
-        if not self._inbox.waiting:
-            self._calm.set()
-        return again_s
-
-    def _guarded(self, work: Callable[[], float | None]) -> float | None:
-        """Do it; a folder that fails as a whole is told of and looked at again later."""
-        try:
-            return work()
-        except OSError as exc:
-            self._tell(
-                FolderFailed(file=str(self._places.jobs), action="look into it", error=str(exc))
-            )
-            return None
-
     def _died(self, worker: Worker, exc: BaseException) -> None:
         self._tell(
-            ThreadDied(
+            events.ThreadDied(
                 died=worker.name,
                 error=f"{type(exc).__name__}: {exc}",
                 traceback="".join(traceback.format_exception(exc)),
-                replaced=False,
+                replaced=not worker.stopping,
             )
         )
+        if not worker.stopping:
+            self._worker = Worker(worker.name, self._revive, self._clock, self._died)
+            self._worker.start()
+
+    def _revive(self, worker: Worker) -> None:
+        if not worker.pause(REVIVE_S):
+            self.hint()
+            self._work(worker)

@@ -2,69 +2,114 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
+import math
 import os
 import stat
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Container
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import PurePath
 
+from fetchd import events
 from fetchd.clock import Clock, Failpoints
-from fetchd.errors import DocumentError
-from fetchd.events import CommandObeyed, FileIgnored, FolderFailed, JobRejected, Tell
-from fetchd.folder.places import Places
-from fetchd.folder.readiness import Readiness, Version
-from fetchd.model import Answer, Cancel, Command, Job, Retry, Submit
+from fetchd.errors import DocumentError, StoreError
+from fetchd.folder import readiness
+from fetchd.folder.places import SUBFOLDERS, Place, Places, Stamp, error_name, error_text
+from fetchd.model import Answer, Cancel, Job, Retry, Submit
 from fetchd.ports import Commands, Store
+from fetchd.units import format_size
 from fetchd.yamldoc import has_end_marker
 
-JOB_SUFFIXES = (".yaml", ".yml", ".json")
-LIST_SUFFIX = ".urls"
-#: A file with such a suffix acts on the job that it is named after, and disappears.
-COMMANDS: dict[str, Callable[[str], Command]] = {
-    ".cancel": lambda job: Cancel(job=job),
-    ".retry": lambda job: Retry(job=job),
+ReadJob = Callable[[bytes, str], Job]
+#: Takes a list's name, its absolute path in ``active/``, and the SHA-256 (hex) of its content.
+ReadList = Callable[[str, str, str], Job]
+
+#: What is no job file as it stands may be on its way to become one; after so long it is told.
+LATE_S = 60.0
+#: The outbox gets its turn after so much work, and what is left goes on after that.
+SLICE_S = 0.5
+#: A failed file operation is tried again after so long, if the file does not change before.
+AGAIN_S = 5.0
+
+
+class Kind(enum.Enum):
+    JOB = enum.auto()
+    LIST = enum.auto()
+    COMMAND = enum.auto()
+    NOT_BUILT = enum.auto()
+    UNKNOWN = enum.auto()
+    IGNORED = enum.auto()
+
+
+_KINDS = {
+    ".yaml": Kind.JOB,
+    ".yml": Kind.JOB,
+    ".json": Kind.JOB,
+    ".urls": Kind.LIST,
+    ".cancel": Kind.COMMAND,
+    ".retry": Kind.COMMAND,
+    ".pause": Kind.NOT_BUILT,
+    ".resume": Kind.NOT_BUILT,
 }
-NOT_BUILT = (".pause", ".resume")
 _HIDDEN = (".", "_", "#")
 _UNFINISHED = ("~", ".tmp", ".part", ".swp", ".bak")
-#: An empty file is what a writer makes first; after so long it is more likely a mistake.
-EMPTY_S = 60.0
-#: One look takes in so many files, so that reports and new arrivals get their turn.
-MOST_A_LOOK = 200
-_READ_BYTES = 1024 * 1024
 
 
-class NotReady(Exception):
-    """The file is to be looked at again; ``wait_s`` None: when something changes."""
+def kind_of(name: str) -> Kind:
+    """Return what a name in the drop folder stands for."""
+    if name in SUBFOLDERS or name.startswith(_HIDDEN) or name.endswith(_UNFINISHED):
+        return Kind.IGNORED
+    return _KINDS.get(PurePath(name).suffix, Kind.UNKNOWN)
 
-    def __init__(self, wait_s: float | None) -> None:
-        super().__init__(wait_s)
-        self.wait_s = wait_s
+
+@dataclass(slots=True)
+class Seen:
+    """What is known of one version of a file. ``since_s``: monotonic, when it was first seen.
+
+    ``waits_for``: the job whose run has to end before the file can be accepted. ``unfit``: why
+    it is no job file as it stands, "" if it may be one. ``obeyed``: a control file that only
+    has to be removed. ``trouble``: what failed last, not tried again before ``not_before_s``.
+    """
+
+    stamp: Stamp
+    mode: int
+    since_s: float
+    waits_for: str = ""
+    unfit: str = ""
+    told: bool = False
+    obeyed: bool = False
+    trouble: str = ""
+    not_before_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """Jobs, and names of job files, with a run that the folder does not show ended yet."""
+
+    jobs: frozenset[str] = frozenset()
+    files: frozenset[str] = frozenset()
 
 
 class Inbox:
-    """``read_job(data, file)`` and ``read_list(file, path, digest)`` raise DocumentError.
-
-    Folder thread only.
-    """
+    """``read_job`` and ``read_list`` raise DocumentError. Folder thread only."""
 
     def __init__(
         self,
         places: Places,
-        readiness: Readiness,
         *,
         max_job_bytes: int,
         require_end_marker: bool,
-        read_job: Callable[[bytes, str], Job],
-        read_list: Callable[[str, str, str], Job],
+        read_job: ReadJob,
+        read_list: ReadList,
         commands: Commands,
         store: Store,
-        tell: Tell,
+        tell: events.Tell,
         clock: Clock,
         failpoints: Failpoints,
     ) -> None:
         self._places = places
-        self._readiness = readiness
         self._max_job_bytes = max_job_bytes
         self._require_end_marker = require_end_marker
         self._read_job = read_job
@@ -74,222 +119,354 @@ class Inbox:
         self._tell = tell
         self._clock = clock
         self._failpoints = failpoints
-        self._told: dict[str, Version] = {}  # files that were told of as ignored
-        self.waiting = 0  # job files that are not accepted or rejected yet, as of the last look
+        self._seen: dict[str, Seen] = {}
+        self._claimed: dict[str, Seen] = {}  # in active/, not submitted yet
+        self._busy = Busy()
+        self._provable = True
+        #: Files that may be accepted yet, as the last look left them.
+        self.pending: set[str] = set()
+        #: When to look again, monotonic; infinity where nothing waits for time.
+        self.due_s = math.inf
 
-    def look(self, beat: Callable[[], None]) -> float | None:
-        """Take in what is ready; returns in how many seconds to look again, None: no haste."""
-        self._places.make()
-        again_s: list[float] = []
-        waiting = taken = 0
-        names = set()
-        for entry in sorted(os.scandir(self._places.jobs), key=lambda entry: entry.name):
-            if entry.name.startswith(_HIDDEN) or entry.name.endswith(_UNFINISHED):
-                continue
-            names.add(entry.name)
-            if taken >= MOST_A_LOOK:
-                waiting += 1
-                again_s.append(0.0)
-                break
-            beat()
-            try:
-                taken += self._consider(entry)
-            except NotReady as exc:
-                waiting += 1
-                if exc.wait_s is not None:
-                    again_s.append(exc.wait_s)
-            except FileNotFoundError:
-                continue  # taken back by its owner
-            except OSError as exc:
-                self._tell(FolderFailed(file=entry.name, action="take it in", error=str(exc)))
-        else:
-            self._readiness.forget(names)
-            for name in self._told.keys() - names:
-                del self._told[name]
-        self.waiting = waiting
-        return min(again_s, default=None)
+    def find_claimed(self, known: Container[str]) -> None:
+        """Take up the files in ``active/`` that no run has, as after a crash or a lost state.
 
-    def take_back_orphans(self) -> None:
-        """At start: files in ``active/`` that no run knows, as after a crash or a lost state.
-
-        A list that was claimed but not accepted is accepted now; any other file goes back to
-        where it was dropped.
+        ``known``: the files of runs that are open or not filed. To be called once, at the start.
         """
-        known = {run.file for run in self._store.unfiled_runs()}
-        known |= {run.file for run in self._commands.view().runs if not run.state.ended}
-        for path in sorted(self._places.active.iterdir()):
-            if path.name in known or not stat.S_ISREG(path.lstat().st_mode):
+        now_s = self._clock.monotonic()
+        for entry in self._places.entries(Place.ACTIVE):
+            if kind_of(entry.name) not in {Kind.JOB, Kind.LIST} or entry.name in known:
                 continue
-            if path.suffix == LIST_SUFFIX:
-                self._submit_list(path)
-            else:
-                self._places.move(path, self._places.jobs)
+            found = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode):
+                self._claimed[entry.name] = Seen(Stamp.of(found), found.st_mode, now_s)
 
-    # ------------------------------------------------------------ one entry
+    def look(self, busy: Busy, *, provable: bool, beat: Callable[[], None]) -> None:
+        """Deal with everything that stands in the folder, or with as much as a slice allows.
 
-    def _consider(self, entry: os.DirEntry[str]) -> bool:
-        """Look at one entry of the folder; True when it was taken in."""
-        name = entry.name
-        suffix = Path(name).suffix
-        if suffix in COMMANDS or suffix in NOT_BUILT:
-            return self._command(name, suffix)
-        is_job = suffix in JOB_SUFFIXES or suffix == LIST_SUFFIX
-        found = entry.stat(follow_symlinks=False)
-        if not stat.S_ISREG(found.st_mode):
-            if is_job:
-                self._ignore(name, found, f"it is {_kind(found.st_mode)}, not a regular file")
-            return False
-        if not is_job:
-            allowed = ", ".join(f"*{known}" for known in (*JOB_SUFFIXES, LIST_SUFFIX))
-            self._ignore(name, found, f"job files are named {allowed}")
-            return False
-        if os.path.lexists(self._places.active / name):
-            raise NotReady(None)  # until the run that it belongs to has ended
-        if suffix == LIST_SUFFIX:
-            self._take_list(name)
-        else:
-            self._take_job(name)
-        return True
+        ``provable``: whether leases can tell that nobody writes a file.
+        """
+        now_s = self._clock.monotonic()
+        self._busy, self._provable = busy, provable
+        self.due_s = math.inf
+        self.pending = set(self._claimed)
+        found = self._compare(now_s)
+        self.pending.update(
+            name
+            for name, seen in found
+            if stat.S_ISREG(seen.mode) and kind_of(name) is not Kind.UNKNOWN
+        )
+        for name, seen in list(self._claimed.items()):
+            beat()
+            self._guard(name, seen, self._deal_with_claimed)
+        for name, seen in found:
+            if self._clock.monotonic() - now_s > SLICE_S:
+                self.due_s = now_s
+                return
+            beat()
+            self._guard(name, seen, self._deal_with)
 
-    def _take_job(self, name: str) -> None:
-        data = self._read_when_ready(name)
-        if data is None:
-            most = self._max_job_bytes
-            self._reject(
-                self._places.jobs / name,
-                f"{name}: larger than intake.max_job_bytes allows ({most}); "
-                "put the URLs into a *.urls file, which may have any length",
-            )
+    def _compare(self, now_s: float) -> list[tuple[str, Seen]]:
+        """Compare the folder with what is known of it; the files in the order of their change."""
+        known, self._seen = self._seen, {}
+        for entry in self._places.entries(Place.JOBS):
+            if kind_of(entry.name) is Kind.IGNORED:
+                continue
+            try:
+                found = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            stamp, seen = Stamp.of(found), known.get(entry.name)
+            if seen is None or seen.stamp != stamp:
+                seen = Seen(stamp, found.st_mode, now_s)
+            self._seen[entry.name] = seen
+        return sorted(self._seen.items(), key=lambda item: (item[1].stamp.mtime_ns, item[0]))
+
+    def _guard(self, name: str, seen: Seen, deal_with: Callable[[str, Seen], None]) -> None:
+        """Keep one file's trouble from the others: it is told once, and tried again later."""
+        if self._clock.monotonic() < seen.not_before_s:
+            self.due_s = min(self.due_s, seen.not_before_s)
             return
+        try:
+            deal_with(name, seen)
+        except StoreError:
+            raise
+        except Exception as exc:  # noqa: BLE001 -- whatever it is, it may not hold up the others
+            trouble = error_text(exc)
+            if trouble != seen.trouble:
+                self._tell(events.FolderFailed(file=name, action="take it in", error=trouble))
+            seen.trouble = trouble
+            seen.not_before_s = self._clock.monotonic() + AGAIN_S
+            self._again_in(AGAIN_S)
+        else:
+            seen.trouble = ""
+
+    # ------------------------------------------------------------ one file
+
+    def _deal_with(self, name: str, seen: Seen) -> None:
+        kind = kind_of(name)
+        if not stat.S_ISREG(seen.mode):
+            self._ignore(name, seen, _not_regular(kind, seen.mode))
+        elif kind is Kind.UNKNOWN:
+            self._ignore_late(name, seen, "is no job file: those end in .yaml, .yml, .json, .urls")
+        elif kind is Kind.COMMAND:
+            self._obey(name, seen)
+        elif kind is Kind.NOT_BUILT:
+            verb = PurePath(name).suffix
+            self._reject(Place.JOBS, name, f"{name}: {verb} is not built yet; use .cancel, .retry")
+        elif seen.stamp.size_bytes == 0:
+            self._unfit(name, seen, "is empty")
+        elif seen.unfit:
+            self._unfit(name, seen, seen.unfit)
+        elif self._may_ask(name, seen, kind):
+            self._take(name, seen, kind)
+
+    def _may_ask(self, name: str, seen: Seen, kind: Kind) -> bool:
+        """Whether the engine could accept the file now; if not, the end of a run changes that."""
+        if seen.waits_for in self._busy.jobs:
+            return False
+        if kind is Kind.LIST and name in self._busy.files:
+            return False  # a list is claimed before it is accepted, so this is another one
+        return self._places.stat(Place.ACTIVE, name) is None
+
+    def _take(self, name: str, seen: Seen, kind: Kind) -> None:
+        fd = self._places.open(Place.JOBS, name)
+        try:
+            if not self._complete(fd, name, seen):
+                return
+            too_large = kind is Kind.JOB and self._too_large(name, seen)
+            read = kind is Kind.JOB and not too_large
+            data = b"".join(self._places.pieces(fd, seen.stamp.size_bytes)) if read else b""
+            if Stamp.of(os.fstat(fd)) != seen.stamp or (
+                self._provable and readiness.has_writer(fd)
+            ):
+                self._again_in(readiness.SOONEST_S)  # somebody writes again
+                return
+        finally:
+            os.close(fd)
+        if too_large:
+            self._reject(Place.JOBS, name, too_large)
+        elif kind is Kind.LIST:
+            self._claim(name, seen)
+        elif self._cut_off(name, data):
+            self._unfit(name, seen, "does not end with a line `...` (intake.require_end_marker)")
+        else:
+            self._submit_job(Place.JOBS, name, seen, data)
+
+    def _complete(self, fd: int, name: str, seen: Seen) -> bool:
+        """Whether the file is ready to be read; if not, the next look is arranged."""
+        if Stamp.of(os.fstat(fd)) != seen.stamp:
+            self._again_in(readiness.SOONEST_S)
+            return False
+        unchanged_s = self._clock.monotonic() - seen.since_s
+        wait_s = readiness.wait_s(fd, unchanged_s, provable=self._provable)
+        if wait_s:
+            if unchanged_s >= LATE_S:
+                self._ignore(name, seen, "is still open for writing")
+            self._again_in(wait_s)
+        return not wait_s
+
+    def _too_large(self, name: str, seen: Seen) -> str:
+        """Return why the file is not even read, "" if it may be."""
+        if seen.stamp.size_bytes <= self._max_job_bytes:
+            return ""
+        size, most = format_size(seen.stamp.size_bytes), format_size(self._max_job_bytes)
+        return (
+            f"{name}: the file has {size}, {most} are allowed (intake.max_job_bytes); "
+            "put the URLs into a *.urls file, which may have any length"
+        )
+
+    def _cut_off(self, name: str, data: bytes) -> bool:
+        is_yaml = PurePath(name).suffix != ".json"
+        return self._require_end_marker and is_yaml and not has_end_marker(data)
+
+    def _submit_job(self, place: Place, name: str, seen: Seen, data: bytes) -> None:
         try:
             job = self._read_job(data, name)
         except DocumentError as exc:
-            self._reject(self._places.jobs / name, str(exc), exc.headlines())
+            self._reject_document(place, name, exc)
             return
-        answer = self._commands.obey(Submit(job=job, raw=data, file=name))
-        self._failpoints.pass_by("folder.accepted")
-        self._follow(answer, self._places.jobs / name)
-        if answer.done:
-            self._places.move(self._places.jobs / name, self._places.active)
-            self._failpoints.pass_by("folder.moved")
-
-    def _take_list(self, name: str) -> None:
-        """Claim a list first: it is read while its tasks run, for as long as that takes."""
-        fd = self._open(name)
-        try:
-            self._wait_until_ready(name, fd)
-        finally:
-            os.close(fd)
-        claimed = self._places.move(self._places.jobs / name, self._places.active)
-        self._failpoints.pass_by("folder.claimed")
-        self._submit_list(claimed)
-
-    def _submit_list(self, path: Path) -> None:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while data := file.read(_READ_BYTES):
-                digest.update(data)
-        try:
-            job = self._read_list(path.name, str(path), digest.hexdigest())
-        except DocumentError as exc:
-            self._reject(path, str(exc), exc.headlines())
+        except Exception as exc:  # noqa: BLE001 -- a file that cannot be read for any reason is bad
+            self._reject(place, name, f"{name}: cannot be understood: {error_text(exc)}")
             return
-        answer = self._commands.obey(Submit(job=job, raw=b"", file=path.name))
+        if not self._submit(place, name, seen, Submit(job=job, raw=data, file=name)):
+            return
         self._failpoints.pass_by("folder.accepted")
-        if answer.later:  # another file has made a job of this name: this one waits outside
-            self._places.move(path, self._places.jobs)
-            raise NotReady(None)
-        self._follow(answer, path)
+        if place is Place.JOBS and not self._follow(name, seen.stamp):
+            self._again_in(readiness.SOONEST_S)
+            return
+        self._failpoints.pass_by("folder.moved")
+        self._settled(name)
 
-    def _follow(self, answer: Answer, path: Path) -> None:
-        """Act on what the engine says to a submission; returns when it has accepted."""
-        if answer.later:
-            raise NotReady(None)
+    def _follow(self, name: str, accepted: Stamp) -> bool:
+        """Move an accepted file into ``active/``; False: another one stands there by now.
+
+        That one is a new drop. Looking before the move would leave an instant in which it could
+        come, so the look is after it.
+        """
+        try:
+            self._places.move(Place.JOBS, Place.ACTIVE, name)
+        except FileNotFoundError:
+            return True  # taken away after it was read: the run goes on with what was read
+        moved = self._places.stat(Place.ACTIVE, name)
+        if moved is None or Stamp.of(moved).is_moved(accepted):
+            return True
+        self._places.move(Place.ACTIVE, Place.JOBS, name)
+        return False
+
+    def _submit(self, place: Place, name: str, seen: Seen, command: Submit) -> bool:
+        """Ask the engine; False: refused, or to be asked again when the job's run has ended."""
+        answer = self._commands.obey(command)
+        if answer.later or (answer.repeated and not self._is_of(answer, name)):
+            seen.waits_for = command.job.name
+            return False
         if not answer.done:
-            self._reject(path, f"{path.name}: {answer.reason}")
-            return
-        self._places.error_report(path.name).unlink(missing_ok=True)
-
-    def _command(self, name: str, suffix: str) -> bool:
-        job = name.removesuffix(suffix)
-        if suffix in NOT_BUILT:
-            answer = Answer(done=False, reason=f"*{suffix} files are not built yet")
-        else:
-            answer = self._commands.obey(COMMANDS[suffix](job))
-        report = self._places.error_report(name)
-        if answer.done:
-            report.unlink(missing_ok=True)
-        else:
-            self._places.write(report.name, f"{name}: {answer.reason}\n", durable=False)
-        (self._places.jobs / name).unlink()
-        self._tell(
-            CommandObeyed(command=suffix[1:], job=job, done=answer.done, reason=answer.reason)
-        )
+            self._reject(place, name, f"{name}: {answer.reason}")
+            return False
         return True
 
-    # ------------------------------------------------------------ reading
+    def _is_of(self, answer: Answer, name: str) -> bool:
+        """Whether the run of a repeated submission was made from the file of this name."""
+        run = None if answer.run is None else self._store.run_view(answer.run)
+        return run is not None and run.file == name
 
-    def _open(self, name: str) -> int:
-        # Neither a link nor a pipe may make us read, or wait for, something else.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        return os.open(self._places.jobs / name, flags)
+    def _settled(self, name: str) -> None:
+        """Nothing is left to do about this file; an older complaint about it holds no more."""
+        self.pending.discard(name)
+        self._claimed.pop(name, None)
+        self._places.remove(Place.REPORTS, error_name(name))
 
-    def _wait_until_ready(self, name: str, fd: int) -> os.stat_result:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise NotReady(None)
-        version = Version.of(found)
-        if found.st_size == 0:
-            if self._readiness.seen(name, version) >= EMPTY_S:
-                self._ignore(name, found, f"it has been empty for {EMPTY_S:.0f} s")
-            raise NotReady(EMPTY_S)
-        if (wait_s := self._readiness.wait_s(name, fd, version)) > 0:
-            raise NotReady(wait_s)
-        return found
+    # ------------------------------------------------------------ lists
 
-    def _read_when_ready(self, name: str) -> bytes | None:
-        """Return the file's bytes, None when there are too many; raises NotReady."""
-        fd = self._open(name)
+    def _claim(self, name: str, seen: Seen) -> None:
+        """Move a list to where it is read from, before the engine hears of it."""
         try:
-            found = self._wait_until_ready(name, fd)
-            if found.st_size > self._max_job_bytes:
-                return None
-            data = b""
-            while piece := os.read(fd, _READ_BYTES):
-                data += piece
-                if len(data) > self._max_job_bytes:
-                    return None
-            if Version.of(os.fstat(fd)) != Version.of(found):
-                raise NotReady(0.1)
+            self._places.move(Place.JOBS, Place.ACTIVE, name)
+        except FileNotFoundError:
+            return
+        # The run will name this path: the list must be there after any crash that the run outlives.
+        self._places.sync(Place.ACTIVE, Place.JOBS)
+        self._failpoints.pass_by("folder.claimed")
+        self._claimed[name] = seen
+        self._deal_with_claimed(name, seen)
+
+    def _deal_with_claimed(self, name: str, seen: Seen) -> None:
+        """Submit a file that stands in ``active/`` already."""
+        if seen.waits_for in self._busy.jobs:
+            return
+        try:
+            fd = self._places.open(Place.ACTIVE, name)
+        except FileNotFoundError:
+            self._settled(name)
+            return
+        try:
+            if kind_of(name) is Kind.LIST:
+                digest = self._digest(fd)
+            elif too_large := self._too_large(name, seen):
+                self._reject(Place.ACTIVE, name, too_large)
+                return
+            else:
+                data = b"".join(self._places.pieces(fd, seen.stamp.size_bytes))
         finally:
             os.close(fd)
-        if self._require_end_marker and not name.endswith(".json") and not has_end_marker(data):
-            self._ignore(name, found, "it does not end with `...` (intake.require_end_marker)")
-            raise NotReady(None)
-        return data
+        if kind_of(name) is Kind.JOB:
+            self._submit_job(Place.ACTIVE, name, seen, data)
+            return
+        try:
+            job = self._read_list(name, self._places.of(Place.ACTIVE, name), digest)
+        except DocumentError as exc:
+            self._reject_document(Place.ACTIVE, name, exc)
+            return
+        if self._submit(Place.ACTIVE, name, seen, Submit(job=job, raw=b"", file=name)):
+            self._failpoints.pass_by("folder.accepted")
+            self._settled(name)
+
+    def _digest(self, fd: int) -> str:
+        hasher = hashlib.sha256()
+        for piece in self._places.pieces(fd):
+            hasher.update(piece)
+        return hasher.hexdigest()
+
+    # ------------------------------------------------------------ control files
+
+    def _obey(self, name: str, seen: Seen) -> None:
+        if not seen.obeyed:
+            job, verb = PurePath(name).stem, PurePath(name).suffix[1:]
+            command = Cancel(job=job) if verb == "cancel" else Retry(job=job)
+            answer = self._commands.obey(command)
+            if answer.later:
+                return
+            seen.obeyed = True
+            self._tell(
+                events.CommandObeyed(command=verb, job=job, done=answer.done, reason=answer.reason)
+            )
+            if not answer.done:
+                self._write_error(name, f"{name}: {answer.reason}")
+            else:
+                self._places.remove(Place.REPORTS, error_name(name))
+                if isinstance(command, Retry):
+                    self._bring_back(answer)
+        self._places.remove(Place.JOBS, name)
+        self.pending.discard(name)
+
+    def _bring_back(self, answer: Answer) -> None:
+        """Let the file of a run that goes on again stand in ``active/`` again."""
+        run = None if answer.run is None else self._store.run_view(answer.run)
+        if run is not None and run.file and self._places.stat(Place.ACTIVE, run.file) is None:
+            self._places.bring_back(Place.FAILED, Place.ACTIVE, run.file)
 
     # ------------------------------------------------------------ refusing
 
-    def _reject(self, path: Path, text: str, headlines: list[str] | None = None) -> None:
-        """Say why first, then move: a crash between repeats the saying."""
-        report = self._places.error_report(path.name)
-        self._places.write(report.name, text.rstrip("\n") + "\n", durable=True)
-        self._places.move(path, self._places.failed)
-        lines = headlines or [text]
-        self._tell(JobRejected(file=path.name, reason=lines[0], problems=len(lines)))
+    def _reject_document(self, place: Place, name: str, exc: DocumentError) -> None:
+        lines = exc.headlines()
+        self._reject(place, name, exc.render(), lines[0], len(lines))
 
-    def _ignore(self, name: str, found: os.stat_result, reason: str) -> None:
-        version = Version.of(found)
-        if self._told.get(name) != version:
-            self._told[name] = version
-            self._tell(FileIgnored(file=name, reason=reason))
+    def _reject(
+        self, place: Place, name: str, text: str, reason: str = "", problems: int = 1
+    ) -> None:
+        """Say why, then put the file aside: a crash in between repeats both."""
+        self._write_error(name, text)
+        with suppress(FileNotFoundError):  # taken back by its owner
+            self._places.put_away(place, Place.FAILED, name, self._clock.wall())
+        self.pending.discard(name)
+        self._claimed.pop(name, None)
+        self._tell(events.JobRejected(file=name, reason=reason or text, problems=problems))
+
+    def _write_error(self, name: str, text: str) -> None:
+        data = text.encode("utf-8", "backslashreplace") + b"\n"
+        self._places.write(error_name(name), [data], durable=True)
+
+    # ------------------------------------------------------------ waiting
+
+    def _unfit(self, name: str, seen: Seen, why: str) -> None:
+        """It will not be accepted as it stands: nobody has to wait for it."""
+        seen.unfit = why
+        self.pending.discard(name)
+        self._ignore_late(name, seen, why)
+
+    def _ignore_late(self, name: str, seen: Seen, why: str) -> None:
+        left_s = seen.since_s + LATE_S - self._clock.monotonic()
+        if left_s <= 0:
+            self._ignore(name, seen, why)
+        else:
+            self._again_in(left_s)
+
+    def _ignore(self, name: str, seen: Seen, why: str) -> None:
+        if not seen.told:
+            seen.told = True
+            self._tell(events.FileIgnored(file=name, reason=why))
+
+    def _again_in(self, seconds: float) -> None:
+        self.due_s = min(self.due_s, self._clock.monotonic() + seconds)
 
 
-def _kind(mode: int) -> str:
-    kinds = (
-        (stat.S_ISLNK, "a symbolic link"),
-        (stat.S_ISDIR, "a folder"),
-        (stat.S_ISFIFO, "a pipe"),
-        (stat.S_ISSOCK, "a socket"),
-    )
-    return next((text for test, text in kinds if test(mode)), "a device")
+def _not_regular(kind: Kind, mode: int) -> str:
+    if kind is Kind.UNKNOWN and stat.S_ISDIR(mode):
+        return "is a folder, and subfolders are not read (categories are not built yet)"
+    what = {
+        stat.S_IFLNK: "a symbolic link",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+    }.get(stat.S_IFMT(mode), "a device")
+    return f"is {what}; only regular files are taken"

@@ -64,28 +64,38 @@ class Outbox:
         self._troubles: dict[int, str] = {}
         self._filing: Iterator[None] | None = None
         self._again_s = -math.inf  # after trouble: when to try again
+        self._known_filed: set[int] = set()
         #: When the next turn is wanted, monotonic; infinity where nothing is to be shown.
         self.due_s = math.inf
         #: How many runs were filed so far.
         self.filed = 0
-        self.busy = Busy()
 
-    @property
-    def idle(self) -> bool:
-        """Whether the last turn left no run open or unfiled."""
-        return not self.busy.jobs
+    def busy(self) -> Busy:
+        """Return what the folder does not show ended yet."""
+        runs = self._commands.view().runs
+        unfiled = self._store.unfiled_runs()
+        on = [run for run in runs if not run.state.ended] + unfiled
+        self._known_filed &= {run.id for run in runs}
+        self._known_filed -= {run.id for run in on}
+        # The engine ends a run in memory before it has it recorded; in that instant the store
+        # has it neither open nor unfiled.
+        for run in runs:
+            if run.state.ended and run.id not in self._known_filed:
+                recorded = self._store.run_view(run.id)
+                if recorded is None or recorded.filed:
+                    self._known_filed.add(run.id)
+                else:
+                    on.append(recorded)
+        return Busy(jobs=frozenset(run.job for run in on), files=frozenset(run.file for run in on))
 
     def turn(self, beat: Callable[[], None]) -> None:
         """Show what changed, as much as a slice allows."""
         until_s = self._clock.monotonic() + SLICE_S
         self.due_s = math.inf
-        open_runs = [run for run in self._commands.view().runs if not run.state.ended]
-        self._show(open_runs, until_s, beat)
-        unfiled = self._file(until_s, beat)
-        on = [*open_runs, *unfiled]
-        self.busy = Busy(
-            jobs=frozenset(run.job for run in on), files=frozenset(run.file for run in on)
+        self._show(
+            [run for run in self._commands.view().runs if not run.state.ended], until_s, beat
         )
+        self._file(until_s, beat)
 
     # ------------------------------------------------------------ open runs
 
@@ -120,23 +130,24 @@ class Outbox:
 
     # ------------------------------------------------------------ ended runs
 
-    def _file(self, until_s: float, beat: Callable[[], None]) -> list[RunView]:
-        """Work on the ended runs; returns those that the folder does not show yet."""
+    def _file(self, until_s: float, beat: Callable[[], None]) -> None:
+        """Work on the ended runs that the folder does not show yet."""
         now_s = self._clock.monotonic()
-        unfiled = self._store.unfiled_runs()
-        if unfiled and self._filing is None and now_s >= self._again_s:
-            self._filing = self._file_all(unfiled)
-        if self._filing is not None:
-            for _ in self._filing:
-                beat()
-                if self._clock.monotonic() > until_s:
-                    self._want(now_s)
-                    return unfiled
-            self._filing = None
+        if self._filing is None:
             unfiled = self._store.unfiled_runs()
-        if unfiled:
-            self._want(max(self._again_s, now_s + SHOW_EVERY_S))
-        return unfiled
+            if not unfiled:
+                return
+            if now_s < self._again_s:
+                self._want(self._again_s)
+                return
+            self._filing = self._file_all(unfiled)
+        for _ in self._filing:
+            beat()
+            if self._clock.monotonic() > until_s:
+                self._want(now_s)
+                return
+        self._filing = None
+        self._want(max(self._again_s, now_s + SHOW_EVERY_S))
 
     def _file_all(self, runs: list[RunView]) -> Iterator[None]:
         """File runs in groups; yields where other work may come between."""

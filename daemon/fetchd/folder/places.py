@@ -1,103 +1,274 @@
-"""The folders below the drop folder, and moves between them that never overwrite."""
+"""The drop folder and its four subfolders: files that move without overwriting, written whole."""
 
 from __future__ import annotations
 
+import enum
+import errno
+import hashlib
 import os
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path, PurePath
+from typing import NamedTuple
 
 from fetchd.errors import ConfigError
+from fetchd.ports import Os
 
-ACTIVE, DONE, FAILED, REPORTS = "active", "done", "failed", "reports"
-_NAME_MAX_BYTES = 255
+LONGEST_NAME_BYTES = 255
+
+#: Half-written reports, at once and in steps. One name each is enough for one thread.
+_AT_ONCE, _IN_STEPS = ".writing", ".writing-steps"
+_READ_BYTES = 256 * 1024
+
+
+class Place(enum.StrEnum):
+    """``JOBS`` is the drop folder itself."""
+
+    JOBS = ""
+    ACTIVE = "active"
+    DONE = "done"
+    FAILED = "failed"
+    REPORTS = "reports"
+
+
+SUBFOLDERS = frozenset(place.value for place in Place if place is not Place.JOBS)
+
+
+class Stamp(NamedTuple):
+    """What tells one version of a file from every other."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Stamp:
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+    def is_moved(self, before: Stamp) -> bool:
+        """Whether this is the version ``before`` after a rename, which sets the ctime."""
+        return self[:4] == before[:4]
 
 
 class Places:
-    """Only the folder thread moves and writes here, so a name that is free stays free."""
+    """The only door to the drop folder. Names are as ``os.fsdecode`` gives them.
 
-    def __init__(self, jobs: Path, wall: Callable[[], float]) -> None:
-        self.jobs = jobs
-        self.active = jobs / ACTIVE
-        self.done = jobs / DONE
-        self.failed = jobs / FAILED
-        self.reports = jobs / REPORTS
-        self._wall = wall
+    Every folder is looked up again in each turn, so that one that was deleted, replaced or
+    mounted over is noticed; a subfolder that is missing is made. Folder thread only, after the
+    constructor. Any method may raise OSError.
+    """
 
-    def make(self) -> None:
-        """Create what is missing; raises OSError."""
-        for folder in (self.active, self.done, self.failed, self.reports):
-            folder.mkdir(parents=True, exist_ok=True)
-
-    def check(self) -> None:
-        """Create the folders at start; raises ConfigError when they cannot be used."""
+    def __init__(self, jobs: Path, system: Os) -> None:
+        """Make the folders; raises ConfigError when they cannot be made or written."""
+        self.path = Path(os.path.abspath(jobs))  # noqa: PTH100 -- resolve() would pin a link
+        self._system = system
+        self._fds: dict[Place, tuple[int, tuple[int, int]]] = {}
+        self._fresh: set[Place] = set()
         try:
-            self.make()
-            for folder in (self.jobs, self.active, self.done, self.failed, self.reports):
-                if not os.access(folder, os.W_OK | os.X_OK):
-                    raise PermissionError(None, "not writable", str(folder))
+            self.path.mkdir(parents=True, exist_ok=True)
+            for place in Place:
+                self._check(place)
         except OSError as exc:
+            self.close()
             raise ConfigError(
-                f"jobs: {exc.filename}: {exc.strerror}; fetchd must be able to write there"
+                f"jobs: {exc.filename or self.path}: {exc.strerror}; "
+                "fetchd must be able to write there"
             ) from None
 
-    def move(self, source: Path, folder: Path) -> Path:
-        """Move a file into a folder, under its name or one with a stamp; durable on return.
+    def _check(self, place: Place) -> None:
+        fd = self._fd(place)
+        if not self._system.may_write(fd):
+            raise PermissionError(errno.EACCES, "no permission to write", self.of(place))
+        if self._system.device(fd) != self._system.device(self._fd(Place.JOBS)):
+            raise OSError(errno.EXDEV, "not on the file system of the jobs folder", self.of(place))
 
-        Raises OSError; the file then is where it was.
+    def close(self) -> None:
+        for fd, _ in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+        self._fresh.clear()
+
+    # ------------------------------------------------------------ looking
+
+    def begin_turn(self) -> tuple[int, int]:
+        """Look the folders up anew; returns (device, inode) of the drop folder."""
+        self._fresh.clear()
+        self._fd(Place.JOBS)
+        return self._fds[Place.JOBS][1]
+
+    def of(self, place: Place, name: str = "") -> str:
+        """Return the absolute path of a place, or of a file there."""
+        return str(self.path / place.value / name)
+
+    def entries(self, place: Place) -> Iterator[os.DirEntry[str]]:
+        with os.scandir(self._fd(place)) as found:
+            yield from found
+
+    def stat(self, place: Place, name: str) -> os.stat_result | None:
+        """Return the status of the file (of a link itself), None where nothing stands."""
+        try:
+            return os.stat(name, dir_fd=self._fd(place), follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def open(self, place: Place, name: str) -> int:
+        """Open for reading; never waits for a pipe, never follows a link."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return self._system.open(name, flags, dir_fd=self._fd(place))
+
+    def pieces(self, fd: int, most_bytes: int | None = None) -> Iterator[bytes]:
+        """Yield the file from its beginning, at most ``most_bytes`` (None: all of it)."""
+        buffer = memoryview(bytearray(_READ_BYTES))
+        offset = 0
+        while most_bytes is None or offset < most_bytes:
+            wanted = len(buffer) if most_bytes is None else min(len(buffer), most_bytes - offset)
+            got = self._system.read(fd, buffer[:wanted], offset)
+            if not got:
+                return
+            offset += got
+            yield bytes(buffer[:got])
+
+    # ------------------------------------------------------------ changing
+
+    def move(self, source: Place, target: Place, name: str) -> None:
+        """Move a file under its own name; FileExistsError where something has it already."""
+        self._rename_new(source, name, target, name)
+
+    def put_away(self, source: Place, target: Place, name: str, at_s: float) -> None:
+        """Move a file to where ended ones lie.
+
+        Nothing is overwritten: a file whose name is taken gets the moment in its name.
         """
-        target = self._free(folder, source.name)
-        source.rename(target)
-        sync(folder)
-        sync(source.parent)
-        return target
+        for free in _names(name, at_s):
+            try:
+                self._rename_new(source, name, target, free)
+            except FileExistsError:
+                continue
+            return
 
-    def write(self, name: str, text: str | bytes, *, durable: bool) -> None:
-        """Replace ``reports/NAME`` atomically; raises OSError."""
-        beside = self.reports / f".{fit(name, len('..tmp'))}.tmp"
-        data = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
-        with beside.open("wb") as file:
-            file.write(data)
+    def bring_back(self, source: Place, target: Place, name: str) -> None:
+        """Undo the last ``put_away`` of this name, if its file is still there."""
+        pure = PurePath(name)
+        stem, suffix = re.escape(pure.stem), re.escape(pure.suffix)
+        variant = re.compile(rf"{stem}(\.\d{{8}}T\d{{6}}Z(-\d+)?)?{suffix}")
+        found = [
+            (entry.stat(follow_symlinks=False).st_ctime_ns, entry.name)  # a rename sets the ctime
+            for entry in self.entries(source)
+            if variant.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+        ]
+        if found:
+            self._rename_new(source, max(found)[1], target, name)
+
+    def remove(self, place: Place, name: str) -> None:
+        """Remove a file; it may be gone already."""
+        with suppress(FileNotFoundError):
+            self._system.unlink(name, dir_fd=self._fd(place))
+
+    def write(self, name: str, pieces: Iterable[bytes], *, durable: bool) -> None:
+        """Replace a report as a whole: who reads it sees the old or the new one."""
+        for _ in self._replace(name, _AT_ONCE, pieces, durable=durable):
+            pass
+
+    def write_in_steps(self, name: str, pieces: Iterable[bytes]) -> Iterator[None]:
+        """As ``write``, durably, a piece a step. One at a time; other work may come between."""
+        return self._replace(name, _IN_STEPS, pieces, durable=True)
+
+    def sync(self, *places: Place) -> None:
+        """Make the names in these folders durable."""
+        for place in places:
+            self._system.fsync(self._fd(place))
+
+    # ------------------------------------------------------------ inside
+
+    def _fd(self, place: Place) -> int:
+        held = self._fds.get(place)
+        if place in self._fresh and held is not None:
+            return held[0]
+        path = Path(self.of(place))
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            if place is Place.JOBS:  # an empty folder must not take the place of a missing mount
+                raise
+            self._system.mkdir(place.value, 0o777, dir_fd=self._fd(Place.JOBS))
+            found = path.stat()
+        identity = (found.st_dev, found.st_ino)
+        if held is None or held[1] != identity:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if held is not None:
+                os.close(held[0])
+            self._fds[place] = held = (fd, identity)
+        self._fresh.add(place)
+        return held[0]
+
+    def _rename_new(self, source: Place, name: str, target: Place, new: str) -> None:
+        from_fd, to_fd = self._fd(source), self._fd(target)
+        try:
+            self._system.rename_new(name, new, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+        except OSError as exc:
+            if exc.errno not in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
+                raise
+            # The file system cannot refuse to overwrite. Looking first is enough here: only this
+            # thread makes names in the subfolders, and a lock keeps a second daemon out.
+            if self.stat(target, new) is not None:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from None
+            self._system.rename(name, new, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+
+    def _replace(
+        self, name: str, half_written: str, pieces: Iterable[bytes], *, durable: bool
+    ) -> Iterator[None]:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = self._system.open(half_written, flags, 0o666, dir_fd=self._fd(Place.REPORTS))
+        try:
+            offset = 0
+            for piece in pieces:
+                rest = memoryview(piece)
+                while rest:
+                    written = self._system.write(fd, rest, offset)
+                    offset += written
+                    rest = rest[written:]
+                yield
             if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        beside.rename(self.reports / fit(name))
-        if durable:
-            sync(self.reports)
-
-    def error_report(self, file: str) -> Path:
-        """Return where the text about a refused file stands."""
-        return self.reports / f"{fit(file, len('.error.txt'))}.error.txt"
-
-    def _free(self, folder: Path, name: str) -> Path:
-        target = folder / name
-        if not os.path.lexists(target):
-            return target
-        stamp = datetime.fromtimestamp(self._wall(), UTC).strftime("%Y%m%dT%H%M%SZ")
-        stem, dot, suffix = name.rpartition(".")
-        if not dot:
-            stem, suffix = name, ""
-        number = 0
-        while True:
-            mark = f".{stamp}" if number == 0 else f".{stamp}-{number}"
-            ending = f"{mark}{dot}{suffix}"
-            target = folder / f"{fit(stem, len(os.fsencode(ending)))}{ending}"
-            if not os.path.lexists(target):
-                return target
-            number += 1
+                self._system.fsync(fd)
+        finally:
+            os.close(fd)
+        folder = self._fd(Place.REPORTS)  # again: it may have been replaced since
+        self._system.rename(half_written, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
-def fit(name: str, room_bytes: int = 0) -> str:
-    """Return the name, cut so that it fits in a folder with ``room_bytes`` more behind it."""
-    raw = os.fsencode(name)
-    most_bytes = _NAME_MAX_BYTES - room_bytes
-    return name if len(raw) <= most_bytes else os.fsdecode(raw[:most_bytes])
+def error_text(exc: Exception) -> str:
+    """Return what an error says about itself, on one line."""
+    if isinstance(exc, OSError):
+        return exc.strerror or str(exc)
+    return f"{type(exc).__name__}: {exc}"
 
 
-def sync(folder: Path) -> None:
-    """Make renames in a folder durable; raises OSError."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def error_name(file: str) -> str:
+    """Return the name of the report that says why a file was refused."""
+    return _fitting(file, ".error.txt")
+
+
+def _fitting(stem: str, ending: str) -> str:
+    """Return ``stem + ending``; a stem that is too long for that is cut and told apart by hash."""
+    whole = stem + ending
+    if len(os.fsencode(whole)) <= LONGEST_NAME_BYTES:
+        return whole
+    mark = "~" + hashlib.sha256(os.fsencode(stem)).hexdigest()[:8] + ending
+    room = LONGEST_NAME_BYTES - len(os.fsencode(mark))
+    return os.fsdecode(os.fsencode(stem)[:room]) + mark
+
+
+def _names(name: str, at_s: float) -> Iterator[str]:
+    """Yield the name, then endlessly the name with the moment (and a number) in it."""
+    yield name
+    pure = PurePath(name)
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at_s))
+    number = 0
+    while True:
+        count = f"-{number}" if number else ""
+        yield _fitting(pure.stem, f".{moment}{count}{pure.suffix}")
+        number += 1

@@ -109,7 +109,7 @@ def _moment(wall_s: float | None) -> str | None:
 
 
 def _shown(name: str) -> str:
-    """Return a name with its bytes that are not UTF-8 as ``\\xff``."""
+    """Return a name with those bytes escaped that are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

@@ -8,116 +8,163 @@ from collections.abc import Callable
 from pathlib import Path
 
 from watchdog.events import (
+    DirCreatedEvent,
     FileClosedEvent,
     FileCreatedEvent,
-    FileDeletedEvent,
-    FileMovedEvent,
     FileSystemEvent,
     FileSystemEventHandler,
 )
-from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
+from watchdog.observers.inotify import InotifyEmitter
+from watchdog.observers.inotify_c import InotifyConstants, InotifyFD, Mask
 
 from fetchd.events import Tell, WatchChanged
 
 #: Without a working watch the folder is looked at this often.
 BLIND_RESCAN_S = 5.0
-#: Opening and reading are left out: our own reading would raise events without end.
-_EVENTS: list[type[FileSystemEvent]] = [
-    FileCreatedEvent,
-    FileClosedEvent,
-    FileMovedEvent,
-    FileDeletedEvent,
-]
-#: File systems that other machines write to without the kernel here hearing of it.
-_DEAF = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse", "fuseblk", "afs", "ceph", "virtiofs"}
+#: File systems that other machines, or programs of their own, change unheard by inotify.
+_DEAF = ("nfs", "cifs", "smb", "9p", "fuse", "ceph", "afs", "lustre", "virtiofs", "vboxsf")
+_LIMITS = {errno.ENOSPC: "max_user_watches", errno.EMFILE: "max_user_instances"}
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 class Watch:
     """Calls ``hint`` (observer's thread) when an event arrives. Otherwise folder thread only."""
 
-    def __init__(self, folder: Path, hint: Callable[[], None], tell: Tell) -> None:
+    def __init__(
+        self,
+        folder: str,
+        hint: Callable[[], None],
+        tell: Tell,
+        observe: Callable[[], BaseObserver] | None = None,
+        mounts: Path = _MOUNTS,
+    ) -> None:
         self._folder = folder
         self._hint = hint
         self._tell = tell
+        self._observe = observe or IncomingObserver
+        self._mounts = mounts
         self._observer: BaseObserver | None = None
         self._identity: tuple[int, int] | None = None  # of the folder that is being watched
-        self._told = ""
+        self._armed_before = False
+        self._told = ("", "")  # state and reason, empty while the watch is as it should be
+        #: Whether others may change the folder unheard; leases prove nothing then either.
+        self.deaf = False
 
     def rescan_s(self, usual_s: float) -> float:
         """Return how often to look without a hint."""
         return usual_s if self._observer is not None else min(usual_s, BLIND_RESCAN_S)
 
-    def check(self) -> None:
-        """Set the watch up if there is none, or if the folder is another one than it watches."""
-        try:
-            stat = self._folder.stat()
-            identity = stat.st_dev, stat.st_ino
-        except OSError as exc:
+    def check(self, identity: tuple[int, int]) -> None:
+        """Have the folder watched that stands there now: ``identity`` is its device and inode."""
+        if identity != self._identity:
             self.stop()
-            self._say("lost", f"the folder cannot be reached: {exc.strerror}")
-            return
-        alive = self._observer is not None and self._observer.is_alive()
-        if alive and identity == self._identity:
-            return
-        if self._observer is not None:
-            self._say("lost", "the folder was replaced" if alive else "the observer ended")
+            self._identity = identity
+            kind = file_system_of(identity[0], self._mounts)
+            self.deaf = kind.startswith(_DEAF)
+            if self.deaf:
+                self._say("scanning", f"{kind} does not announce what other machines change")
+        if self._observer is not None and not self._observer.is_alive():
             self.stop()
-        if (kind := file_system_of(self._folder)) in _DEAF or kind.startswith("fuse."):
-            self._say("scanning", f"{kind} announces no changes made by other machines")
-            return
-        self._start(identity)
+        if self._observer is None and not self.deaf:
+            self._arm()
+
+    def lost(self, reason: str) -> None:
+        """The folder cannot be reached: there is nothing to watch until it is back."""
+        self.stop()
+        self._identity = None
+        self._say("lost", reason)
 
     def stop(self) -> None:
-        if self._observer is not None:
-            self._observer.stop()
-            if self._observer.is_alive():
-                self._observer.join(2.0)
-        self._observer = self._identity = None
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            observer.stop()
+            observer.join(2.0)
 
-    def _start(self, identity: tuple[int, int]) -> None:
-        observer = Observer()
-        observer.daemon = True
+    def _arm(self) -> None:
         try:
-            observer.schedule(
-                _Handler(self._hint), str(self._folder), recursive=False, event_filter=_EVENTS
-            )
-            observer.start()
+            observer = self._observe()
+            try:
+                observer.name = "watch"
+                observer.schedule(
+                    _Handler(self._hint),
+                    os.path.realpath(self._folder),  # nothing ever happens in a link itself
+                    event_filter=[FileCreatedEvent, DirCreatedEvent, FileClosedEvent],
+                )
+                observer.start()
+            except BaseException:
+                observer.stop()
+                raise
         except OSError as exc:
-            observer.unschedule_all()
-            limits = {errno.ENOSPC: "max_user_watches", errno.EMFILE: "max_user_instances"}
-            advice = limits.get(exc.errno or 0)
-            more = f"; raise fs.inotify.{advice}" if advice else ""
-            self._say("scanning", f"no watch can be had: {exc.strerror}{more}")
+            limit = _LIMITS.get(exc.errno or 0)
+            advice = f"; raise fs.inotify.{limit}" if limit else ""
+            self._say("scanning", f"no watch can be had: {exc.strerror or exc}{advice}")
             return
-        self._observer, self._identity = observer, identity
-        if self._told:
-            self._say("watching", "")
+        self._observer = observer
+        if self._armed_before or self._told[0]:
+            self._say("watching", "the watch was set up again")
+        self._armed_before = True
+        self._told = ("", "")
 
     def _say(self, state: str, reason: str) -> None:
-        if self._told != state + reason:
-            self._told = state + reason
-            self._tell(WatchChanged(folder=str(self._folder), state=state, reason=reason))
+        if (state, reason) != self._told:
+            self._told = (state, reason)
+            self._tell(WatchChanged(folder=self._folder, state=state, reason=reason))
+
+
+class IncomingObserver(BaseObserver):
+    """An observer with an inotify instance of its own, alive only while all its threads are."""
+
+    def __init__(self) -> None:
+        self._inotify = InotifyFD()
+        self._inotify.start()
+        super().__init__(_IncomingEmitter, inotify_fd=self._inotify)
+
+    def is_alive(self) -> bool:
+        return (
+            super().is_alive()
+            and self._inotify.is_alive()
+            and all(emitter.is_alive() for emitter in self.emitters)
+        )
+
+    def on_thread_stop(self) -> None:
+        super().on_thread_stop()
+        self._inotify.stop()
+        self._inotify.join(1.0)
+
+
+class _IncomingEmitter(InotifyEmitter):
+    """Asks for what may make a file ready: created, moved in, closed after writing.
+
+    Opening and reading are left out, or our own would hint without end. Moves *out* are left out
+    because watchdog holds each back for half a second, in the hope of its other half, and with
+    it all events behind it; and every accepted job file is moved out.
+    """
+
+    def get_event_mask_from_filter(self) -> Mask:
+        wanted = InotifyConstants
+        return Mask(
+            wanted.IN_CREATE | wanted.IN_MOVED_TO | wanted.IN_CLOSE_WRITE | wanted.IN_DELETE_SELF
+        )
 
 
 class _Handler(FileSystemEventHandler):
-    """Runs under the observer's lock, so it does nothing but set an event."""
+    """Runs under the observer's lock, so it does nothing but pass the hint on."""
 
     def __init__(self, hint: Callable[[], None]) -> None:
-        self._set = hint
+        self._pass_on = hint
 
     def on_any_event(self, event: FileSystemEvent) -> None:  # noqa: ARG002 -- the scan finds out
-        self._set()
+        self._pass_on()
 
 
-def file_system_of(folder: Path) -> str:
-    """Return the type of the file system that holds a folder, as /proc names it, or ""."""
+def file_system_of(device: int, mounts: Path = _MOUNTS) -> str:
+    """Return the type of the file system with this number, as /proc names it, or ""."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
-        device = folder.stat().st_dev
-        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+        lines = mounts.read_text(errors="replace").splitlines()
     except OSError:
         return ""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in reversed(lines):
         fields, _, kind = line.partition(" - ")
         if fields.split()[2] == wanted:

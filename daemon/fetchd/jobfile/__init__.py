@@ -12,7 +12,7 @@ from typing import Any
 from fetchd.config import Settings
 from fetchd.errors import ValueProblem
 from fetchd.expand import is_checksum
-from fetchd.jobfile.build import build, default_rules, drafts, lower
+from fetchd.jobfile.build import Built, build, default_rules, drafts, lower
 from fetchd.jobfile.check import try_out, with_needs
 from fetchd.jobfile.complaints import Complaints
 from fetchd.jobfile.reading import read
@@ -21,6 +21,8 @@ from fetchd.model import Job, ListFile, Priority, TaskGroup
 from fetchd.yamldoc import parse_json, parse_yaml, plain, require_fields, text_of
 
 __all__ = ["job_name", "list_job", "load", "schema", "url_job"]
+
+_MOST_ITEMS = 200_000  # of tasks that inherit a list; one that is written out has fewer
 
 
 def load(data: bytes, file: str, settings: Settings) -> Job:
@@ -99,9 +101,14 @@ def _job(content: dict[str, Any], file: str, settings: Settings, complaints: Com
             if "name" not in unread.top:
                 complaints.add((), str(exc))
     defaults = default_rules(settings)
-    built = [
-        build(draft, keys, settings, defaults, complaints) for draft in drafts(keys, name, unread)
-    ]
+    built: list[Built] = []
+    room = _MOST_ITEMS
+    for draft in drafts(keys, name, unread):
+        built.append(build(draft, keys, settings, defaults, complaints))
+        room -= len(built[-1].items)
+        if room < 0:
+            complaints.add(draft.prefix, "the urls above the tasks, taken by each, are too many")
+            complaints.raise_any()
     job = Job(
         name=name,
         revision=revision,

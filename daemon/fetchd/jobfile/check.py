@@ -56,8 +56,10 @@ def try_out(job: Job, built: Sequence[Built], unread: Unread, complaints: Compla
         if blind.isdisjoint(names_in([job.variables[name]])):
             complaints.add(("vars", name), reason)
         blind.add(name)
-    trial = _Trial(scope, blind, complaints)
-    for name in names:
+    done = set(names)
+    stuck = [name for name in by_name if name not in done]
+    trial = _Trial(scope, blind, set(stuck), complaints)
+    for name in (*names, *stuck):
         if complaints.full or trial.room < 0:
             break
         trial.make(by_name[name])
@@ -66,15 +68,18 @@ def try_out(job: Job, built: Sequence[Built], unread: Unread, complaints: Compla
 class _Trial:
     """Tasks made so far, and where each destination is written.
 
-    ``blind``: variables without a value; what refers to them is not tried.
+    ``blind``: variables without a value, ``failed``: tasks without a path; what refers to them
+    is not tried. ``room``: how many characters all URLs together may still have.
     """
 
-    def __init__(self, scope: Scope, blind: AbstractSet[str], complaints: Complaints) -> None:
+    def __init__(
+        self, scope: Scope, blind: AbstractSet[str], failed: set[str], complaints: Complaints
+    ) -> None:
+        self.room = _MOST_OF_URLS
         self._scope = scope
         self._blind = blind
+        self._failed = failed
         self._complaints = complaints
-        self.room = _MOST_OF_URLS
-        self._failed: set[str] = set()
         self._files: dict[tuple[str, str], Path] = {}
         self._folders: dict[tuple[str, str], Path] = {}
 

@@ -57,15 +57,15 @@ def read(data: dict[str, Any], complaints: Complaints) -> tuple[JobFile, Unread]
     _drop_notes(data)
     for task in (data.get("tasks") or {}).values() if isinstance(data.get("tasks"), dict) else ():
         _drop_notes(task)
-    try:
-        return JobFile.model_validate(data), unread
-    except ValidationError as exc:
-        errors = exc.errors(include_url=False, include_input=False)
-    for error in errors:
-        path = _prune(data, error["loc"])
-        unread.add(path)
-        _complain(error, path, unread, complaints)
-    return JobFile.model_validate(data), unread
+    while True:  # each time round leaves something out, and what is left is read again
+        try:
+            return JobFile.model_validate(data), unread
+        except ValidationError as exc:
+            errors = exc.errors(include_url=False, include_input=False)
+        for error in errors:
+            path = _prune(data, error["loc"])
+            unread.add(path)
+            _complain(error, path, unread, complaints)
 
 
 def _drop_notes(keys: object) -> None:

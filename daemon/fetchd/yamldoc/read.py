@@ -57,7 +57,7 @@ def parse_yaml(
     """
     text = _decode(data, source, max_bytes)
     lines = text.splitlines()
-    if False and (match := _DIRECTIVE.search(text)):
+    if match := _DIRECTIVE.search(text):
         line, column = _position(text, match.end() - 1)
         problem = Problem(
             message="a line that begins with % is a YAML directive; these are not read",

@@ -1,0 +1,568 @@
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import http.client
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fetchd import __version__, cli, config
+from fetchd.cli.board import board, file_lines, printable, run_line
+from fetchd.cli.demo_server import DemoServer, Page
+from fetchd.cli.status import ENVIRONMENT, PLACES, state_of
+from server import Server, content, file, status
+
+GOOD = "url: https://h.example/a.iso\nchecksum: sha256:" + "0" * 64 + "\n"
+BAD = "url: https://h.example/a.iso\nchekcsum: sha256:00\nsize: much\n"
+PATIENCE_S = 10.0
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    """Every test stands in an empty folder, where no configuration is found but its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+
+
+def ran(capsys, *arguments):
+    """Return exit code, output and errors of one call."""
+    code = cli.main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def written(name, text):
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    """A daemon as seen from outside: it holds the lock of ./state and has ./jobs."""
+    (tmp_path / "jobs" / "reports").mkdir(parents=True)
+    (tmp_path / "state").mkdir()
+    with (tmp_path / "state" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield tmp_path
+
+
+# ---------------------------------------------------------------- the frame
+
+
+def test_help_lists_every_command_and_each_has_its_own(capsys):
+    code, text, _ = ran(capsys, "--help")
+
+    assert code == 0
+    for name in cli.COMMANDS:
+        assert f"\n  {name} " in text
+        assert ran(capsys, name, "--help")[0] == 0
+
+
+def test_without_a_command_help_is_shown_as_an_error(capsys):
+    code, out, err = ran(capsys)
+
+    assert (code, out) == (2, "")
+    assert "Usage: fetchd" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nope"], ["get"], ["run", "--nope"], ["run", "--set", "novalue"], ["schema", "nope"]],
+)
+def test_wrong_usage_is_one_line_and_2(capsys, arguments):
+    code, _, err = ran(capsys, *arguments)
+
+    assert code == 2
+    assert err.startswith("fetchd: ")
+    assert "Traceback" not in err
+    assert err.count("\n") == 1
+
+
+def test_version_says_which(capsys):
+    assert ran(capsys, "version") == (0, f"fetchd {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["--help"], {"rich", "pydantic", "yaml", "structlog", "requests", "sqlite3"}),
+        (["status"], {"rich", "pydantic", "structlog", "requests", "sqlite3", "watchdog"}),
+        (["version"], {"rich", "pydantic", "yaml", "structlog", "requests", "sqlite3"}),
+    ],
+)
+def test_quick_commands_load_no_heavy_library(arguments, heavy):
+    written("config/fetchd.yaml", "state: ./elsewhere\n")
+    code = (
+        "import sys; from fetchd.cli import main; "
+        f"main({arguments!r}); print(sorted({heavy!r} & set(sys.modules)))"
+    )
+
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert said.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_goes_away_is_no_error_to_talk_about():
+    script = f"{sys.executable} -m fetchd schema | true; echo ${{PIPESTATUS[0]}}"
+
+    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+
+    assert said.stderr == ""
+    assert said.stdout.strip() in {"0", "1"}
+
+
+# ---------------------------------------------------------------- configuration
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("workers: many\n", "own.yaml:1:10: workers: 'many' is not a whole number"),
+        ("wrokers: 3\n", "own.yaml:1:1: wrokers: unknown key (did you mean 'workers'?)"),
+        ("jobs: [\n", "own.yaml:2:1: "),
+    ],
+)
+def test_a_bad_configuration_is_78_and_names_key_file_and_line(capsys, text, place):
+    path = written("own.yaml", text)
+
+    code, _, err = ran(capsys, "check", "--config", path, "x.yaml")
+
+    assert code == 78
+    assert err.startswith(f"fetchd: {place}")
+
+
+def test_a_bad_override_is_78_and_names_it(capsys):
+    code, _, err = ran(capsys, "check", "--set", "retry.delay=soon", "x.yaml")
+
+    assert code == 78
+    assert "--set retry.delay" in err
+
+
+def test_a_missing_configuration_is_78(capsys):
+    code, _, err = ran(capsys, "run", "--config", "nope.yaml")
+
+    assert code == 78
+    assert err == "fetchd: nope.yaml: the configuration cannot be read: No such file or directory\n"
+
+
+def test_options_of_run_are_taken_literally_and_folders_that_cannot_be_had_are_78(capsys):
+    written("file", "")
+
+    code, _, err = ran(capsys, "run", "--state", "file/# no: comment", "--jobs", "j")
+
+    assert code == 78
+    assert "file/# no: comment" in err
+
+
+def test_the_state_folder_is_found_as_the_configuration_says(monkeypatch):
+    assert (PLACES, ENVIRONMENT) == (config.PLACES, config.ENVIRONMENT)
+    assert state_of(None).absolute() == config.load(None).state
+
+    written("config/fetchd.yaml", "state: ./here\n")
+    assert state_of(None).absolute() == config.load(None).state
+    monkeypatch.setenv(ENVIRONMENT, str(written("named.yaml", "state: /there\n")))
+    assert state_of(None) == config.load(None).state == Path("/there")
+    assert state_of(written("given.yaml", "workers: 3\n")).absolute() == Path("state").absolute()
+
+
+# ---------------------------------------------------------------- check
+
+
+def test_check_accepts_a_good_file(capsys):
+    path = written("a.yaml", GOOD)
+
+    assert ran(capsys, "check", path) == (0, "a.yaml: ok: job a, 1 file\n", "")
+
+
+def test_check_tells_all_errors_with_their_places_and_ends_with_2(capsys):
+    good, bad = written("a.yaml", GOOD), written("b.yaml", BAD)
+
+    code, out, err = ran(capsys, "check", good, bad)
+
+    assert code == 2
+    assert out == "a.yaml: ok: job a, 1 file\n"
+    assert "b.yaml:2:1: chekcsum: unknown key (did you mean 'checksum'?" in err
+    assert "b.yaml:3:7: size: " in err
+
+
+def test_check_shows_every_file_without_the_network(capsys):
+    path = written(
+        "set.yaml",
+        """\
+base: [https://one.example/, https://two.example/]
+vars: { v: 3 }
+tasks:
+  index: { url: index.json }
+  files:
+    needs: [index]
+    dest: d
+    urls:
+      - "a-${v}.bin md5:900150983cd24fb0d6963f7d28e17f72"
+""",
+    )
+
+    code, out, _ = ran(capsys, "check", "--show", path)
+
+    assert code == 0
+    assert out.splitlines() == [
+        "set.yaml: ok: job set, 2 files",
+        "  default:index.json",
+        "    from https://one.example/index.json",
+        "    or   https://two.example/index.json",
+        "  default:d/a-3.bin",
+        "    from https://one.example/a-3.bin",
+        "    or   https://two.example/a-3.bin",
+        "    with md5:900150983cd24fb0d6963f7d28e17f72",
+        "    after index",
+    ]
+
+
+def test_check_reads_a_list_to_its_end(capsys):
+    lines = [f"https://h.example/{number}" for number in range(5000)]
+    path = written("l.urls", "\n".join([*lines, "no url", lines[0]]) + "\n")
+
+    code, _, err = ran(capsys, "check", path)
+
+    assert code == 2
+    assert len(err.splitlines()) == 2
+    assert "5001: 'no url'" in err.replace("'no'", "'no url'")
+    assert "0 is the destination of an earlier line" in err
+
+
+def test_check_as_json(capsys):
+    good, bad = written("a.yaml", GOOD), written("b.yaml", BAD)
+
+    code, out, err = ran(capsys, "check", "--json", "--show", good, bad)
+
+    first, second = json.loads(out)
+    assert (code, err) == (2, "")
+    assert (first["ok"], first["job"], first["files"]) == (True, "a", 1)
+    assert first["tasks"][0]["path"] == "a.iso"
+    assert (second["ok"], [p["line"] for p in second["problems"]]) == (False, [2, 3])
+
+
+@pytest.mark.parametrize("name", ["nope.yaml", "folder.yaml", "a.txt"])
+def test_what_is_no_job_file_is_2(capsys, name):
+    Path("folder.yaml").mkdir()
+
+    code, _, err = ran(capsys, "check", name)
+
+    assert code == 2
+    assert err.startswith(f"fetchd: {name}: ")
+    assert err.count("\n") == 1
+
+
+# ---------------------------------------------------------------- schema
+
+
+@pytest.mark.parametrize("which", ["job", "config"])
+def test_schema_prints_draft_07(capsys, which):
+    code, out, _ = ran(capsys, "schema", which)
+
+    assert code == 0
+    assert json.loads(out)["$schema"] == "http://json-schema.org/draft-07/schema#"
+
+
+# ---------------------------------------------------------------- get
+
+LOOPBACK = ("--set", "network.allow=[loopback]", "--set", "disk.reserve=0")
+BODY = content("body", 100_000)
+
+
+def test_get_fetches_urls_and_files_in_place(capsys):
+    digest = "sha256:" + hashlib.sha256(BODY).hexdigest()
+    with Server({"/a.bin": file(BODY), "/b.bin": file(BODY), "/c.bin": file(BODY)}) as server:
+        job = written("job.yaml", f"url: {server.url('/b.bin')}\ndest: sub\n")
+        listed = written("many.urls", server.url("/c.bin") + "\n")
+
+        code, out, _ = ran(
+            capsys, "get", job, listed, server.url("/a.bin"), digest, "--dest", "out", *LOOPBACK
+        )
+
+    assert code == 0
+    assert all(Path("out", name).read_bytes() == BODY for name in ("a.bin", "sub/b.bin", "c.bin"))
+    assert job.exists()
+    assert out.splitlines() == [
+        "downloaded     97.7 KiB  sub/b.bin",
+        "job #1 succeeded  1/1 files  97.7 KiB",
+        "downloaded     97.7 KiB  c.bin",
+        "many #2 succeeded  1/1 files  97.7 KiB",
+        "downloaded     97.7 KiB  a.bin",
+        "get #3 succeeded  1/1 files  97.7 KiB",
+    ]
+    assert not Path("state").exists()
+
+
+def test_get_ends_with_1_when_a_file_fails_and_says_why(capsys):
+    with Server({"/a.bin": file(BODY), "/gone": status(404)}) as server:
+        code, out, _ = ran(capsys, "get", server.url("/a.bin"), server.url("/gone"), *LOOPBACK)
+
+    assert code == 1
+    assert Path("a.bin").read_bytes() == BODY
+    assert "failed" in out
+    assert "gone: bad_status: " in out
+
+
+def test_get_as_json_is_the_report_with_its_files(capsys):
+    with Server({"/a.bin": file(BODY)}) as server:
+        code, out, _ = ran(capsys, "get", server.url("/a.bin?key=s3cret"), "--json", *LOOPBACK)
+
+    (run,) = json.loads(out)
+    assert code == 0
+    assert (run["job"], run["state"], run["tasks"]["succeeded"]) == ("get", "succeeded", 1)
+    assert (run["files"][0]["path"], run["files"][0]["detail"]) == ("a.bin", "downloaded")
+    assert "s3cret" not in out
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (["sha256:" + "0" * 64], "must stand behind a URL"),
+        (["ftp://h.example/a"], "the scheme 'ftp' is not fetched"),
+        (["https://h.example/a b"], "the character ' '"),
+        (["https://h.example/"], "name"),
+        (["nope.yaml"], "cannot be read"),
+    ],
+)
+def test_what_get_cannot_understand_is_2(capsys, what, said):
+    code, _, err = ran(capsys, "get", *what)
+
+    assert code == 2
+    assert said in err
+    assert "Traceback" not in err
+
+
+# ---------------------------------------------------------------- status
+
+REPORT = {
+    "runs": [
+        {
+            "id": 4,
+            "job": "isos",
+            "state": "running",
+            "tasks": {
+                "ready": 2, "running": 1, "publishing": 0, "succeeded": 6, "failed": 1,
+                "skipped": 0, "cancelled": 0,
+            },
+            "bytes": 3 * 1024**2,
+            "list_open": True,
+            "waiting": {"retry": 2},
+        }
+    ],
+    "transfers": [
+        {
+            "job": "isos",
+            "run": 4,
+            "path": "a\x1b[31m.iso",
+            "url": "https://h.example/a",
+            "attempt": 2,
+            "elapsed_s": 2.0,
+            "progress": {
+                "received_bytes": 1024**2, "have_bytes": 3 * 1024**2,
+                "total_bytes": 6 * 1024**2, "verifying": False,
+            },
+        }
+    ],
+}  # fmt: skip
+STATUS = {
+    "pid": 7, "version": "0.1.0", "updated_at": 2.0, "started_at": 1.0, "report": REPORT,
+    "stats": {"queued": 2, "running": 1, "tasks_succeeded": 6, "tasks_failed": 1, "retries": 3,
+              "bytes_received": 4096, "bytes_per_s_10s": 1024.0, "uptime_s": 61.0},
+}  # fmt: skip
+
+
+def test_status_shows_runs_transfers_and_totals(capsys, daemon):
+    (daemon / "state" / "status.json").write_text(json.dumps(STATUS))
+
+    code, out, _ = ran(capsys, "status")
+
+    assert code == 0
+    assert out.splitlines() == [
+        "fetchd 0.1.0, process 7",
+        "tasks: 2 queued, 1 running, 6 succeeded, 1 failed, 3 retries",
+        "received: 4.0 KiB, 1.0 KiB/s now; up for 1 m 1 s",
+        "",
+        "isos #4 running  7/10+ files  1 failed  3.0 MiB  2 wait: retry",
+        "  [##########----------] 3.0 MiB of 6.0 MiB  512.0 KiB/s  a\\x1b[31m.iso  attempt 2",
+    ]
+
+
+def test_status_as_json_is_what_the_daemon_wrote(capsys, daemon):
+    (daemon / "state" / "status.json").write_text(json.dumps(STATUS))
+
+    code, out, _ = ran(capsys, "status", "--json", "--state", daemon / "state")
+
+    assert (code, json.loads(out)) == (0, STATUS)
+
+
+def test_status_of_a_daemon_that_has_just_started(capsys, daemon):
+    code, out, _ = ran(capsys, "status")
+
+    assert code == 0
+    assert "nothing to do" in out
+
+
+def test_status_without_a_daemon_says_so_even_if_a_file_is_left(capsys):
+    written("state/status.json", json.dumps(STATUS))
+    written("state/lock", "7\n")
+
+    code, out, err = ran(capsys, "status")
+
+    assert (code, out) == (75, "")
+    assert err == "fetchd: no daemon runs on state; start one: fetchd run --state state\n"
+
+
+def test_a_long_board_is_cut():
+    report = {"runs": [], "transfers": REPORT["transfers"] * 40}
+
+    lines = board(report)
+
+    assert len(lines) == 17
+    assert lines[-1] == "  and 24 more"
+
+
+def test_files_that_did_not_arrive_say_why():
+    base = {"url": "u", "size_bytes": None, "reason": ""}
+
+    lines = list(
+        file_lines(
+            [
+                {**base, "path": "a", "state": "succeeded", "detail": "resumed", "size_bytes": 10},
+                {**base, "path": "b", "state": "failed", "detail": "stalled", "reason": "no data"},
+                {**base, "path": "c", "state": "skipped", "detail": "upstream_failed"},
+            ]
+        )
+    )
+
+    assert lines == [
+        "resumed            10 B  a",
+        "failed                   b: stalled: no data",
+        "skipped                  c: upstream_failed",
+    ]
+
+
+def test_nothing_that_is_printed_moves_the_cursor():
+    assert printable("größe\x1b[2J\n\udcff") == "größe\\x1b[2J\\n\\udcff"
+    assert "\x1b" not in run_line({**REPORT["runs"][0], "job": "\x1b"})
+
+
+# ---------------------------------------------------------------- submit
+
+
+def dropped(daemon):
+    return [path for path in (daemon / "jobs").glob("[!.]*") if path.is_file()]
+
+
+def test_submit_drops_a_whole_file_under_a_name_of_its_own(capsys, daemon):
+    path = written("a.yaml", GOOD)
+
+    code, out, _ = ran(capsys, "submit", path)
+    ran(capsys, "submit", path)
+
+    first, second = sorted(dropped(daemon))
+    assert code == 0
+    assert first.name in out or second.name in out
+    for made in (first, second):
+        assert made.name.startswith("a-")
+        assert made.suffix == ".yaml"
+        assert made.read_text() == GOOD
+
+
+def test_submit_of_urls_is_a_list_with_checksums(capsys, daemon):
+    digest = "sha256:" + "0" * 64
+
+    code, _, _ = ran(capsys, "submit", "https://h.example/a", digest, "https://h.example/b")
+
+    (made,) = dropped(daemon)
+    assert code == 0
+    assert made.suffix == ".urls"
+    assert made.read_text() == f"https://h.example/a\t{digest}\nhttps://h.example/b\n"
+
+
+def test_submit_drops_nothing_without_a_daemon_or_when_a_file_is_bad(capsys, daemon):
+    bad, good = written("b.yaml", BAD), written("a.yaml", GOOD)
+
+    assert ran(capsys, "submit", good, bad)[0] == 2
+    assert ran(capsys, "submit", good, "--set", "state=other")[0] == 75
+    assert dropped(daemon) == []
+
+
+def answered(daemon, answer):
+    """Answer the next dropped file from another thread, as the daemon would."""
+
+    def wait():
+        until_s = time.monotonic() + PATIENCE_S
+        while not dropped(daemon) and time.monotonic() < until_s:
+            time.sleep(0.005)
+        answer(dropped(daemon)[0])
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(("state", "code"), [("succeeded", 0), ("failed", 1), ("cancelled", 1)])
+def test_submit_waits_for_the_run_of_its_own_file(capsys, daemon, state, code):
+    path = written("a.yaml", "name: own\n" + GOOD)
+    report = daemon / "jobs" / "reports" / "own.json"
+    tasks = {"succeeded": 1, "failed": 0}
+    report.write_text(json.dumps({"run": 1, "state": "succeeded", "tasks": tasks}))
+
+    def answer(_made):
+        report.write_text(json.dumps({"run": 2, "state": state, "tasks": tasks}))
+
+    thread = answered(daemon, answer)
+    got, out, _ = ran(capsys, "submit", "--wait", path)
+    thread.join()
+
+    assert got == code
+    assert out.splitlines()[-1] == f"own: {state}: 1 succeeded, 0 failed"
+
+
+def test_submit_tells_why_the_daemon_rejected_a_file(capsys, daemon):
+    def answer(made):
+        (daemon / "jobs" / "reports" / f"{made.name}.error.txt").write_text("a:1: no\x1b[2J\n")
+
+    thread = answered(daemon, answer)
+    code, _, err = ran(capsys, "submit", "--wait", written("a.yaml", GOOD))
+    thread.join()
+
+    assert (code, err) == (2, "a:1: no\\x1b[2J\n")
+
+
+# ---------------------------------------------------------------- the demo's server
+
+
+def test_the_demos_server_breaks_once_and_serves_the_rest_by_range():
+    body = content("demo", 300_000)
+
+    with DemoServer({"/a": Page(body=body, breaks_at=200_000)}) as server:
+        _, first = asked(server, "/a")
+        code, rest = asked(server, "/a", Range=f"bytes={len(first)}-")
+        missing, _ = asked(server, "/b")
+
+    assert len(first) == 200_000
+    assert (code, first + rest) == (206, body)
+    assert missing == 404
+
+
+def asked(server, path, **headers):
+    """Return status and body, as far as it came."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=PATIENCE_S)
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        try:
+            return answer.status, answer.read()
+        except http.client.IncompleteRead as exc:
+            return answer.status, exc.partial
+    finally:
+        connection.close()

@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetchd.config import Settings
+from fetchd.digests import Digest
+from fetchd.expand import Expander
+from fetchd.jobfile import list_job, load, schema, url_job
+from fetchd.jobfile.schema import (
+    NOT_BUILT,
+    ExpectKeys,
+    JobFile,
+    LimitKeys,
+    RetryKeys,
+    TaskEntry,
+    TimeoutKeys,
+)
+from fetchd.model import (
+    IfExists,
+    Item,
+    Job,
+    ListFile,
+    Priority,
+    RetryPolicy,
+    Rules,
+    Run,
+    SizeRange,
+    TaskGroup,
+    TaskSpec,
+    Template,
+    Timeouts,
+    Verify,
+)
+
+HOUSE = Path(__file__).parents[2]
+EXAMPLES = sorted((HOUSE / "config" / "examples").iterdir())
+REFERENCE = (HOUSE / "docs" / "job-file.md").read_text()
+SETTINGS = Settings()
+SHA = "sha256:" + "ab" * 32
+
+
+def read(text: str, file: str = "iso.yaml", config: Settings = SETTINGS) -> Job:
+    return load(text.encode(), file, config)
+
+
+def group(text: str, name: str = "iso", config: Settings = SETTINGS) -> TaskGroup:
+    return next(group for group in read(text, config=config).groups if group.name == name)
+
+
+def specs(job: Job) -> list[TaskSpec]:
+    run = Run(id=1, job=job.name, revision=job.revision, scheduled_for_s=1_795_435_200.0)
+    expander = Expander()
+    return [spec for group in job.groups for spec in expander(job, group, run, None).specs]
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def test_a_few_lines_are_a_job() -> None:
+    job = read(f"url: https://example.org/a.iso\nchecksum: {SHA}\ndest: isos\n")
+
+    assert job == Job(
+        name="iso",
+        revision=job.revision,
+        dest="isos",
+        groups=(
+            TaskGroup(
+                name="iso",
+                items=(Item(url="https://example.org/a.iso", line=1, column=6),),
+                template=Template(dest="isos", checksums=(SHA,)),
+            ),
+        ),
+    )
+    assert specs(job) == [
+        TaskSpec(
+            key="isos/a.iso",
+            path="isos/a.iso",
+            sources=("https://example.org/a.iso",),
+            digests=(Digest.parse(SHA),),
+        )
+    ]
+
+
+def test_every_key_reaches_the_job() -> None:
+    job = read(
+        """
+version: 1
+name: ubuntu
+description: nightly
+priority: high
+timezone: Europe/Berlin
+vars: { series: 24.04, flag: no, mode: 0644 }
+limits: { concurrency: 4, file: 20GiB, total: 200GiB }
+root: mirrors
+base: ["https://a.example.org/${series}/", https://b.example.org/]
+dest: u
+retry: { attempts: 5, delay: 1s, max_delay: 1m }
+timeout: { connect: 5s, stall: 20s@16KiB/s, attempt: 2h }
+if_exists: overwrite
+headers: { X-Client: lab }
+verify: digest
+size: 1MiB..7GiB
+expect: { type: Application/Octet-Stream }
+filename: ${task.name}.iso
+checksum: [md5:900150983cd24fb0d6963f7d28e17f72]
+url: x
+x-note: [anything, { at: all }]
+""",
+        config=Settings.model_validate({"roots": {"default": "/d", "mirrors": "/m"}}),
+    )
+
+    assert job == Job(
+        name="ubuntu",
+        revision=job.revision,
+        description="nightly",
+        priority=Priority.HIGH,
+        timezone="Europe/Berlin",
+        dest="u",
+        variables={"series": "24.04", "flag": "no", "mode": "0644"},
+        concurrency=4,
+        max_total_bytes=200 * 2**30,
+        groups=(
+            TaskGroup(
+                name="ubuntu",
+                items=(Item(url="x", line=21, column=6),),
+                template=Template(
+                    base=("https://a.example.org/${series}/", "https://b.example.org/"),
+                    dest="u",
+                    filename="${task.name}.iso",
+                    checksums=("md5:900150983cd24fb0d6963f7d28e17f72",),
+                ),
+                rules=Rules(
+                    root="mirrors",
+                    if_exists=IfExists.OVERWRITE,
+                    verify=Verify.DIGEST,
+                    size=SizeRange(least_bytes=2**20, most_bytes=7 * 2**30),
+                    max_bytes=20 * 2**30,
+                    expect_type="application/octet-stream",
+                    headers=(("X-Client", "lab"),),
+                    retry=RetryPolicy(attempts=5, delay_s=1.0, max_delay_s=60.0),
+                    timeouts=Timeouts(
+                        connect_s=5.0, stall_s=20.0, stall_bytes_per_s=16384, attempt_s=7200.0
+                    ),
+                ),
+            ),
+        ),
+    )
+
+
+def test_lines_of_urls_have_file_names_and_checksums() -> None:
+    job = read(
+        "base: https://example.org/\n"
+        "urls:\n"
+        f"  - a.zip {SHA}\n"
+        "  - b.zip sub/c.zip\n"
+        f'  - "d.zip\\ta name\\t{SHA}"\n'
+    )
+
+    assert job.groups[0].items == (
+        Item(url="a.zip", checksum=SHA, line=3, column=5),
+        Item(url="b.zip", filename="sub/c.zip", line=4, column=5),
+        Item(url="d.zip", filename="a name", checksum=SHA, line=5, column=5),
+    )
+    assert [spec.path for spec in specs(job)] == ["a.zip", "sub/c.zip", "a name"]
+
+
+def test_json_is_the_same_language() -> None:
+    keys = {"url": "https://example.org/a", "size": 5, "limits": {"concurrency": 2}, "dest": None}
+
+    job = read(json.dumps(keys), "iso.json")
+
+    assert job.groups[0].rules.size == SizeRange(least_bytes=5, most_bytes=5)
+    assert job.concurrency == 2
+    yaml = read("url: https://example.org/a\nsize: 5\nlimits: {concurrency: 2}\n")
+    assert job.revision == yaml.revision
+
+
+# ---------------------------------------------------------------- inheritance
+
+SHARED = """
+base: https://example.org/
+headers: { X-A: 1, X-B: 2 }
+retry: { attempts: 4, delay: 1s }
+checksum: [md5:900150983cd24fb0d6963f7d28e17f72]
+expect: { type: text/plain }
+tasks:
+  iso:
+    url: a
+"""
+
+
+def test_a_task_takes_what_stands_above_it() -> None:
+    taken = group(SHARED)
+
+    assert taken.template.checksums == ("md5:900150983cd24fb0d6963f7d28e17f72",)
+    assert taken.rules.headers == (("X-A", "1"), ("X-B", "2"))
+    assert taken.rules.retry == RetryPolicy(attempts=4, delay_s=1.0)
+    assert taken.rules.expect_type == "text/plain"
+
+
+def test_mappings_merge_one_level_deep_and_lists_and_texts_replace() -> None:
+    merged = group(
+        SHARED
+        + "    headers: { x-a: 3 }\n    retry: { delay: 2s }\n"
+        + f"    checksum: {SHA}\n    base: [https://example.net/, https://example.com/]\n"
+    )
+
+    assert merged.rules.headers == (("X-B", "2"), ("x-a", "3"))
+    assert merged.rules.retry == RetryPolicy(attempts=4, delay_s=2.0)
+    assert merged.template.checksums == (SHA,)
+    assert merged.template.base == ("https://example.net/", "https://example.com/")
+
+
+def test_empty_mappings_and_lists_clear_and_nothing_inherits() -> None:
+    cleared = group(SHARED + "    headers: {}\n    retry: {}\n    checksum: []\n    expect: {}\n")
+    absent = group(SHARED + "    headers:\n    retry: ~\n    checksum: null\n")
+
+    assert cleared.rules == Rules()
+    assert cleared.template.checksums == ()
+    assert absent == group(SHARED)
+
+
+def test_a_task_may_have_nothing_of_its_own() -> None:
+    job = read("url: https://example.org/${task.name}.iso\ntasks:\n  a:\n  b: {}\n")
+
+    assert [spec.path for spec in specs(job)] == ["a.iso", "b.iso"]
+
+
+def test_a_tasks_own_url_replaces_the_urls_above_it() -> None:
+    job = read(
+        "urls: [https://example.org/a, https://example.org/b]\n"
+        "tasks:\n  one: {url: https://example.org/c}\n  two: {}\n"
+    )
+
+    assert [spec.path for spec in specs(job)] == ["c", "a", "b"]
+
+
+# ---------------------------------------------------------------- the operator
+
+
+def test_the_lower_limit_holds() -> None:
+    config = Settings.model_validate({"limits": {"file": "1GiB", "total": "2GiB"}})
+    text = "url: https://example.org/a\n"
+
+    tighter = read(text + "limits: { file: 1MiB, total: 3GiB }\n", config=config)
+    silent = read(text, config=config)
+
+    assert (tighter.groups[0].rules.max_bytes, tighter.max_total_bytes) == (2**20, 2**31)
+    assert (silent.groups[0].rules.max_bytes, silent.max_total_bytes) == (2**30, 2**31)
+
+
+def test_what_the_job_does_not_say_is_the_operators() -> None:
+    config = Settings.model_validate(
+        {
+            "retry": {"attempts": "3", "give_up_after": "1h", "max_retry_after": "5m"},
+            "timeout": {"connect": "1s", "stall": "9s@3KiB/s"},
+        }
+    )
+
+    rules = group(
+        "url: https://example.org/a\nretry: {delay: 9s}\ntimeout: {stall: 5s}\n", config=config
+    ).rules
+
+    assert rules.retry == RetryPolicy(
+        attempts=3, delay_s=9.0, give_up_after_s=3600.0, max_retry_after_s=300.0
+    )
+    assert rules.timeouts == Timeouts(connect_s=1.0, stall_s=5.0, stall_bytes_per_s=3072)
+
+
+@pytest.mark.parametrize(
+    ("floor", "line", "expected"),
+    [
+        ("none", "", Verify.LENGTH),
+        ("none", "verify: none\n", Verify.NONE),
+        ("length", "", Verify.LENGTH),
+        ("length", "verify: digest\n", Verify.DIGEST),
+        ("digest", "", Verify.DIGEST),
+    ],
+)
+def test_a_job_may_ask_for_more_proof_than_the_operator(
+    floor: str, line: str, expected: Verify
+) -> None:
+    config = Settings.model_validate({"verify": floor})
+
+    rules = group(f"url: https://example.org/a\nchecksum: {SHA}\n{line}", config=config).rules
+
+    assert rules.verify is expected
+
+
+# ---------------------------------------------------------------- needs, revision, other jobs
+
+
+def test_needs_are_what_is_referred_to_and_what_is_written() -> None:
+    job = read(
+        "base: https://example.org/\n"
+        "tasks:\n"
+        "  c: {url: 'c/${needs.a.path}', needs: b}\n"
+        "  b: {url: b, needs: [a]}\n"
+        "  a: {url: a, dest: d}\n"
+    )
+
+    assert {group.name: group.needs for group in job.groups} == {
+        "c": ("a", "b"),
+        "b": ("a",),
+        "a": (),
+    }
+    assert specs(job)[0].sources == ("https://example.org/c/d/a",)
+
+
+def test_the_revision_is_that_of_the_content_not_of_its_form() -> None:
+    one = read("url: https://example.org/a\ndest: x\n")
+    same = read("# a note\ndest: 'x'\n\nurl: https://example.org/a   # and another\n")
+    as_json = read('{"url": "https://example.org/a", "dest": "x"}', "iso.json")
+    other = read("url: https://example.org/a\ndest: y\n")
+
+    assert re.fullmatch("[0-9a-f]{64}", one.revision)
+    assert one.revision == same.revision == as_json.revision != other.revision
+
+
+def test_a_claimed_list_is_a_job_with_the_operators_rules() -> None:
+    config = Settings.model_validate({"limits": {"file": "1MiB", "total": "1GiB"}})
+
+    job = list_job("crawl.urls", "/jobs/active/crawl.urls", "cd" * 32, config)
+
+    assert job == Job(
+        name="crawl",
+        revision="cd" * 32,
+        max_total_bytes=2**30,
+        groups=(
+            TaskGroup(
+                name="crawl",
+                items=ListFile(path="/jobs/active/crawl.urls"),
+                rules=Rules(max_bytes=2**20),
+            ),
+        ),
+    )
+
+
+def test_arguments_are_a_job() -> None:
+    job = url_job(
+        ["https://example.org/a", SHA, "https://example.org/b"], SETTINGS, name="get", dest="d"
+    )
+
+    assert (job.name, job.dest) == ("get", "d")
+    assert [(spec.path, spec.digests) for spec in specs(job)] == [
+        ("d/a", (Digest.parse(SHA),)),
+        ("d/b", ()),
+    ]
+
+
+def test_fifty_thousand_items_are_one_job() -> None:
+    text = "urls:\n" + "".join(f"  - https://example.org/{n}.bin\n" for n in range(50_000))
+
+    job = read(text)
+
+    assert isinstance(job.groups[0].items, tuple)
+    assert len(job.groups[0].items) == 50_000
+
+
+# ---------------------------------------------------------------- what is shipped
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_a_job_whose_tasks_are_all_good(path: Path) -> None:
+    if path.suffix == ".urls":
+        job = list_job(path.name, str(path), "00", SETTINGS)
+    else:
+        job = load(path.read_bytes(), path.name, SETTINGS)
+
+    made = specs(job)
+
+    assert made
+    assert [spec.problem for spec in made if spec.problem] == []
+    assert all(".example." in source for spec in made for source in spec.sources)
+
+
+def test_the_shipped_schema_is_that_of_the_model() -> None:
+    shipped = json.loads((HOUSE / "config" / "job.schema.json").read_text())
+
+    assert shipped == schema()
+    assert shipped["$schema"] == "http://json-schema.org/draft-07/schema#"
+    assert "$defs" not in json.dumps(shipped)
+
+
+BLOCKS = re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL)
+
+
+@pytest.mark.parametrize("text", BLOCKS)
+def test_each_example_of_the_reference_is_a_job(text: str) -> None:
+    assert specs(read(text))
+
+
+def rows() -> set[str]:
+    return set(re.findall(r"^\| `([a-z_.]+)` \|", REFERENCE, re.MULTILINE))
+
+
+def test_the_reference_has_each_key_and_no_other() -> None:
+    nested: dict[str, Any] = {
+        "limits": LimitKeys,
+        "retry": RetryKeys,
+        "timeout": TimeoutKeys,
+        "expect": ExpectKeys,
+    }
+    keys = (set(JobFile.model_fields) | set(TaskEntry.model_fields)) - set(nested)
+    keys |= {f"{name}.{key}" for name, model in nested.items() for key in model.model_fields}
+
+    assert rows() == keys
+
+
+def test_the_reference_names_what_is_not_built() -> None:
+    section = REFERENCE.partition("## Not built yet")[2]
+
+    assert set(re.findall(r"`([a-z_.]+)`", section)) == NOT_BUILT
