@@ -77,7 +77,7 @@ def group(name: str, *specs: TaskSpec, needs: tuple[str, ...] = (), **rules) -> 
     """A group whose items are found again by ``expand_specs``."""
     items = tuple(Item(url=s.sources[0], filename=s.path) for s in specs)
     made = TaskGroup(name=name, needs=needs, items=items, rules=Rules(**rules))
-    SPECS[made.items] = specs
+    SPECS[items] = specs
     return made
 
 

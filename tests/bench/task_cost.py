@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -92,9 +93,11 @@ def measure(tasks: int, workers: int, folder: Path) -> dict[str, float]:
         Random(),
         connections_per_origin=workers,
     )
-    pools = [
+    pools: list[Pool[Any]] = [
         Pool("fetcher", workers, engine, Fetch, work=instant_fetch, most=1, clock=clock, tell=tell),
-        Pool("publisher", 1, engine, Publish, work=instant_publish, most=256, clock=clock, tell=tell),
+        Pool(
+            "publisher", 1, engine, Publish, work=instant_publish, most=256, clock=clock, tell=tell
+        ),
     ]
     job = Job(name="bench", revision="r", groups=(TaskGroup(name="g", items=(Item(url="x"),)),))
     submitted_s = time.process_time()

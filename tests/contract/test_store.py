@@ -32,6 +32,7 @@ from fetchd.model import (
     Verify,
 )
 from fetchd.ports import (
+    Appended,
     Failed,
     Intends,
     NewGroup,
@@ -301,7 +302,7 @@ def test_a_batch_and_its_position_are_one(store):
     made = TaskGroup(name="l", items=ListFile(path="/l"))
     opened = add(store, job("l", made))
     (group_,) = opened.groups
-    got = []
+    got: list[Appended] = []
     specs = (spec("a"), spec("a"), spec("bad", problem=("bad_item", "why")))
     position = Position(offset_bytes=5, prefix_sha256="s", lines=3)
 
@@ -416,7 +417,7 @@ def test_many_threads_share_commits_and_lose_nothing(store):
 
 
 def test_a_failing_database_is_told_once_and_ends_all_calls(tmp_path):
-    told = []
+    told: list[StoreError] = []
     store = SqliteStore(str(tmp_path / "s.db"), FakeClock(), told.append)
 
     store._ledger.post(lambda db: db.execute("INSERT INTO nowhere VALUES (1)"))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from process import DaemonProcess, Watcher, visible_files, wait_until
-from server import Server, content, file, flapping
+from server import Handler, Server, content, file, flapping
 
 BODIES = {f"f{i}.bin": content(f"crash{i}", 3_000 * i) for i in range(6)}
 
@@ -42,7 +42,7 @@ FAILPOINTS = [
 
 def routes():
     """All files, one of them broken half way at first, so that its part is checkpointed."""
-    whole = {f"/{name}": file(body) for name, body in BODIES.items()}
+    whole: dict[str, Handler] = {f"/{name}": file(body) for name, body in BODIES.items()}
     broken = BODIES["f5.bin"]
     whole["/f5.bin"] = flapping(file(broken, cut_after=len(broken) // 2), file(broken))
     return whole

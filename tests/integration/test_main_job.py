@@ -10,7 +10,7 @@ import pytest
 
 from fetchd.model import RunState
 from process import DaemonProcess, visible_files, wait_until
-from server import Server, content, file, flapping, html, status
+from server import Handler, Server, content, file, flapping, html, status
 
 ONE = content("one", 300_000)
 TWO = content("two", 70_000)
@@ -54,7 +54,7 @@ def test_one_url_becomes_one_verified_file_a_report_and_one_canonical_line(daemo
 
 
 def test_mirrors_needs_a_cut_and_a_404_end_as_they_should(daemon):
-    routes = {
+    routes: dict[str, Handler] = {
         "/bad/m.bin": file(content("wrong", len(TWO))),
         "/good/m.bin": file(TWO),
         "/cut.bin": flapping(file(ONE, cut_after=len(ONE) // 2), file(ONE)),

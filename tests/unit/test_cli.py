@@ -4,8 +4,11 @@ import fcntl
 import hashlib
 import http.client
 import json
+import re
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -13,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from fetchd import __version__, cli, config
+from fetchd.cli import demo
 from fetchd.cli.board import board, file_lines, printable, run_line
 from fetchd.cli.demo_server import DemoServer, Page
 from fetchd.cli.status import ENVIRONMENT, PLACES, state_of
-from server import Server, content, file, status
+from server import Server, content, file, flapping, status
 
 GOOD = "url: https://h.example/a.iso\nchecksum: sha256:" + "0" * 64 + "\n"
 BAD = "url: https://h.example/a.iso\nchekcsum: sha256:00\nsize: much\n"
@@ -566,3 +570,65 @@ def asked(server, path, **headers):
             return answer.status, exc.partial
     finally:
         connection.close()
+
+
+# ---------------------------------------------------------------- whole processes
+
+
+def test_get_that_is_interrupted_keeps_its_part_and_goes_on_the_next_time(capsys, tmp_path):
+    body = content("slow", 4_000_000)
+    with Server({"/a.bin": flapping(file(body, rate=1_000_000), file(body))}) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fetchd", "get", server.url("/a.bin"), *LOOPBACK],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        parts = tmp_path / ".fetchd" / "parts"
+        eventually(lambda: any(path.stat().st_size > 300_000 for path in parts.glob("*")))
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE_S)
+        between = Path("a.bin").exists()
+
+        code, out, _ = ran(capsys, "get", server.url("/a.bin"), *LOOPBACK)
+
+    assert (process.returncode, err.strip()) == (130, b"fetchd: interrupted")
+    assert not between
+    assert (code, out.split()[0]) == (0, "resumed")
+    assert Path("a.bin").read_bytes() == body
+
+
+def test_the_demo_shows_what_it_says_and_notices_what_is_wrong(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    code, out, _ = ran(capsys, "demo", "--keep")
+
+    (folder,) = tmp_path.glob("fetchd-demo-*")
+    assert code == 0, out
+    assert "28 files arrived, 1 failed" in out
+    assert re.search(r"broken\.iso +resumed .* 2 ", out)
+    assert re.search(r"missing\.bin +bad_status ", out)
+    assert f"kept in {folder}" in out
+
+    (folder / "downloads" / "tool.tar").write_bytes(b"other bytes")
+    (folder / "downloads" / "missing.bin").write_bytes(b"")
+    (folder / "downloads" / "stray").write_bytes(b"")
+    assert demo.conclude(folder, 1.0) == ["tool.tar", "missing.bin", "stray"]
+    assert "NOT as expected: tool.tar, missing.bin, stray" in capsys.readouterr().out
+
+
+def test_the_demo_cleans_up_after_itself_even_when_its_daemon_fails(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+
+    code, _, err = ran(capsys, "demo")
+
+    assert code == 70
+    assert "the daemon ended with 1" in err
+    assert list(tmp_path.glob("fetchd-demo-*")) == []
+
+
+def eventually(holds):
+    until_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < until_s
+        time.sleep(0.005)

@@ -382,7 +382,7 @@ def test_a_list_that_was_changed_fails_what_is_left_of_it():
 @pytest.fixture
 def lives(tmp_path):
     """A function that starts a new life on one database; the earlier one just stops existing."""
-    made = []
+    made: list[EngineByHand] = []
     clock = FakeClock()
 
     def begin(**options) -> EngineByHand:

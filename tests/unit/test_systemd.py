@@ -5,6 +5,8 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -172,3 +174,34 @@ def test_the_unit_gives_the_stop_more_time_than_the_daemon_takes():
     assert stop_s is not None
     assert int(stop_s[1]) > 10
     assert "RestartPreventExitStatus=78" in unit
+
+
+def test_a_real_daemon_tells_its_whole_life(tmp_path):
+    manager = Manager(str(tmp_path / "notify"))
+    environment = os.environ | {
+        "NOTIFY_SOCKET": str(tmp_path / "notify"),
+        "WATCHDOG_USEC": "300000",
+    }
+    folders = [f"--{name}={tmp_path / name}" for name in ("jobs", "downloads", "state")]
+    heard: list[str] = []
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fetchd", "run", *folders],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    until_s = time.monotonic() + 20.0
+    while heard.count("WATCHDOG=1") < 2 and time.monotonic() < until_s:
+        heard += manager.heard()
+        time.sleep(0.02)
+    process.terminate()
+    code = process.wait(20.0)
+    heard += manager.heard()
+    manager.socket.close()
+
+    assert code == 0
+    assert heard[0] == "STATUS=checking state"
+    assert heard.index("READY=1") < heard.index("WATCHDOG=1") < heard.index("STOPPING=1")
+    assert heard.count("READY=1") == heard.count("STOPPING=1") == 1
+    assert "STATUS=0 transfers, 0 tasks queued" in heard

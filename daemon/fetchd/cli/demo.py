@@ -124,7 +124,7 @@ def command(keep: bool) -> int:
             _drop_job(folder, server.url)
             click.echo(f"dropped {folder}/jobs/demo.yaml, which asks for {len(EXPECTED)} files")
             _follow(folder, process)
-        wrong = _conclude(folder, time.monotonic() - began_s)
+        wrong = conclude(folder, time.monotonic() - began_s)
     finally:
         if keep:
             click.echo(
@@ -206,7 +206,7 @@ def _last_line(folder: Path) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _conclude(folder: Path, elapsed_s: float) -> list[str]:
+def conclude(folder: Path, elapsed_s: float) -> list[str]:
     """Show how every file ended; returns the paths of those that are not as they must be."""
     reports = folder / "jobs" / "reports"
     rows = map(json.loads, (reports / "demo.files.jsonl").read_text().splitlines())

@@ -38,7 +38,7 @@ class DemoServer(ThreadingHTTPServer):
         self.pages = pages
         self._lock = threading.Lock()
         self._broken: set[str] = set()  # guarded by _lock
-        self._thread = threading.Thread(target=self.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

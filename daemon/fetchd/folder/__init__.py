@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from watchdog.observers.api import BaseObserver
+
 from fetchd import events
 from fetchd.clock import Clock, Failpoints
 from fetchd.disk import SystemOs
@@ -14,7 +16,7 @@ from fetchd.errors import StoreError
 from fetchd.folder.inbox import Busy, Inbox, ReadJob, ReadList
 from fetchd.folder.outbox import Outbox
 from fetchd.folder.places import Places, error_text
-from fetchd.folder.watch import BLIND_RESCAN_S, Watch
+from fetchd.folder.watch import BLIND_RESCAN_S, IncomingObserver, Watch
 from fetchd.ports import Commands, Os, Store
 from fetchd.threads import Worker
 
@@ -49,6 +51,7 @@ class Folder:
         clock: Clock,
         failpoints: Failpoints,
         system: Os | None = None,
+        observe: Callable[[], BaseObserver] = IncomingObserver,
     ) -> None:
         self._rescan_s = rescan_s
         self._tell = tell
@@ -56,7 +59,7 @@ class Folder:
         self._hinted = threading.Event()
         self._calm = False  # written by the folder thread only
         self._places = Places(jobs, system or SystemOs())
-        self._watch = Watch(str(self._places.path), self.hint, tell)
+        self._watch = Watch(str(self._places.path), self.hint, tell, observe)
         self._inbox = Inbox(
             self._places,
             max_job_bytes=max_job_bytes,
@@ -71,7 +74,7 @@ class Folder:
         )
         self._outbox = Outbox(
             self._places,
-            pending=lambda: self._inbox.pending,
+            undecided=self._inbox.undecided,
             commands=commands,
             store=store,
             tell=tell,

@@ -141,6 +141,14 @@ class Inbox:
             if stat.S_ISREG(found.st_mode):
                 self._claimed[entry.name] = Seen(Stamp.of(found), found.st_mode, now_s)
 
+    def undecided(self, name: str) -> bool:
+        """Whether a file in the folder may be that of an accepted run, left there by a crash.
+
+        One that the engine has put off is not: it is another revision.
+        """
+        seen = self._seen.get(name)
+        return name in self.pending and seen is not None and not seen.waits_for
+
     def look(self, busy: Busy, *, provable: bool, beat: Callable[[], None]) -> None:
         """Deal with everything that stands in the folder, or with as much as a slice allows.
 

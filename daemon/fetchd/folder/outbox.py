@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from fetchd import events
@@ -39,14 +39,14 @@ class Shown:
 class Outbox:
     """Makes the folder agree with the store; every step may be repeated. Folder thread only.
 
-    ``pending``: the names of files in the drop folder that may still turn out to belong to a run.
+    ``undecided``: whether a file of this name before the door may turn out to belong to a run.
     """
 
     def __init__(
         self,
         places: Places,
         *,
-        pending: Callable[[], Container[str]],
+        undecided: Callable[[str], bool],
         commands: Commands,
         store: Store,
         tell: events.Tell,
@@ -54,7 +54,7 @@ class Outbox:
         failpoints: Failpoints,
     ) -> None:
         self._places = places
-        self._pending = pending
+        self._undecided = undecided
         self._commands = commands
         self._store = store
         self._tell = tell
@@ -197,8 +197,7 @@ class Outbox:
         if not run.file:
             return True
         if self._places.stat(Place.ACTIVE, run.file) is None:
-            # A file of that name before the door may be the run's own, left there by a crash.
-            return run.file not in self._pending()
+            return not self._undecided(run.file)
         target = Place.DONE if run.state is RunState.SUCCEEDED else Place.FAILED
         self._places.put_away(Place.ACTIVE, target, run.file, self._clock.wall())
         return True

@@ -36,13 +36,13 @@ class Watch:
         folder: str,
         hint: Callable[[], None],
         tell: Tell,
-        observe: Callable[[], BaseObserver] | None = None,
+        observe: Callable[[], BaseObserver],
         mounts: Path = _MOUNTS,
     ) -> None:
         self._folder = folder
         self._hint = hint
         self._tell = tell
-        self._observe = observe or IncomingObserver
+        self._observe = observe
         self._mounts = mounts
         self._observer: BaseObserver | None = None
         self._identity: tuple[int, int] | None = None  # of the folder that is being watched

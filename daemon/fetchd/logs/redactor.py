@@ -62,7 +62,7 @@ def _clean(key: str, value: object, depth: int) -> object:
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
+        return round(value, 6) if math.isfinite(value) else str(value)
     if _is_secret(key):
         return HIDDEN
     if key == TRACEBACK:

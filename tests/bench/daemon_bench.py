@@ -1,0 +1,158 @@
+"""What the daemon as a whole costs: drop to request, idle CPU, a long list, start of the CLI.
+
+    make bench-daemon          (python tests/bench/daemon_bench.py [--drops 100] [--lines 100000])
+
+A real daemon process on temporary folders against a loopback server. Figures, no verdicts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from process import DaemonProcess, wait_until
+from server import Server, content, file
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def rss_mib(pid: int, name: str = "VmRSS") -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def started(daemon: DaemonProcess) -> int:
+    daemon.start()
+    wait_until(lambda: daemon.events("service.started"), what="the start")
+    assert daemon.process is not None
+    return daemon.process.pid
+
+
+def drop_to_request(base: Path, drops: int) -> None:
+    """Seconds from an atomic rename into the folder to the first request on the wire."""
+    with Server(fallback=file(b"x" * 100)) as server, DaemonProcess(base) as daemon:
+        started(daemon)
+        waits_ms = []
+        for number in range(drops):
+            path = f"/{number}.bin"
+            at_s = time.monotonic()
+            daemon.drop(f"j{number}.yaml", f"url: {server.url(path)}\n")
+            wait_until(partial(server.asked, path), what=path)
+            waits_ms.append((server.asked(path)[0].at_s - at_s) * 1000)
+            time.sleep(0.15)
+        daemon.terminate()
+    waits_ms.sort()
+    show(
+        "drop to first request",
+        median_ms=statistics.median(waits_ms),
+        p99_ms=waits_ms[int(len(waits_ms) * 0.99)],
+        most_ms=waits_ms[-1],
+    )
+
+
+def idle(base: Path, seconds: float) -> None:
+    """CPU of a daemon with nothing to do and 10,000 files in done/."""
+    done = base / "jobs" / "done"
+    done.mkdir(parents=True)
+    for number in range(10_000):
+        (done / f"{number}.yaml").touch()
+    with DaemonProcess(base) as daemon:
+        pid = started(daemon)
+        time.sleep(2)
+        before_s = cpu_s(pid)
+        time.sleep(seconds)
+        percent = (cpu_s(pid) - before_s) / seconds * 100
+        show("idle", cpu_percent=percent, rss_mib=rss_mib(pid))
+        daemon.terminate()
+
+
+def long_list(base: Path, lines: int) -> None:
+    """A *.urls file of many lines: acceptance, first request, memory."""
+    with Server(fallback=file(content("x", 100), rate=2000)) as server:
+        daemon = DaemonProcess(base)
+        with daemon:
+            pid = started(daemon)
+            text = "".join(f"{server.url(f'/d/{i}.bin')}\n" for i in range(lines))
+            at_s = time.monotonic()
+            daemon.drop("many.urls", text)
+            wait_until(lambda: server.requests, 60, "the first request")
+            first_s = server.requests[0].at_s - at_s
+            wait_until(lambda: daemon.events("run.expanded"), 120, "the end of the list")
+            show(
+                f"list of {lines} lines",
+                all_accepted_s=time.monotonic() - at_s,
+                first_request_s=first_s,
+                rss_mib=rss_mib(pid),
+                peak_rss_mib=rss_mib(pid, "VmHWM"),
+            )
+            (daemon.jobs / "many.cancel").touch()
+            wait_until(lambda: daemon.ended("many"), 60, "the cancel")
+            daemon.terminate()
+
+
+def command_line() -> None:
+    """How long the commands take beyond a bare interpreter, in turn, median of ten."""
+    with tempfile.TemporaryDirectory() as empty:
+        commands = {
+            "bare": [sys.executable, "-c", "pass"],
+            "help": [sys.executable, "-m", "fetchd", "--help"],
+            "status": [sys.executable, "-m", "fetchd", "status"],
+        }
+        took_ms: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(10):
+            for name, command in commands.items():
+                at_s = time.monotonic()
+                subprocess.run(command, capture_output=True, check=False, cwd=empty)
+                took_ms[name].append((time.monotonic() - at_s) * 1000)
+    median = {name: statistics.median(values) for name, values in took_ms.items()}
+    show(
+        "command line",
+        help_over_bare_ms=median["help"] - median["bare"],
+        status_ms=median["status"],
+    )
+
+
+def show(what: str, **figures: float) -> None:
+    print(f"{what:24}", "  ".join(f"{name} {value:.2f}" for name, value in figures.items()))
+    RESULTS[what] = figures
+
+
+RESULTS: dict[str, dict[str, float]] = {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--drops", type=int, default=100)
+    parser.add_argument("--lines", type=int, default=100_000)
+    parser.add_argument("--idle", type=float, default=30.0)
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        drop_to_request(base / "drop", options.drops)
+        idle(base / "idle", options.idle)
+        long_list(base / "list", options.lines)
+    command_line()
+    if options.json:
+        options.json.write_text(json.dumps(RESULTS, indent=2))
+
+
+if __name__ == "__main__":
+    main()
