@@ -97,7 +97,7 @@ class Pool(Generic[A]):
                 if not attempts:
                     return
                 self._carry_out(attempts)
-            except KeyError:
+            except StoreError:
                 return  # fatal to the service, which hears of it from the store itself
 
     def _carry_out(self, attempts: Sequence[A]) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,8 @@ def make():
     built = []
 
     def build(allow=("loopback",), **options):
-        usual = {"proxy": None, "ca": None, "redirects": 3, "workers": 4, "clock": SystemClock()}
+        usual: dict[str, Any] = {"proxy": None, "ca": None, "redirects": 3, "workers": 4}
+        usual["clock"] = SystemClock()
         built.append(transports.build(allow, **(usual | options)))
         return built[-1]
 

@@ -305,11 +305,30 @@ def test_waiting_for_work_is_rest_working_ages_and_a_report_is_a_beat():
     go_on.release()
     at_work.acquire(timeout=PATIENCE_S)
     reported_s = worker.age_s()
-    source.close()
     go_on.release(2)
+    source.wait_until(lambda: source.settled)
+    clock.advance(1000.0)
+    eventually(lambda: worker.age_s() == 0.0)
+    source.close()
     pool.join(PATIENCE_S)
 
     assert (resting_s, working_s, reported_s) == (0.0, 7.0, 0.0)
+    assert wanted == [True, True]
+
+
+def test_a_report_says_when_the_work_is_not_wanted_any_more():
+    source, wanted = Source(fetch(1)), []
+
+    def work(attempts):
+        wanted.append(pool.report(attempts[0], Progress()))
+        source.close()
+        wanted.append(pool.report(attempts[0], Progress()))
+        return interrupted(attempts)
+
+    pool = pool_of(source, work, size=1)
+    pool.start()
+    pool.join(PATIENCE_S)
+
     assert wanted == [True, False]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fetchd.units import format_duration, format_size
+from fetchd.units import format_size
 
 _BAR = 20
 _MOST_TRANSFERS = 16
@@ -85,6 +85,5 @@ def stats_lines(stats: Mapping[str, int | float]) -> Iterator[str]:
     )
     yield (
         f"received: {format_size(stats.get('bytes_received', 0))}, "
-        f"{format_size(stats.get('bytes_per_s_10s', 0))}/s now; "
-        f"up for {format_duration(stats.get('uptime_s', 0))}"
+        f"{format_size(stats.get('bytes_per_s_10s', 0))}/s now"
     )

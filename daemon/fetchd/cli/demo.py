@@ -60,11 +60,11 @@ _TOOL = _bytes("tool", 3 * _MIB)
 _SMALL = {f"photos/{number:02}.jpg": _bytes(f"{number}", 40_000) for number in range(_SMALL_FILES)}
 
 PAGES: Mapping[str, Page] = {
-    "/broken.iso": Page(body=_BROKEN, breaks_at=4 * _MIB, bytes_per_s=5 * _MIB),
+    "/broken.iso": Page(body=_BROKEN, breaks_at=4 * _MIB, bytes_per_s=3 * _MIB),
     "/bad/mirrored.bin": Page(body=_bytes("wrong", len(_MIRRORED))),
     "/good/mirrored.bin": Page(body=_MIRRORED),
     "/index.json": Page(body=_INDEX),
-    "/tool.tar": Page(body=_TOOL, bytes_per_s=3 * _MIB),
+    "/tool.tar": Page(body=_TOOL, bytes_per_s=1 * _MIB),
     **{f"/{path}": Page(body=body) for path, body in _SMALL.items()},
 }
 

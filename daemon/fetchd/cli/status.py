@@ -15,6 +15,7 @@ from fetchd.cli.daemon import read_json, require_running
 from fetchd.cli.live import live
 from fetchd.cli.options import config_option, json_option
 from fetchd.errors import ConfigError, DocumentError
+from fetchd.units import format_duration
 
 #: As in ``fetchd.config``, which takes a quarter of a second to load; a test holds them equal.
 PLACES = (Path("config/fetchd.yaml"), Path("/etc/fetchd/fetchd.yaml"))
@@ -70,7 +71,10 @@ def _read(state: Path) -> dict[str, Any]:
 
 
 def _lines(status: dict[str, Any]) -> list[str]:
-    head = f"fetchd {status['version']}, process {status['pid']}" if "pid" in status else "starting"
+    head = "starting"
+    if "pid" in status:
+        up = format_duration(time.time() - status["started_at"])
+        head = f"fetchd {status['version']}, process {status['pid']}, up for {up}"
     shown = board(status["report"]) or ["nothing to do"]
     return [head, *stats_lines(status["stats"]), "", *shown]
 

@@ -40,7 +40,6 @@ class Stats:
         ended = sum(totals[key] for key in _TASK_ENDS)
         totals["queued"] = max(0, int(totals["tasks_added"] - ended) - running)
         totals["running"] = running
-        totals["uptime_s"] = round(now_s - self._began_s, 3)
         return totals | dict(sorted(counts.items())) | rates
 
     def _count(self, event: Event) -> None:

@@ -1,0 +1,984 @@
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+import pytest
+
+from dropfolder import Crash, DropFolder, DumbObserver
+from fetchd import jobfile
+from fetchd.config import Settings
+from fetchd.errors import ConfigError
+from fetchd.events import CommandObeyed, FileIgnored, FolderFailed, JobRejected, WatchChanged
+from fetchd.folder.inbox import LATE_S, Kind, kind_of
+from fetchd.model import Cancel, Retry, RunState
+
+JOB = "url: https://example.org/a\ndest: here\nchecksum: sha256:00\n"
+
+
+@pytest.fixture
+def drop(tmp_path):
+    return DropFolder(tmp_path)
+
+
+# ---------------------------------------------------------------- the way in
+
+
+def test_a_renamed_file_is_accepted_in_the_same_turn_and_stands_in_active(drop):  # F02-rename
+    drop.drop("x.yaml", JOB)
+
+    drop.turn()
+
+    (submitted,) = drop.engine.submitted
+    assert (submitted.job.name, submitted.file, submitted.raw) == ("x", "x.yaml", JOB.encode())
+    assert drop.names() == []
+    assert drop.names("active") == ["x.yaml"]
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json", ".urls"])
+def test_every_kind_of_job_file_is_accepted(drop, suffix):
+    drop.drop(f"x{suffix}", JOB)
+
+    drop.turn()
+
+    assert drop.accepted() == [f"x{suffix}"]
+
+
+def test_no_byte_prefix_of_a_file_that_is_being_written_ever_runs(drop):  # F01
+    path = drop.jobs / "slow.yaml"
+
+    with path.open("wb", buffering=0) as file:
+        for byte in JOB.encode():
+            file.write(bytes([byte]))
+            drop.turn(after_s=0.1)
+        before_the_close = drop.engine.asked
+    drop.turn()
+
+    assert before_the_close == 0
+    (submitted,) = drop.engine.submitted
+    assert submitted.raw == JOB.encode()
+
+
+def test_a_file_that_is_not_ready_arranges_its_own_next_look(drop):
+    with (drop.jobs / "slow.yaml").open("w") as file:
+        file.write("url: ")
+        file.flush()
+
+        wait_s = drop.turn()
+
+    assert 0 < wait_s <= 0.1
+
+
+def test_where_leases_prove_nothing_a_file_is_taken_after_two_seconds_unchanged(drop):  # F16
+    drop.folder._watch.deaf = True
+    path = drop.drop("x.yaml", JOB)
+
+    first_wait_s = drop.turn()
+    drop.turn(after_s=1.5)
+    path.write_text(JOB + "more: y\n")
+    drop.turn(after_s=1.0)
+    too_early = drop.accepted()
+    drop.turn(after_s=2.0)
+
+    assert first_wait_s == pytest.approx(2.0)
+    assert too_early == []
+    assert drop.accepted() == ["x.yaml"]
+
+
+def test_files_are_accepted_in_the_order_in_which_they_were_written(drop):
+    for number, name in enumerate(["c.yaml", "a.yaml", "b.yaml"]):
+        os.utime(drop.drop(name, f"url: {name}\n"), (1000 + number, 1000 + number))
+
+    drop.turn()
+
+    assert drop.accepted() == ["c.yaml", "a.yaml", "b.yaml"]
+
+
+def test_a_burst_is_worked_off_in_slices_and_nothing_is_left(drop):  # F13
+    drop.clock.monotonic = iter(float(n) / 20 for n in range(100_000)).__next__
+    for number in range(40):
+        drop.drop(f"{number}.yaml", f"url: {number}\n")
+
+    drop.turn()
+    first = len(drop.accepted())
+    waits = [drop.folder.turn(lambda: None) for _ in range(20)]
+
+    assert 0 < first < 40
+    assert waits[0] == 0
+    assert len(drop.accepted()) == 40
+
+
+def test_the_turn_of_a_slow_burst_beats_for_every_file(drop):
+    for number in range(5):
+        drop.drop(f"{number}.yaml", f"url: {number}\n")
+    beats = []
+
+    drop.folder.turn(lambda: beats.append(1))
+
+    assert len(beats) >= 5
+
+
+# ---------------------------------------------------------------- what is ignored
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".x.yaml",
+        "_x.yaml",
+        "#x.yaml",
+        "x.yaml~",
+        "x.tmp",
+        "x.part",
+        ".x.swp",
+        "x.bak",
+        "x.yaml.tmp",
+    ],
+    ids=lambda name: f"F02-{name}",
+)
+def test_names_of_unfinished_files_are_never_looked_at(drop, name):
+    drop.drop(name, JOB)
+
+    drop.turns()
+    drop.turn(after_s=LATE_S)
+
+    assert drop.engine.asked == 0
+    assert drop.told(FileIgnored) == []
+    assert drop.folder.idle()
+
+
+def test_the_daemons_own_folders_are_not_job_files():
+    assert {kind_of(name) for name in ("active", "done", "failed", "reports")} == {Kind.IGNORED}
+
+
+def _symlink(path, elsewhere):
+    (elsewhere / "good").write_text(JOB)
+    path.symlink_to(elsewhere / "good")
+
+
+def _symlink_to_passwd(path, _):
+    path.symlink_to("/etc/passwd")
+
+
+def _socket(path, _):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (_symlink, "symbolic link"),
+        (_symlink_to_passwd, "symbolic link"),
+        (lambda path, _: os.mkfifo(path), "pipe"),
+        (_socket, "socket"),
+        (lambda path, _: path.mkdir(), "folder"),
+    ],
+    ids=["F09-link-to-job", "F09-link-to-passwd", "F09-fifo", "F09-socket", "F09-directory"],
+)
+def test_what_is_no_regular_file_is_told_once_and_left_alone(drop, make, word):
+    make(drop.jobs / "x.yaml", drop.elsewhere)
+
+    drop.turns()
+
+    (ignored,) = drop.told(FileIgnored)
+    assert ignored.file == "x.yaml"
+    assert word in ignored.reason
+    assert drop.engine.asked == 0
+    assert drop.names() == ["x.yaml"]
+    assert drop.folder.idle()
+
+
+def test_a_link_that_takes_a_files_place_before_it_is_opened_is_not_followed(drop):  # F09-race
+    drop.drop("x.yaml", JOB)
+    drop.system.faults["open"] = (errno.ELOOP, "x.yaml")
+
+    drop.turn()
+
+    assert drop.engine.asked == 0
+    assert drop.told(FolderFailed)[0].file == "x.yaml"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "x.YAML", "x.yaml.filepart", "README"])
+def test_an_unknown_name_is_told_once_it_has_stood_for_a_minute(drop, name):
+    drop.drop(name, JOB)
+
+    wait_s = drop.turn()
+    early = drop.told(FileIgnored)
+    drop.turns()
+    drop.turn(after_s=LATE_S)
+    drop.turn(after_s=LATE_S)
+
+    assert wait_s <= LATE_S
+    assert early == []
+    (ignored,) = drop.told(FileIgnored)
+    assert ".yaml" in ignored.reason
+    assert drop.folder.idle()
+
+
+def test_a_subfolder_is_told_of_because_what_lies_in_it_is_not_read(drop):
+    (drop.jobs / "weekly").mkdir()
+
+    drop.turns()
+
+    (ignored,) = drop.told(FileIgnored)
+    assert "not built yet" in ignored.reason
+
+
+def test_an_empty_file_is_not_ready_and_told_after_a_minute(drop):  # F03-empty
+    path = drop.jobs / "x.yaml"
+    path.touch()
+
+    drop.turns()
+    early = drop.told(FileIgnored)
+    idle = drop.folder.idle()
+    drop.turn(after_s=LATE_S)
+    path.write_text(JOB)
+    drop.turn()
+
+    assert early == []
+    assert idle
+    assert [event.reason for event in drop.told(FileIgnored)] == ["is empty"]
+    assert drop.accepted() == ["x.yaml"]
+
+
+def test_a_file_that_stays_open_for_writing_is_told_after_a_minute(drop):
+    with (drop.jobs / "x.yaml").open("w") as file:
+        file.write(JOB)
+        file.flush()
+        drop.turn()
+        drop.turn(after_s=LATE_S)
+
+    (ignored,) = drop.told(FileIgnored)
+    assert "open for writing" in ignored.reason
+
+
+def test_with_require_end_marker_a_file_without_it_waits(tmp_path):
+    drop = DropFolder(tmp_path, require_end_marker=True)
+    drop.drop("x.yaml", JOB)
+    drop.drop("list.urls", "https://example.org/a\n")
+    drop.drop("j.json", "{}")
+
+    drop.turns()
+    early = drop.accepted()
+    idle = drop.folder.idle()
+    drop.turn(after_s=LATE_S)
+    drop.drop("x.yaml", JOB + "...\n")
+    drop.turn()
+
+    assert sorted(early) == ["j.json", "list.urls"]
+    assert not idle  # of the two that are running, not of the one that waits
+    assert "end_marker" in drop.told(FileIgnored)[0].reason
+    assert "x.yaml" in drop.accepted()
+
+
+# ---------------------------------------------------------------- what is rejected
+
+
+def test_a_bad_file_is_put_aside_with_every_error_and_the_others_go_on(drop):
+    drop.drop("typo.yaml", "url: x\nbad: y\n")
+    drop.drop("good.yaml", JOB)
+
+    drop.turn()
+
+    assert drop.names("failed") == ["typo.yaml"]
+    assert drop.accepted() == ["good.yaml"]
+    text = drop.error("typo.yaml")
+    assert text.splitlines()[:3] == ["typo.yaml:2:1: bad is not good", "    bad: y", "    ^"]
+    assert "nor is this" in text
+    (rejected,) = drop.told(JobRejected)
+    assert (rejected.file, rejected.reason, rejected.problems) == (
+        "typo.yaml",
+        "typo.yaml:2:1: bad is not good",
+        2,
+    )
+
+
+def test_the_error_text_goes_when_the_file_is_accepted_at_last(drop):
+    drop.drop("x.yaml", "bad")
+    drop.turn()
+    rejected = drop.names("reports")
+
+    drop.drop("x.yaml", JOB)
+    drop.turn()
+
+    assert rejected == ["x.yaml.error.txt"]
+    assert drop.names("reports") == ["x.json"]
+
+
+def test_a_reader_that_breaks_rejects_the_file_and_hurts_nothing_else(drop):
+    drop.drop("a.yaml", "crash")
+    drop.drop("b.yaml", JOB)
+
+    drop.turns()
+
+    assert drop.accepted() == ["b.yaml"]
+    assert "the reader is broken" in drop.error("a.yaml")
+
+
+def test_a_refusal_of_the_engine_rejects_the_file_with_its_reason(drop):
+    drop.engine.refuse = "root 'nas' is not configured"
+    drop.drop("x.yaml", JOB)
+
+    drop.turn()
+
+    assert drop.error("x.yaml") == "x.yaml: root 'nas' is not configured\n"
+    assert drop.names("failed") == ["x.yaml"]
+
+
+@pytest.mark.parametrize("size_bytes", [1001, 10 * 2**30], ids=["F03-one-more", "F03-sparse"])
+def test_a_file_above_the_cap_is_rejected_unread(drop, size_bytes):
+    path = drop.drop("x.yaml", "")
+    with path.open("ab") as file:
+        file.truncate(size_bytes)
+    drop.system.faults["read"] = (errno.EIO, "")
+
+    drop.turn()
+
+    assert "intake.max_job_bytes" in drop.error("x.yaml")
+    assert drop.names("failed") == ["x.yaml"]
+
+
+def test_a_file_of_exactly_the_cap_and_a_long_list_are_accepted(drop):
+    drop.drop("x.yaml", "# " + "x" * 998)
+    drop.drop("long.urls", "https://example.org/a\n" * 1000)
+
+    drop.turn()
+
+    assert sorted(drop.accepted()) == ["long.urls", "x.yaml"]
+
+
+SETTINGS = Settings()
+BOMB = "a: &a [x, x]\n" + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [*a, *a]\n" for n in range(20))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(BOMB, id="F04-alias-bomb"),
+        pytest.param("a: &a {x: 1}\nb: {<<: *a}\n", id="F04-merge"),
+        pytest.param("a: &a [*a]\n", id="F04-recursive"),
+        pytest.param("[" * 900, id="F04-deep"),
+        pytest.param("url: x\nurl: y\n", id="F05-duplicate"),
+        pytest.param("ulr: http://e.example/x\n", id="F05-unknown"),
+        pytest.param("url: {a: b}\n", id="F05-type"),
+        pytest.param("tasks:\n\ta: b\n", id="F06-tab"),
+        pytest.param("url: http://e.example/ä\n".encode("latin-1"), id="F06-latin1"),
+        pytest.param("url: http://e.example/a\n".encode("utf-16"), id="F06-utf16"),
+        pytest.param(b"url: \x00\n", id="F06-nul"),
+        pytest.param(bytes(range(1, 256)), id="F06-binary"),
+        pytest.param("!!python/object:os.system {}\n", id="F07-tag"),
+        pytest.param("url: http://e.example/a\n---\nurl: http://e.example/b\n", id="F07-two"),
+        pytest.param("just words\n", id="F07-scalar"),
+        pytest.param("- a\n- b\n", id="F07-list"),
+        pytest.param("# nothing\n", id="F07-empty"),
+        pytest.param("version: 010\nurl: http://e.example/a\n", id="F08-octal"),
+        pytest.param("url: http://e.example/a\nsize: 1e3\n", id="F08-float"),
+        pytest.param("url: http://e.example/a\nname: yes no\n", id="F08-words"),
+    ],
+)
+def test_what_the_reader_refuses_ends_in_failed_with_its_reason(tmp_path, data):
+    drop = DropFolder(tmp_path, read_job=lambda raw, file: jobfile.load(raw, file, SETTINGS))
+    drop.drop("x.yaml", data)
+    drop.drop("good.yaml", "\ufeffurl: http://e.example/good\n")  # F06-bom
+
+    drop.turn()
+
+    assert drop.accepted() == ["good.yaml"]
+    assert drop.names("failed") == ["x.yaml"]
+    assert drop.error("x.yaml").startswith("x.yaml")
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["n" * 250 + ".yaml", "two\nlines.yaml", os.fsdecode(b"caf\xe9.yaml")],
+    ids=["F17-255-bytes", "F17-newline", "F17-not-utf8"],
+)
+@pytest.mark.parametrize("good", [True, False], ids=["good", "bad"])
+def test_strange_names_go_the_same_way_as_others(drop, name, good):
+    drop.drop(name, "name: plain\n" if good else "bad")
+    (drop.jobs / "failed" / name).touch()
+    (drop.jobs / "done" / name).touch()
+
+    drop.turn()
+    if good:
+        drop.engine.end("plain")
+        drop.turns()
+
+    target = "done" if good else "failed"
+    assert drop.names() == drop.names("active") == []
+    assert len(drop.names(target)) == 2
+    assert all(len(os.fsencode(n)) <= 255 for n in drop.names(target))
+    errors = [n for n in drop.names("reports") if n.endswith(".error.txt")]
+    assert len(errors) == (0 if good else 1)
+
+
+def test_long_names_with_the_same_beginning_keep_reports_of_their_own(drop):
+    drop.drop("n" * 249 + "1.yaml", "bad")
+    drop.drop("n" * 249 + "2.yaml", "bad")
+
+    drop.turn()
+
+    assert len(drop.names("reports")) == 2
+
+
+def test_nothing_in_failed_is_ever_overwritten(drop):
+    for number in range(4):
+        drop.drop("x.yaml", f"bad {number}")
+        drop.turn()
+
+    names = drop.names("failed")
+    texts = {(drop.jobs / "failed" / name).read_text() for name in names}
+    assert len(names) == 4
+    assert texts == {f"bad {number}" for number in range(4)}
+    assert names[0].startswith("x.20")
+    assert "x.yaml" in names
+
+
+# ---------------------------------------------------------------- same names
+
+
+def test_another_file_of_the_same_name_waits_until_the_first_has_ended(drop):  # F12-same-name
+    drop.drop("x.yaml", JOB)
+    drop.turn()
+    drop.drop("x.yaml", JOB + "more: y\n")
+    drop.turns()
+    while_on = drop.accepted()
+    drop.engine.end("x")
+
+    drop.turns()
+
+    assert while_on == ["x.yaml"]
+    assert drop.accepted() == ["x.yaml", "x.yaml"]
+    assert drop.names("done") == ["x.yaml"]
+    assert drop.names("active") == ["x.yaml"]
+
+
+def test_the_same_content_twice_makes_two_runs_one_after_the_other(drop):  # F12-same-content
+    drop.drop("x.yaml", JOB)
+    drop.turn()
+    drop.drop("x.yaml", JOB)
+    drop.turns()
+    drop.engine.end("x")
+    drop.turns()
+    drop.engine.end("x")
+    drop.turns()
+
+    assert len(drop.engine.submitted) == 2
+    assert len(drop.names("done")) == 2
+    assert drop.folder.idle()
+
+
+def test_a_second_file_with_the_name_of_a_running_job_waits_without_being_read_again(drop):
+    drop.drop("a.yaml", "name: x\none: 1\n")
+    drop.turn()
+    drop.drop("b.yaml", "name: x\ntwo: 2\n")
+    drop.turn()
+    asked = drop.engine.asked
+
+    drop.turns(10)
+    waited = drop.engine.asked, drop.names()
+    drop.engine.end("x")
+    drop.turns()
+
+    assert waited == (asked, ["b.yaml"])
+    assert drop.accepted() == ["a.yaml", "b.yaml"]
+
+
+def test_a_copy_of_a_running_job_under_another_name_waits_too(drop):
+    drop.drop("a.yaml", "name: x\n")
+    drop.turn()
+    drop.drop("b.yaml", "name: x\n")
+    drop.turns()
+    while_on = drop.names(), drop.names("active")
+    drop.engine.end("x")
+    drop.turns()
+
+    assert while_on == (["b.yaml"], ["a.yaml"])
+    assert drop.accepted() == ["a.yaml", "b.yaml"]
+
+
+def test_the_folder_is_not_idle_while_a_file_waits_or_a_run_is_on(drop):
+    drop.drop("x.yaml", JOB)
+    before = drop.folder.idle()
+    drop.turn()
+    while_on = drop.folder.idle()
+    drop.engine.end("x")
+    ended = drop.folder.idle()
+    drop.turns()
+
+    assert (before, while_on, ended, drop.folder.idle()) == (False, False, False, True)
+
+
+def test_a_hint_ends_the_idleness_until_the_next_turn(drop):
+    drop.turn()
+    before = drop.folder.idle()
+
+    drop.folder.hint()
+
+    assert before
+    assert not drop.folder.idle()
+
+
+# ---------------------------------------------------------------- changed under our hands
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(drop):  # F11-edited
+    path = drop.drop("x.yaml", JOB)
+    drop.system.before["read returns"] = lambda: path.write_text("name: x\nlonger\n" + JOB)
+
+    drop.turn()
+    first = drop.accepted()
+    drop.turn(after_s=0.1)
+
+    assert first == []
+    assert drop.engine.submitted[0].raw == ("name: x\nlonger\n" + JOB).encode()
+
+
+def test_a_file_that_is_replaced_after_it_was_accepted_is_a_new_drop(drop):  # F11-replaced
+    drop.drop("x.yaml", JOB)
+    drop.system.before["rename_new"] = lambda: drop.drop("x.yaml", "name: x\nnewer: 1\n")
+
+    drop.turn()
+    put_back = drop.names(), drop.names("active")
+    drop.turns()
+    waits = drop.accepted()
+    drop.engine.end("x")
+    drop.turns()
+
+    assert put_back == (["x.yaml"], [])
+    assert waits == ["x.yaml"]
+    assert [c.raw for c in drop.engine.submitted] == [JOB.encode(), b"name: x\nnewer: 1\n"]
+    assert drop.names("active") == ["x.yaml"]
+
+
+def test_a_file_that_is_deleted_after_it_was_accepted_runs_all_the_same(drop):  # F11-deleted
+    path = drop.drop("x.yaml", JOB)
+    drop.system.before["rename_new"] = path.unlink
+
+    drop.turn()
+    drop.engine.end("x")
+    drop.turns()
+
+    assert drop.accepted() == ["x.yaml"]
+    assert drop.report("x")["state"] == "succeeded"
+    assert drop.folder.idle()
+
+
+def test_a_file_that_is_renamed_before_it_is_ready_is_taken_under_its_new_name(drop):  # F11-renamed
+    with (drop.jobs / "x.yaml").open("w") as file:
+        file.write(JOB)
+        file.flush()
+        drop.turn()
+        (drop.jobs / "x.yaml").rename(drop.jobs / "y.yaml")
+    drop.turn()
+
+    assert drop.accepted() == ["y.yaml"]
+
+
+def test_a_hard_link_is_a_file_like_any_other(drop):  # F10-hard-link
+    (drop.elsewhere / "mine.yaml").write_text(JOB)
+    os.link(drop.elsewhere / "mine.yaml", drop.jobs / "x.yaml")
+
+    drop.turn()
+
+    assert drop.accepted() == ["x.yaml"]
+    assert (drop.elsewhere / "mine.yaml").exists()
+
+
+# ---------------------------------------------------------------- trouble
+
+
+def test_an_unreadable_file_is_told_once_and_tried_again(drop):  # F10-unreadable
+    drop.drop("x.yaml", JOB)
+    drop.drop("y.yaml", JOB)
+    drop.system.faults["open"] = (errno.EACCES, "x.yaml")
+
+    drop.turns(10)
+    told, accepted, idle = drop.told(FolderFailed), drop.accepted(), drop.folder.idle()
+    drop.system.faults.clear()
+    drop.turn(after_s=10)
+
+    assert [(event.file, event.error) for event in told] == [("x.yaml", "Permission denied")]
+    assert (accepted, idle) == (["y.yaml"], False)
+    assert drop.accepted() == ["y.yaml", "x.yaml"]
+
+
+def test_an_accepted_file_that_cannot_be_moved_is_not_run_twice(drop):  # F18
+    drop.drop("x.yaml", JOB)
+    drop.system.faults["rename_new"] = (errno.ENOSPC, "active/")
+
+    drop.turns(12)
+    drop.engine.end("x")
+    drop.turns(12)
+    stuck = drop.names(), len(drop.told(FolderFailed)), drop.folder.idle()
+    drop.system.faults.clear()
+    drop.turns(12)
+
+    assert stuck == (["x.yaml"], 1, False)
+    assert drop.accepted() == ["x.yaml"]
+    assert drop.names("done") == ["x.yaml"]
+    assert drop.folder.idle()
+
+
+def test_a_rejected_file_that_cannot_be_moved_stays_and_is_told_once(drop):  # F18-rejected
+    drop.drop("x.yaml", "bad")
+    drop.system.faults["rename_new"] = (errno.ENOSPC, "failed/")
+
+    drop.turns(12)
+    stuck = drop.names(), len(drop.told(FolderFailed)), drop.told(JobRejected)
+    drop.system.faults.clear()
+    drop.turns(6)
+
+    assert stuck == (["x.yaml"], 1, [])
+    assert drop.names("failed") == ["x.yaml"]
+    assert len(drop.told(JobRejected)) == 1
+
+
+def test_a_subfolder_that_vanishes_is_made_again(drop):  # F18-missing
+    for name in ("active", "done", "failed", "reports"):
+        (drop.jobs / name).rmdir()
+
+    drop.drop("x.yaml", JOB)
+    drop.drop("y.yaml", "bad")
+    drop.turn()
+    drop.engine.end("x")
+    drop.turns()
+
+    assert drop.names("done") == ["x.yaml"]
+    assert drop.names("failed") == ["y.yaml"]
+
+
+def test_a_file_in_the_place_of_a_subfolder_holds_up_only_what_needs_it(drop):  # F18-no-folder
+    (drop.jobs / "failed").rmdir()
+    (drop.jobs / "failed").write_text("mine")
+    drop.drop("x.yaml", JOB)
+    drop.drop("y.yaml", "bad")
+
+    drop.turns(6)
+
+    assert drop.accepted() == ["x.yaml"]
+    assert drop.names() == ["y.yaml"]
+    assert drop.told(FolderFailed) != []
+
+
+def test_where_a_rename_cannot_refuse_to_overwrite_it_is_looked_for_first(drop):
+    drop.system.faults["rename_new"] = (errno.EINVAL, "")
+    (drop.jobs / "failed" / "y.yaml").write_text("older")
+    drop.drop("x.yaml", JOB)
+    drop.drop("y.yaml", "bad")
+
+    drop.turn()
+
+    assert drop.names("active") == ["x.yaml"]
+    assert (drop.jobs / "failed" / "y.yaml").read_text() == "older"
+    assert len(drop.names("failed")) == 2
+
+
+@pytest.mark.parametrize("how", ["renamed", "deleted"], ids=["F15-renamed", "F15-deleted"])
+def test_a_folder_that_goes_and_comes_back_is_used_again(drop, how):
+    drop.turn()
+    if how == "renamed":
+        drop.jobs.rename(drop.elsewhere / "old")
+    else:
+        for name in ("active", "done", "failed", "reports"):
+            (drop.jobs / name).rmdir()
+        drop.jobs.rmdir()
+
+    waits = [drop.turn(after_s=5) for _ in range(3)]
+    lost = [event.state for event in drop.told(WatchChanged)]
+    idle, again = drop.folder.idle(), drop.jobs.exists()
+    drop.jobs.mkdir()
+    drop.drop("x.yaml", JOB)
+    drop.turn()
+
+    assert waits == [5.0, 5.0, 5.0]
+    assert (lost, idle, again) == (["lost"], False, False)
+    assert drop.accepted() == ["x.yaml"]
+    assert [event.state for event in drop.told(WatchChanged)] == ["lost", "watching"]
+
+
+def test_a_folder_that_is_replaced_is_noticed_at_the_next_turn(drop):  # F15-replaced
+    drop.turn()
+    drop.jobs.rename(drop.elsewhere / "old")
+    drop.jobs.mkdir()
+    drop.drop("x.yaml", JOB)
+
+    drop.turn()
+
+    assert drop.names("active") == ["x.yaml"]
+    assert drop.accepted() == ["x.yaml"]
+
+
+def test_a_folder_without_permission_is_told_once_and_read_again_later(drop, monkeypatch):  # F15
+    broken = [True]
+    entries = drop.folder._places.entries
+
+    def denied(place):
+        if broken:
+            raise PermissionError(errno.EACCES, "Permission denied", str(drop.jobs))
+        return entries(place)
+
+    drop.folder._places.entries = denied
+    drop.drop("x.yaml", JOB)
+
+    drop.turns()
+    told, idle = drop.told(FolderFailed), drop.folder.idle()
+    broken.clear()
+    drop.turn(after_s=5)
+
+    assert [event.error for event in told] == ["Permission denied"]
+    assert not idle
+    assert drop.accepted() == ["x.yaml"]
+
+
+def test_without_a_watch_the_folder_is_looked_at_every_five_seconds(tmp_path):  # F14-limits
+    class NoneLeft(DumbObserver):
+        error = OSError(errno.ENOSPC, "inotify watch limit reached")
+
+    drop = DropFolder(tmp_path, observe=NoneLeft)
+
+    waits = [drop.turn(after_s=5) for _ in range(3)]
+    drop.drop("x.yaml", JOB)
+    drop.clock.advance(5)
+    drop.folder._hinted.clear()
+    drop.folder.turn(lambda: None)
+
+    assert waits == [5.0, 5.0, 5.0]
+    assert drop.accepted() == ["x.yaml"]
+    (changed,) = drop.told(WatchChanged)
+    assert (changed.state, "max_user_watches" in changed.reason) == ("scanning", True)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_configuration(tmp_path):
+    (tmp_path / "jobs").write_text("a file")
+
+    with pytest.raises(ConfigError, match=str(tmp_path / "jobs")):
+        DropFolder(tmp_path)
+
+
+def test_a_subfolder_that_is_a_file_is_an_error_of_the_configuration(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "done").write_text("a file")
+
+    with pytest.raises(ConfigError, match="done"):
+        DropFolder(tmp_path)
+
+
+# ---------------------------------------------------------------- crashes
+
+
+@pytest.mark.parametrize("place", ["folder.accepted", "folder.moved"])
+@pytest.mark.parametrize("ends", ["before", "after"])
+def test_a_crash_around_acceptance_neither_loses_nor_repeats_the_job(drop, place, ends):
+    drop.restart(crash_at=place)
+    drop.drop("x.yaml", JOB)
+    with pytest.raises(Crash):
+        drop.turn()
+    if ends == "before":
+        drop.engine.end("x")
+
+    drop.restart()
+    drop.turns()
+    if ends == "after":
+        drop.engine.end("x")
+        drop.turns()
+
+    assert drop.accepted() == ["x.yaml"]
+    assert drop.names() == drop.names("active") == []
+    assert drop.names("done") == ["x.yaml"]
+    assert drop.report("x")["state"] == "succeeded"
+    assert drop.folder.idle()
+
+
+def test_an_edit_after_a_crash_before_the_move_is_a_new_drop(drop):
+    drop.restart(crash_at="folder.accepted")
+    drop.drop("x.yaml", JOB)
+    with pytest.raises(Crash):
+        drop.turn()
+    drop.drop("x.yaml", "name: x\nnewer: 1\n")
+
+    drop.restart()
+    drop.turns()
+    while_on = drop.accepted()
+    drop.engine.end("x")
+    drop.turns()
+
+    assert while_on == ["x.yaml"]
+    assert drop.accepted() == ["x.yaml", "x.yaml"]
+    assert drop.names("active") == ["x.yaml"]
+
+
+@pytest.mark.parametrize("place", ["folder.claimed", "folder.accepted"])
+def test_a_crash_after_a_list_was_claimed_neither_loses_nor_repeats_it(drop, place):
+    drop.restart(crash_at=place)
+    drop.drop("x.urls", "https://example.org/a\n")
+    with pytest.raises(Crash):
+        drop.turn()
+    claimed = drop.names(), drop.names("active")
+
+    drop.restart()
+    drop.turns()
+    drop.engine.end("x")
+    drop.turns()
+
+    assert claimed == ([], ["x.urls"])
+    assert drop.accepted() == ["x.urls"]
+    assert drop.names("done") == ["x.urls"]
+
+
+def test_a_list_is_durably_in_its_place_before_the_engine_hears_of_it(drop):
+    drop.drop("x.urls", "https://example.org/a\n")
+    drop.system.faults["fsync"] = (errno.EIO, "")
+
+    drop.turn()
+
+    assert drop.engine.asked == 0
+    assert drop.told(FolderFailed)[0].file == "x.urls"
+
+
+def test_a_list_whose_name_is_taken_waits_in_active_until_the_run_has_ended(drop):
+    drop.drop("x.yaml", JOB)
+    drop.turn()
+    drop.drop("x.urls", "https://example.org/a\n")
+    drop.turns()
+    asked = drop.engine.asked
+    drop.turns(5)
+    waits = drop.engine.asked == asked, drop.folder.idle(), drop.accepted()
+    drop.engine.end("x")
+    drop.turns()
+
+    assert waits == (True, False, ["x.yaml"])
+    assert drop.accepted() == ["x.yaml", "x.urls"]
+
+
+def test_a_second_list_of_the_same_name_is_not_claimed_while_the_first_is_read(drop):
+    drop.drop("x.urls", "https://example.org/a\n")
+    drop.turn()
+    (drop.jobs / "active" / "x.urls").unlink()
+    drop.drop("x.urls", "https://example.org/b\n")
+
+    drop.turns()
+
+    assert drop.names() == ["x.urls"]
+    assert drop.names("active") == []
+
+
+def test_a_file_in_active_that_no_run_has_is_taken_in_at_the_start(drop):
+    (drop.jobs / "active" / "lost.yaml").write_text(JOB)
+    (drop.jobs / "active" / "bad.yaml").write_text("bad")
+    (drop.jobs / "active" / "large.yaml").write_text("x" * 1001)
+    (drop.jobs / "active" / "notes.txt").write_text("mine")
+
+    drop.turns()
+
+    assert drop.accepted() == ["lost.yaml"]
+    assert drop.names("active") == ["lost.yaml", "notes.txt"]
+    assert drop.names("failed") == ["bad.yaml", "large.yaml"]
+
+
+def test_a_crash_between_the_error_text_and_the_move_is_repeated(drop):
+    drop.drop("x.yaml", "bad")
+    drop.system.before["rename_new"] = lambda: (_ for _ in ()).throw(Crash())
+    with pytest.raises(Crash):
+        drop.turn()
+    between = drop.names("reports"), drop.names()
+
+    drop.restart()
+    drop.turn()
+
+    assert between == (["x.yaml.error.txt"], ["x.yaml"])
+    assert drop.names("failed") == ["x.yaml"]
+
+
+# ---------------------------------------------------------------- control files
+
+
+def test_a_cancel_file_cancels_the_job_and_disappears(drop):
+    drop.drop("x.yaml", JOB)
+    drop.turn()
+
+    (drop.jobs / "x.cancel").touch()
+    drop.turns()
+
+    assert drop.engine.commands == [Cancel(job="x")]
+    assert drop.names() == []
+    assert drop.names("failed") == ["x.yaml"]
+    assert drop.report("x")["state"] == "cancelled"
+    (obeyed,) = drop.told(CommandObeyed)
+    assert (obeyed.command, obeyed.job, obeyed.done) == ("cancel", "x", True)
+
+
+@pytest.mark.parametrize("verb", ["cancel", "retry"])
+def test_a_control_file_for_no_job_is_answered_in_the_reports(drop, verb):
+    (drop.jobs / f"nobody.{verb}").touch()
+
+    drop.turns()
+
+    assert drop.names() == []
+    assert drop.error(f"nobody.{verb}").startswith(f"nobody.{verb}: ")
+    assert "nobody'" in drop.error(f"nobody.{verb}")
+    assert len(drop.engine.commands) == 1
+
+
+def test_a_retry_brings_the_job_file_back_and_its_end_puts_it_in_done(drop):
+    drop.drop("x.yaml", JOB)
+    drop.turn()
+    drop.engine.end("x", RunState.FAILED)
+    drop.turns()
+    failed = drop.names("failed")
+
+    (drop.jobs / "x.retry").touch()
+    drop.turn()
+    again = drop.names("failed"), drop.names("active"), drop.report("x")["state"]
+    drop.engine.end("x", RunState.SUCCEEDED)
+    drop.turns()
+
+    assert drop.engine.commands == [Retry(job="x")]
+    assert failed == ["x.yaml"]
+    assert again == ([], ["x.yaml"], "running")
+    assert (drop.names("failed"), drop.names("done")) == ([], ["x.yaml"])
+    assert drop.report("x")["state"] == "succeeded"
+
+
+def test_a_retry_brings_back_the_file_that_was_put_away_last(drop):
+    for text in ("name: x\none: 1\n", "name: x\ntwo: 2\n"):
+        drop.drop("x.yaml", text)
+        drop.turn()
+        drop.engine.end("x", RunState.FAILED)
+        drop.turns()
+
+    (drop.jobs / "x.retry").touch()
+    drop.turn()
+
+    assert (drop.jobs / "active" / "x.yaml").read_text() == "name: x\ntwo: 2\n"
+    assert (drop.jobs / "failed" / "x.yaml").read_text() == "name: x\none: 1\n"
+
+
+def test_a_command_whose_file_cannot_be_removed_is_not_obeyed_twice(drop):
+    drop.drop("x.yaml", JOB)
+    drop.turn()
+    (drop.jobs / "x.cancel").touch()
+    drop.system.faults["unlink"] = (errno.EACCES, ".cancel")
+
+    drop.turns(12)
+    drop.system.faults.clear()
+    drop.turns(6)
+
+    assert drop.engine.commands == [Cancel(job="x")]
+    assert drop.names() == []
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_a_control_file_that_is_not_built_yet_is_put_aside_and_says_so(drop, verb):
+    (drop.jobs / f"x.{verb}").touch()
+
+    drop.turns()
+
+    assert drop.names("failed") == [f"x.{verb}"]
+    assert "not built yet" in drop.error(f"x.{verb}")
+    assert drop.engine.asked == 0
