@@ -85,7 +85,7 @@ class FaultyOs(SystemOs):
     def rename_new(self, src, dst, *, src_dir_fd, dst_dir_fd):
         if action := self.before.pop("rename_new", None):
             action()
-        self._pass("rename_new", os.readlink(f"/proc/self/fd/{dst_dir_fd}") + "/" + dst)
+        self._pass("rename_new", str(Path(f"/proc/self/fd/{dst_dir_fd}").readlink() / dst))
         super().rename_new(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     def unlink(self, path, *, dir_fd):

@@ -22,6 +22,8 @@ from fetchd.ports import Commands, RunFiled, Store
 
 #: A running job's report is replaced at most this often.
 SHOW_EVERY_S = 1.0
+#: What the store is about to record is asked for again after so long.
+SOON_S = 0.1
 #: The inbox gets its turn after so much work.
 SLICE_S = 0.25
 #: So many ended runs share the syncs of the folders.
@@ -86,6 +88,7 @@ class Outbox:
                     self._known_filed.add(run.id)
                 else:
                     on.append(recorded)
+                    self._want(self._clock.monotonic() + SOON_S)
         return Busy(jobs=frozenset(run.job for run in on), files=frozenset(run.file for run in on))
 
     def turn(self, beat: Callable[[], None]) -> None:
@@ -111,11 +114,7 @@ class Outbox:
                 self._want(due_s)
             else:
                 beat()
-                try:
-                    self._write_report(run, durable=False)
-                except OSError as exc:
-                    self._failed(run, exc)
-                else:
+                if self._did(run, self._report_progress):
                     self._troubles.pop(run.id, None)
                 self._shown[run.id] = Shown(run, now_s)
                 self._want(now_s + SHOW_EVERY_S)
@@ -123,6 +122,10 @@ class Outbox:
     def _shown_at_s(self, run: RunView) -> float:
         shown = self._shown.get(run.id)
         return -math.inf if shown is None else shown.at_s
+
+    def _report_progress(self, run: RunView) -> bool:
+        self._write_report(run, durable=False)
+        return True
 
     def _write_report(self, run: RunView, *, durable: bool) -> None:
         failures = self._store.failures(run.id, MOST_FAILURES) if run.tasks.failed else []
@@ -152,38 +155,28 @@ class Outbox:
     def _file_all(self, runs: list[RunView]) -> Iterator[None]:
         """File runs in groups; yields where other work may come between."""
         for start in range(0, len(runs), FILED_TOGETHER):
-            reported = []
+            listed = []
             for run in runs[start : start + FILED_TOGETHER]:
                 yield
                 try:
                     yield from self._places.write_in_steps(
                         files_name(run.job), file_lines(self._store.files(run.id))
                     )
-                    self._write_report(run, durable=True)
                 except OSError as exc:
                     self._failed(run, exc)
                 else:
-                    reported.append(run)
-            self._put_away(reported)
+                    listed.append(run)
+            # In the pauses above a retry may have opened a run again.
+            self._finish([run for run in listed if self._store.run_view(run.id) == run])
 
-    def _put_away(self, reported: list[RunView]) -> None:
-        """Move the files of runs whose reports are written, then tell the store."""
-        # Between the steps above, a retry may have opened a run again.
-        still = [run for run in reported if self._store.run_view(run.id) == run]
-        moved = []
-        try:
-            self._places.sync(Place.REPORTS)
-            self._failpoints.pass_by("outbox.reported")
-            for run in still:
-                try:
-                    if self._move(run):
-                        moved.append(run)
-                except OSError as exc:
-                    self._failed(run, exc)
-            self._places.sync(Place.ACTIVE, Place.DONE, Place.FAILED)
-        except OSError as exc:
-            for run in still:
-                self._failed(run, exc)
+    def _finish(self, runs: list[RunView]) -> None:
+        """Write the last reports, move the job files, tell the store; each durable before next."""
+        reported = [run for run in runs if self._did(run, self._report_end)]
+        if not self._synced(reported, Place.REPORTS):
+            return
+        self._failpoints.pass_by("outbox.reported")
+        moved = [run for run in reported if self._did(run, self._move)]
+        if not self._synced(moved, Place.ACTIVE, Place.DONE, Place.FAILED):
             return
         self._failpoints.pass_by("outbox.moved")
         if moved:
@@ -191,6 +184,10 @@ class Outbox:
         self.filed += len(moved)
         for run in moved:
             self._troubles.pop(run.id, None)
+
+    def _report_end(self, run: RunView) -> bool:
+        self._write_report(run, durable=True)
+        return True
 
     def _move(self, run: RunView) -> bool:
         """Put the job file where ended ones lie; False: it has yet to come to ``active/``."""
@@ -203,6 +200,22 @@ class Outbox:
         return True
 
     # ------------------------------------------------------------ trouble
+
+    def _did(self, run: RunView, step: Callable[[RunView], bool]) -> bool:
+        try:
+            return step(run)
+        except OSError as exc:
+            self._failed(run, exc)
+            return False
+
+    def _synced(self, runs: list[RunView], *places: Place) -> bool:
+        try:
+            self._places.sync(*places)
+        except OSError as exc:
+            for run in runs:
+                self._failed(run, exc)
+            return False
+        return True
 
     def _failed(self, run: RunView, exc: OSError) -> None:
         trouble = error_text(exc)
