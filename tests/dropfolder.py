@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from watchdog.observers.api import BaseObserver
+from watchdog.observers.api import BaseObserver, EventEmitter, ObservedWatch
 
 from fetchd import events
+from fetchd.clock import Failpoints
 from fetchd.disk import SystemOs
 from fetchd.errors import DocumentError, Problem
 from fetchd.folder import Folder
@@ -29,17 +31,22 @@ from fetchd.model import (
     TaskCounts,
     TaskState,
 )
+from fetchd.ports import Change, RunFiled
 from harness import FakeClock
+
+
+E = TypeVar("E", bound=events.Event)
 
 
 class Crash(BaseException):
     """The process is gone at this instant: nobody may catch it."""
 
 
-class CrashAt:
+class CrashAt(Failpoints):
     """Failpoints that raise where a real one would kill."""
 
     def __init__(self, name: str = "") -> None:
+        super().__init__()
         self.name = name
 
     def pass_by(self, name: str) -> None:
@@ -53,42 +60,42 @@ class FaultyOs(SystemOs):
 
     def __init__(self) -> None:
         self.faults: dict[str, tuple[int, str]] = {}
-        self.before: dict[str, object] = {}
+        self.before: dict[str, Callable[[], object]] = {}
 
     def _pass(self, call: str, name: str) -> None:
         number, part = self.faults.get(call, (0, ""))
         if number and part in name:
             raise OSError(number, os.strerror(number), name)
 
-    def open(self, path, flags, mode=0o666, *, dir_fd=None):
+    def open(self, path: str, flags: int, mode: int = 0o666, *, dir_fd: int | None = None) -> int:
         self._pass("open", path)
         return super().open(path, flags, mode, dir_fd=dir_fd)
 
-    def read(self, fd, buffer, offset, /):
+    def read(self, fd: int, buffer: memoryview, offset: int, /) -> int:
         got = super().read(fd, buffer, offset)
         if action := self.before.pop("read returns", None):
             action()
         return got
 
-    def write(self, fd, data, offset, /):
+    def write(self, fd: int, data: memoryview, offset: int, /) -> int:
         self._pass("write", "")
         return super().write(fd, data[:7], offset)  # short writes are legal
 
-    def fsync(self, fd):
+    def fsync(self, fd: int) -> None:
         self._pass("fsync", "")
         super().fsync(fd)
 
-    def rename(self, src, dst, *, src_dir_fd, dst_dir_fd):
+    def rename(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         self._pass("rename", dst)
         super().rename(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
-    def rename_new(self, src, dst, *, src_dir_fd, dst_dir_fd):
+    def rename_new(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         if action := self.before.pop("rename_new", None):
             action()
         self._pass("rename_new", str(Path(f"/proc/self/fd/{dst_dir_fd}").readlink() / dst))
         super().rename_new(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
-    def unlink(self, path, *, dir_fd):
+    def unlink(self, path: str, *, dir_fd: int) -> None:
         self._pass("unlink", path)
         super().unlink(path, dir_fd=dir_fd)
 
@@ -99,23 +106,24 @@ class DumbObserver(BaseObserver):
     error: OSError | None = None
 
     def __init__(self) -> None:
-        super().__init__(lambda *args, **kwargs: None)  # type: ignore[arg-type]
+        super().__init__(EventEmitter)
         self.lives = False
 
-    def schedule(self, *args, **kwargs):
+    def schedule(self, *_: Any, **__: Any) -> ObservedWatch:
         if self.error is not None:
             raise self.error
+        return ObservedWatch("", recursive=False)
 
-    def start(self):
+    def start(self) -> None:
         self.lives = True
 
-    def is_alive(self):
+    def is_alive(self) -> bool:
         return self.lives
 
-    def stop(self):
+    def stop(self) -> None:
         self.lives = False
 
-    def join(self, timeout=None):
+    def join(self, timeout: float | None = None) -> None:
         pass
 
 
@@ -183,7 +191,7 @@ class SmallEngine:
 
     # -- what happens
 
-    def change(self, job: str, **fields) -> None:
+    def change(self, job: str, **fields: Any) -> None:
         run = self.last_run(job)
         assert run is not None
         self.runs[run.id] = replace(run, **fields)
@@ -221,8 +229,9 @@ class SmallEngine:
         failed = [f for f in self.tasks.get(run, []) if f.state is TaskState.FAILED]
         return failed[:most]
 
-    def record(self, changes, then=None) -> None:
+    def record(self, changes: Sequence[Change], then: Callable[[], None] | None = None) -> None:
         for change in changes:
+            assert isinstance(change, RunFiled)
             self.runs[change.run] = replace(self.runs[change.run], filed=True)
 
 
@@ -254,7 +263,7 @@ def read_list(file: str, path: str, digest: str) -> Job:
 class DropFolder:
     """A folder whose turns are taken by hand, on the test's thread."""
 
-    def __init__(self, base: Path, **settings) -> None:
+    def __init__(self, base: Path, **settings: Any) -> None:
         self.jobs = base / "jobs"
         self.elsewhere = base / "elsewhere"
         self.elsewhere.mkdir(exist_ok=True)
@@ -266,7 +275,7 @@ class DropFolder:
         self.folder = self._made(CrashAt())
 
     def _made(self, failpoints: CrashAt) -> Folder:
-        arguments = {
+        arguments: dict[str, Any] = {
             "max_job_bytes": 1000,
             "require_end_marker": False,
             "rescan_s": 30.0,
@@ -308,13 +317,14 @@ class DropFolder:
         found = (self.jobs / place).iterdir()
         return sorted(p.name for p in found if p.name not in SUBFOLDER_NAMES)
 
-    def report(self, name: str) -> dict:
-        return json.loads((self.jobs / "reports" / f"{name}.json").read_text())
+    def report(self, name: str) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads((self.jobs / "reports" / f"{name}.json").read_text())
+        return report
 
     def error(self, file: str) -> str:
         return (self.jobs / "reports" / f"{file}.error.txt").read_text()
 
-    def told(self, kind: type[events.Event]) -> list:
+    def told(self, kind: type[E]) -> list[E]:
         return [event for event in self.events if isinstance(event, kind)]
 
     def accepted(self) -> list[str]:
