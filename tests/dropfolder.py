@@ -34,7 +34,6 @@ from fetchd.model import (
 from fetchd.ports import Change, RunFiled
 from harness import FakeClock
 
-
 E = TypeVar("E", bound=events.Event)
 
 
@@ -60,6 +59,7 @@ class FaultyOs(SystemOs):
 
     def __init__(self) -> None:
         self.faults: dict[str, tuple[int, str]] = {}
+        self.durable: list[str] = []  # syncs and renames, in their order
         self.before: dict[str, Callable[[], object]] = {}
 
     def _pass(self, call: str, name: str) -> None:
@@ -84,20 +84,27 @@ class FaultyOs(SystemOs):
     def fsync(self, fd: int) -> None:
         self._pass("fsync", "")
         super().fsync(fd)
+        self.durable.append(f"sync {_path(fd).name}")
 
     def rename(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         self._pass("rename", dst)
         super().rename(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        self.durable.append(f"{src} -> {_path(dst_dir_fd).name}/{dst}")
 
     def rename_new(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         if action := self.before.pop("rename_new", None):
             action()
-        self._pass("rename_new", str(Path(f"/proc/self/fd/{dst_dir_fd}").readlink() / dst))
+        self._pass("rename_new", str(_path(dst_dir_fd) / dst))
         super().rename_new(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        self.durable.append(f"{src} -> {_path(dst_dir_fd).name}/{dst}")
 
     def unlink(self, path: str, *, dir_fd: int) -> None:
         self._pass("unlink", path)
         super().unlink(path, dir_fd=dir_fd)
+
+
+def _path(fd: int) -> Path:
+    return Path(f"/proc/self/fd/{fd}").readlink()
 
 
 class DumbObserver(BaseObserver):

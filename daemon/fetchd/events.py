@@ -263,7 +263,3 @@ class TasksCancelled(Event):
 
 
 Tell = Callable[[Event], None]
-
-
-def nobody(event: Event) -> None:
-    """Listen to nothing."""

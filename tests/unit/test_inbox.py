@@ -474,6 +474,21 @@ def test_the_same_content_twice_makes_two_runs_one_after_the_other(drop):  # F12
     assert drop.folder.idle()
 
 
+def test_who_waited_for_the_end_of_a_run_is_asked_at_once(drop):
+    drop.drop("x.yaml", JOB)
+    drop.turn()
+    drop.drop("x.yaml", JOB + "more: y\n")
+    drop.turn()
+    drop.engine.end("x")
+
+    drop.clock.advance(1.0)
+    wait_s = drop.folder.turn(lambda: None)  # no hint: the outbox has its own time
+    drop.folder.turn(lambda: None)
+
+    assert wait_s == 0
+    assert drop.accepted() == ["x.yaml", "x.yaml"]
+
+
 def test_a_second_file_with_the_name_of_a_running_job_waits_without_being_read_again(drop):
     drop.drop("a.yaml", "name: x\none: 1\n")
     drop.turn()

@@ -342,6 +342,27 @@ def test_a_crash_while_the_end_is_shown_is_repeated_to_the_same_result(drop, pla
     assert drop.report("x")["state"] == "failed"
 
 
+def test_each_step_of_the_end_is_durable_before_the_next(drop):
+    drop.system.durable.clear()
+    drop.engine.record = lambda changes: drop.system.durable.append("filed")
+
+    drop.engine.end("x")
+    drop.turn()
+
+    assert drop.system.durable == [
+        "sync .writing-steps",
+        ".writing-steps -> reports/x.files.jsonl",
+        "sync .writing",
+        ".writing -> reports/x.json",
+        "sync reports",
+        "x.yaml -> done/x.yaml",
+        "sync active",
+        "sync done",
+        "sync failed",
+        "filed",
+    ]
+
+
 def test_no_job_file_moves_before_its_reports_are_durable(drop):
     drop.system.faults["fsync"] = (errno.EIO, "")
     drop.engine.end("x")

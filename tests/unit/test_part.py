@@ -211,7 +211,6 @@ def test_the_sweep_leaves_an_open_part_alone(disk, tmp_path):
         (leftover,) = disk.leftovers()
 
         assert not disk.sweep(leftover)
-        assert not disk.sweep_destination("default", "a")
         assert [part.name] == names(tmp_path)
 
     assert disk.sweep(leftover)
@@ -447,11 +446,6 @@ def test_two_roots_in_one_folder_do_not_call_each_others_parts_orphans(tmp_path)
     disk.close()
 
 
-def test_sweeping_a_destination_that_never_had_a_part_is_fine(disk):
-    assert disk.sweep_destination("default", "a/b/c")
-    assert not disk.sweep_destination("gone", "a")
-
-
 def test_the_journal_is_readable_by_people(disk, tmp_path):
     leave(disk, "a", b"0123456789", durable_bytes=6)
 
@@ -475,4 +469,3 @@ def test_free_space_is_that_of_the_parts_file_system(disk, tmp_path):
 
     with disk.open_part("default", "a") as part:
         assert part.free_bytes() == pytest.approx(space.f_bavail * space.f_frsize, rel=0.1)
-    assert disk.free_bytes("default") == pytest.approx(space.f_bavail * space.f_frsize, rel=0.1)

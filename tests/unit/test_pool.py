@@ -80,7 +80,7 @@ class Source:
             assert self.changed.wait_for(holds, PATIENCE_S)
 
 
-def pool_of(source, work, *, size=2, most=1, tell=events.nobody, clock=None):
+def pool_of(source, work, *, size=2, most=1, tell=lambda event: None, clock=None):
     return Pool(
         "fetcher", size, source, Fetch, work=work, most=most, clock=clock or FakeClock(), tell=tell
     )

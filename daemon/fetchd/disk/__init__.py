@@ -91,12 +91,6 @@ class DownloadDisk:
         """Make verified parts visible and durable; Published or Failure for each."""
         return self._publisher.publish(attempts)
 
-    def free_bytes(self, root: str) -> int:
-        """Return the free space of the file system of a root's own folder."""
-        opened = self._root(root)
-        with explained(root, "", "asking for free space"):
-            return self._system.free_bytes(opened.fd)
-
     def leftovers(self) -> list[Leftover]:
         """Return every part of every root, also those that are open right now."""
         return [leftover for root in self._roots.values() for leftover in self._leftovers(root)]
@@ -108,19 +102,6 @@ class DownloadDisk:
             self._parts(self._root(leftover.root), leftover.home) as folder_fd,
         ):
             return folder_fd is None or self._sweep(folder_fd, leftover.name)
-        return False
-
-    def sweep_destination(self, root: str, path: str) -> bool:
-        """As ``sweep``, for the part of a destination (which need not have one)."""
-        with suppress(OSError, AttemptError, PartBusy):
-            with self._root(root).place(path) as place:
-                folder_fd = find_folder(self._system, place.home_fd)
-            if folder_fd is None:
-                return True
-            try:
-                return self._sweep(folder_fd, part_name(root, path))
-            finally:
-                os.close(folder_fd)
         return False
 
     def _root(self, name: str) -> Root:
