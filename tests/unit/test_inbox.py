@@ -5,6 +5,8 @@ import os
 import socket
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dropfolder import Crash, DropFolder, DumbObserver
 from fetchd import jobfile
@@ -12,6 +14,7 @@ from fetchd.config import Settings
 from fetchd.errors import ConfigError
 from fetchd.events import CommandObeyed, FileIgnored, FolderFailed, JobRejected, WatchChanged
 from fetchd.folder.inbox import LATE_S, Kind, kind_of
+from fetchd.folder.places import error_name
 from fetchd.model import Cancel, Retry, RunState
 
 JOB = "url: https://example.org/a\ndest: here\nchecksum: sha256:00\n"
@@ -427,6 +430,19 @@ def test_long_names_with_the_same_beginning_keep_reports_of_their_own(drop):
     assert len(drop.names("reports")) == 2
 
 
+NAMES = st.binary(min_size=1, max_size=255).filter(lambda raw: not {0, 47} & set(raw))
+
+
+@settings(derandomize=True, max_examples=100)
+@given(NAMES, NAMES)
+def test_the_name_of_an_error_text_always_fits_and_is_the_files_own(one, other):
+    names = [error_name(os.fsdecode(raw)) for raw in (one, other)]
+
+    assert all(len(os.fsencode(name)) <= 255 for name in names)
+    assert all(name.endswith(".error.txt") for name in names)
+    assert (names[0] == names[1]) == (one == other)
+
+
 def test_nothing_in_failed_is_ever_overwritten(drop):
     for number in range(4):
         drop.drop("x.yaml", f"bad {number}")
@@ -768,6 +784,21 @@ def test_without_a_watch_the_folder_is_looked_at_every_five_seconds(tmp_path):  
     assert drop.accepted() == ["x.yaml"]
     (changed,) = drop.told(WatchChanged)
     assert (changed.state, "max_user_watches" in changed.reason) == ("scanning", True)
+
+
+def test_when_every_hint_is_lost_the_next_rescan_finds_the_file(drop):  # F14-overflow
+    drop.turn()
+    drop.drop("x.yaml", JOB)
+    drop.clock.advance(29)
+    wait_s = drop.folder.turn(lambda: None)
+    early = drop.accepted()
+
+    drop.clock.advance(1)
+    drop.folder.turn(lambda: None)
+
+    assert wait_s == pytest.approx(1.0)
+    assert early == []
+    assert drop.accepted() == ["x.yaml"]
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_the_configuration(tmp_path):

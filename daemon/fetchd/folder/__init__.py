@@ -175,6 +175,7 @@ class Folder:
             pass  # fatal to the service, which hears of it from the store itself
         finally:
             self._watch.stop()
+            self._places.close()
 
     def _died(self, worker: Worker, exc: BaseException) -> None:
         self._tell(
