@@ -361,7 +361,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestEnded:
-    """Every ready or running task of a group gets ``state`` (skipped or cancelled)."""
+    """Every ready or running task of a group gets ``state`` (skipped or cancelled).
+
+    The list of a cancelled group is read no more, not even after a retry.
+    """
 
     run: int
     group: int
@@ -385,7 +388,24 @@ class RunFiled:
     run: int
 
 
-Change = Started | Waits | Intends | Succeeded | Failed | RestEnded | RunChanged | RunFiled
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCancelled:
+    """The run goes on only until what is under way has ended."""
+
+    run: int
+
+
+Change = (
+    Started
+    | Waits
+    | Intends
+    | Succeeded
+    | Failed
+    | RestEnded
+    | RunChanged
+    | RunCancelled
+    | RunFiled
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -420,6 +440,7 @@ class OpenRun:
     accepted_at_s: float
     started_at_s: float | None
     groups: tuple[OpenGroup, ...]
+    cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -443,14 +464,14 @@ class Window:
     ``after``: where the next window begins (the last origin looked at; "" when all were).
     ``next_due_at_s``: when the earliest task beyond these becomes due, None if there is none.
     ``held``: tasks passed over because an earlier open task of another run has their destination.
-    ``complete``: no origin that was looked at has more such tasks than are given here.
+    ``cut``: origins that may have more such tasks than are given here.
     """
 
     tasks: tuple[Ready, ...]
     after: str
     next_due_at_s: float | None
     held: int
-    complete: bool
+    cut: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -527,10 +548,11 @@ class Store(Protocol):
         per_origin: int,
         now_s: float,
         then: Callable[[Window], None],
+        skip: frozenset[str] = frozenset(),
     ) -> None:
         """Read ready tasks, at most ``per_origin`` of each of ``origins`` origins behind ``after``.
 
-        ``then`` is called on the store's thread.
+        ``skip``: origins that are passed over. ``then`` is called on the store's thread.
         """
         ...
 
@@ -565,7 +587,7 @@ class Store(Protocol):
         ...
 
     def destination_state(self, root: str, path: str) -> TaskState | None:
-        """Return the state of the newest task for a destination, None if there was none."""
+        """Return the state of a destination's open task, else of its newest; None: none."""
         ...
 
     def close(self) -> None:

@@ -305,7 +305,10 @@ class Daemon:
             )
         )
         self._notifier.ready()
-        cause = self._watch()
+        try:
+            cause = self._watch()
+        except StoreError as exc:  # met on this thread before the store's own word arrived
+            cause = exc
         return self._stop(cause)
 
     def _watch(self) -> str | StoreError:
@@ -345,6 +348,9 @@ class Daemon:
         self._folder.stop()
         self._folder.join(2.0)
         left = self._works.stop(self._settings.stop_grace_s)
+        if not isinstance(cause, StoreError) and (late := self._late_failure()) is not None:
+            self._tell(events.ServiceFailed(reason=str(late)))
+            cause = late
         self._show_status()
         self._tell(events.StatsTaken(totals=self._stats.snapshot()))
         self._tell(
@@ -353,6 +359,16 @@ class Daemon:
         if isinstance(cause, StoreError):
             return EXIT_STORE
         return EXIT_FAILED if self._once and not self._all_well else EXIT_FINE
+
+    def _late_failure(self) -> StoreError | None:
+        """Return the failure of a store that could not record the last outcomes."""
+        while True:
+            try:
+                said = self._inbox.get_nowait()
+            except queue.Empty:
+                return None
+            if isinstance(said, StoreError):
+                return said
 
     def _note(self, event: events.Event) -> None:
         """Listen for what the service itself acts upon: hints only, nothing depends on them."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -37,6 +39,7 @@ from fetchd.ports import (
     Intends,
     NewGroup,
     RestEnded,
+    RunCancelled,
     RunChanged,
     RunFiled,
     Started,
@@ -73,11 +76,10 @@ def add(store, made: Job, *, file: str = "a.yaml", expanding: bool = False):
     return store.add_job(made, run, raw=b"raw", file=file, groups=groups, at_s=NOW_S)
 
 
-def window(store, group_id: int, *, after: str = "", origins=64, per_origin=256, now_s=NOW_S):
+def window(store, group_id: int, **more):
     got: list[Window] = []
-    store.next_ready(
-        group_id, after=after, origins=origins, per_origin=per_origin, now_s=now_s, then=got.append
-    )
+    options = {"after": "", "origins": 64, "per_origin": 256, "now_s": NOW_S} | more
+    store.next_ready(group_id, then=got.append, **options)
     store.flush()
     return got[0]
 
@@ -190,7 +192,7 @@ def test_a_distant_wait_is_announced_not_given(store):
     )
 
     far = window(store, here)
-    assert (far.tasks, far.next_due_at_s, far.complete) == ((), NOW_S + 900, True)
+    assert (far.tasks, far.next_due_at_s, far.cut) == ((), NOW_S + 900, frozenset())
 
 
 def test_reading_goes_on_behind_the_last_origin_and_says_when_it_was_cut(store):
@@ -202,9 +204,17 @@ def test_reading_goes_on_behind_the_last_origin_and_says_when_it_was_cut(store):
     second = window(store, here, after=first.after, origins=3, per_origin=9)
 
     assert [r.task.spec.path for r in first.tasks] == ["f0", "f4", "f1", "f5", "f2", "f6"]
-    assert (first.after, first.complete) == ("http://h2.example:80", False)
+    assert first.after == "http://h2.example:80"
+    assert first.cut == {f"http://h{i}.example:80" for i in range(3)}
     assert [r.task.spec.path for r in second.tasks] == ["f3", "f7", "f11"]
-    assert (second.after, second.complete) == ("", True)
+    assert (second.after, second.cut) == ("", frozenset())
+
+
+def test_an_origin_that_is_skipped_counts_as_looked_at(store):
+    specs = [spec(f"f{i}", f"http://h{i}.example/{i}") for i in range(3)]
+    here = add(store, job("a", group("a", *specs))).groups[0].id
+
+    assert ready(store, here, skip=frozenset({"http://h1.example:80"})) == ["f0", "f2"]
 
 
 def test_an_intent_and_its_publication_make_a_record_of_the_destination(store):
@@ -335,6 +345,22 @@ def test_the_rest_of_a_group_ends_but_not_what_is_being_published(store):
     assert states == {"f": TaskState.PUBLISHING, "g": TaskState.CANCELLED}
 
 
+def test_a_cancelled_run_stays_open_and_reads_no_list_until_it_has_ended(store):
+    opened = add(store, job("a", TaskGroup(name="l", items=ListFile(path="/l"))), expanding=True)
+    run, here = opened.run.id, opened.groups[0].id
+
+    store.record([RunCancelled(run=run)])
+    store.record([RestEnded(run=run, group=here, state=TaskState.CANCELLED, reason="")])
+
+    (again,) = store.open_runs()
+    assert (again.cancelled, again.state) == (True, RunState.RUNNING)
+    assert not again.groups[0].expanding
+    assert store.run_view(run).state is RunState.RUNNING
+    store.record([RunChanged(run=run, state=RunState.CANCELLED, at_s=NOW_S)])
+    assert store.run_view(run).state is RunState.CANCELLED
+    assert store.open_runs() == []
+
+
 def test_an_ended_run_is_unfiled_until_the_folder_shows_it(store):
     opened = add(store, job("a", group("a", spec("f"))))
     run = opened.run.id
@@ -379,6 +405,16 @@ def test_destination_state_is_that_of_the_newest_task(store):
 
     assert store.destination_state("default", "f") is TaskState.READY
     assert store.destination_state("default", "x") is None
+
+
+def test_an_open_task_speaks_for_its_destination_although_a_newer_one_has_ended(store):
+    add(store, job("a", group("a", spec("f"))))
+    newer = add(store, job("b", group("b", spec("f"))))
+
+    here = newer.groups[0].id
+    store.record([RestEnded(run=newer.run.id, group=here, state=TaskState.CANCELLED, reason="")])
+
+    assert store.destination_state("default", "f") is TaskState.READY
 
 
 def test_a_closed_store_says_so(store):
@@ -427,6 +463,63 @@ def test_a_failing_database_is_told_once_and_ends_all_calls(tmp_path):
     assert len(told) == 1
     assert "nowhere" in str(told[0])
     store.close()
+
+
+def test_whoever_shares_a_commit_with_a_callback_that_raises_hears_of_it(tmp_path):
+    told: list[StoreError] = []
+    heard: list[StoreError] = []
+    store = SqliteStore(str(tmp_path / "s.db"), FakeClock(), told.append)
+    both_wait = threading.Event()
+
+    def flush() -> None:
+        try:
+            store.flush()
+        except StoreError as exc:
+            heard.append(exc)
+
+    def stumble(result: object) -> None:
+        raise RuntimeError("a callback stumbled")
+
+    store._ledger.post(lambda db: both_wait.wait(5), stumble)
+    waiter = threading.Thread(target=flush, daemon=True)
+    waiter.start()
+    _until(lambda: not store._ledger._items.empty())
+    both_wait.set()
+    waiter.join(5)
+
+    assert not waiter.is_alive()
+    assert heard == told
+    store.close()
+
+
+def test_closing_keeps_what_was_written_although_a_callback_asks_for_more(tmp_path):
+    path = str(tmp_path / "s.db")
+    told: list[StoreError] = []
+    store = SqliteStore(path, FakeClock(), told.append)
+    closing = threading.Event()
+    answered: list[None] = []
+
+    store._ledger.post(lambda db: closing.wait(5))
+    store._ledger.post(lambda db: db.execute("CREATE TABLE kept (x)"))
+    store._ledger.ask(
+        lambda db: None, lambda _: store._ledger.ask(lambda db: None, answered.append)
+    )
+    closer = threading.Thread(target=store.close)
+    closer.start()
+    _until(lambda: store._ledger._failure is not None)
+    closing.set()
+    closer.join(5)
+
+    assert (told, answered) == ([], [None])
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT count(*) FROM kept").fetchone() == (0,)
+
+
+def _until(true: Callable[[], bool]) -> None:
+    give_up_s = time.monotonic() + 5
+    while not true():
+        assert time.monotonic() < give_up_s
+        time.sleep(0.002)
 
 
 def test_what_was_acknowledged_is_there_after_another_open(tmp_path):

@@ -60,6 +60,31 @@ def published(daemon: DaemonProcess) -> dict[str, int]:
     return counts
 
 
+@pytest.mark.parametrize("moment", ["at work", "while it stops"])
+def test_a_store_that_fails_ends_the_daemon_with_70_and_a_clear_word(tmp_path, moment):
+    with (
+        Server({"/f": file(content("f", 400_000), rate=50_000)}) as server,
+        DaemonProcess(tmp_path, "stop_grace=3s") as daemon,
+    ):
+        daemon.start()
+        daemon.drop("a.yaml", f"url: {server.url('/f')}\n")
+        wait_until(lambda: server.requests, what="the request")
+        time.sleep(0.1)  # its record may linger for half of that
+        with sqlite3.connect(daemon.state / "fetchd.db") as db:
+            db.execute("DROP TABLE task")
+
+        if moment == "at work":
+            daemon.drop("b.yaml", f"url: {server.url('/f')}\nfilename: g\n")
+            code = daemon.wait()
+        else:
+            code = daemon.terminate()
+
+        assert code == 70
+        (failed,) = daemon.events("service.failed")
+        assert "no such table: task" in failed["reason"]
+        assert not daemon.events("thread.died")
+
+
 @pytest.mark.parametrize("failpoint", FAILPOINTS)
 def test_a_crash_at_this_step_loses_nothing(tmp_path, failpoint):
     with (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 import pytest
 
 from fetchd import events
@@ -9,6 +12,8 @@ from fetchd.model import (
     Batch,
     Cancel,
     Deferred,
+    Expand,
+    Expanded,
     Failure,
     Fetched,
     Interrupted,
@@ -206,6 +211,69 @@ def test_a_file_under_publication_is_published_although_its_run_was_cancelled(ha
     assert (view.state, view.tasks.succeeded) == (RunState.CANCELLED, 1)
 
 
+def test_a_cancelled_task_whose_publication_fails_is_cancelled_in_the_store_too(hand):
+    answer = hand.submit(job("a", group("a", spec("f"))))
+    attempt = hand.fetch()
+    hand.settle(attempt, Fetched(intent=intent_for(attempt)))
+
+    hand.engine.obey(Cancel(job="a"))
+    (publish,) = hand.publish()
+    hand.settle(publish, failure("disk_error"))
+
+    assert hand.engine.idle()
+    assert hand.store.run_view(answer.run).tasks.cancelled == 1
+    assert hand.store.unfinished() == []
+
+
+def test_a_cancel_that_meets_a_settled_fetch_leaves_a_record_of_either_kind_whole(hand):
+    answer = hand.submit(job("a", group("a", spec("f"))))
+    attempt = hand.fetch()
+
+    def cancel_first(changes, then=None):
+        hand.store.record = record
+        other.start()
+        other.join(0.05)
+        record(changes, then)
+
+    record, hand.store.record = hand.store.record, cancel_first
+    other = threading.Thread(target=lambda: hand.engine.obey(Cancel(job="a")))
+    hand.settle(attempt, Fetched(intent=intent_for(attempt)))
+    other.join()
+    hand.publish_all()
+
+    (file,) = hand.store.files(answer.run)
+    assert (file.state, file.size_bytes) == (TaskState.SUCCEEDED, 10)
+    assert hand.engine.idle()
+
+
+def test_retry_of_a_cancelled_run_does_not_make_it_a_success(hand):
+    answer = hand.submit(job("a", group("a", spec("f"), spec("g"))))
+    hand.settle(hand.fetch(), failure("bad_status", transient=False))
+    hand.engine.obey(Cancel(job="a"))
+
+    hand.engine.obey(Retry(job="a"))
+
+    assert hand.run_all() == ["f"]
+    view = hand.store.run_view(answer.run)
+    assert (view.state, view.tasks.succeeded) == (RunState.CANCELLED, 1)
+
+
+def test_the_engine_is_idle_only_when_the_end_is_on_record_and_told(hand):
+    hand.submit(job("a", group("a", spec("f"))))
+    attempt = hand.fetch()
+    hand.settle(attempt, Fetched(intent=intent_for(attempt)))
+    (publish,) = hand.publish()
+    go_on = threading.Event()
+
+    hand.store._ledger.post(lambda db: go_on.wait(5))
+    hand.engine.settle([(publish, Published(intent=publish.intent, mtime_ns=5, inode=6))])
+    before = hand.engine.idle()
+    go_on.set()
+    hand.calm()
+
+    assert (before, hand.engine.idle()) == (False, True)
+
+
 def test_retry_reopens_failed_and_skipped_tasks(hand):
     answer = hand.submit(job("a", group("one", spec("f")), group("two", spec("g"), needs=("one",))))
     hand.settle(hand.fetch(), failure("bad_status", transient=False))
@@ -260,6 +328,25 @@ def test_two_runs_with_one_destination_take_turns(hand):
     assert second.previous.validator.etag == '"1"'
 
 
+def test_a_destination_that_is_freed_while_the_store_is_read_is_not_waited_for(hand):
+    hand.submit(job("a", group("a", spec("f"))))
+    attempt = hand.fetch()
+    arrived: list[Callable[[], None]] = []
+
+    def read_slowly(*args, then, **options):
+        read(*args, then=lambda window: arrived.append(lambda: then(window)), **options)
+
+    read, hand.store.next_ready = hand.store.next_ready, read_slowly
+    hand.submit(job("b", group("b", spec("f"))))
+    hand.succeed(attempt)
+    hand.store.next_ready = read
+    for answer in arrived:
+        answer()
+
+    assert hand.run_all() == ["f"]
+    assert hand.engine.idle()
+
+
 def test_two_tasks_of_a_run_with_one_destination_are_a_conflict(hand):
     answer = hand.submit(job("a", group("a", spec("same"), spec("same", "http://x.example/2"))))
 
@@ -267,6 +354,8 @@ def test_two_tasks_of_a_run_with_one_destination_are_a_conflict(hand):
 
     states = [(f.state, f.detail) for f in hand.store.files(answer.run)]
     assert states == [(TaskState.SUCCEEDED, "downloaded"), (TaskState.FAILED, "dest_conflict")]
+    (told,) = of(hand, events.TaskFailed)
+    assert (told.path, told.code) == ("same", "dest_conflict")
 
 
 def test_up_to_date_ends_a_task_without_publication(hand):
@@ -333,6 +422,41 @@ def test_more_tasks_than_the_window_all_run_once(hand):
     assert largest < 900
 
 
+@pytest.mark.parametrize("ails", ["slow", "dead"])
+def test_an_origin_that_ails_does_not_keep_another_ones_tasks_from_the_queue(hand, ails):
+    specs = [spec(f"{o}{i}", f"http://{o}.example/{i}") for i in range(400) for o in ("bad", "ok")]
+    hand.submit(job("a", group("a", *specs)))
+
+    done = []
+    while (attempt := hand.fetch()) is not None:
+        if attempt.task.spec.path.startswith("ok"):
+            done.append(attempt.task.spec.path)
+            hand.succeed(attempt)
+        elif ails == "dead":
+            hand.settle(attempt, failure("connect_failed", retry_after_s=900))
+
+    assert len(set(done)) == len(done) == 400
+
+
+def test_more_waiting_tasks_than_the_queue_keeps_all_get_their_turn(monkeypatch):
+    monkeypatch.setattr("fetchd.engine.runs.MOST_WAITING", 50)
+    hand = EngineByHand()
+    specs = [spec(f"f{i}", f"http://h{i % 100}.example/{i}") for i in range(400)]
+    hand.submit(job("a", group("a", *specs)))
+
+    failed = 0
+    while (attempt := hand.fetch()) is not None:
+        failed += 1
+        hand.settle(attempt, failure("connect_failed", retry_after_s=900))
+    hand.clock.advance(902)
+    hand.engine.tick()
+
+    assert failed == 400
+    assert len(set(hand.run_all())) == 400
+    assert hand.engine.idle()
+    hand.close()
+
+
 def listed(name: str = "l") -> TaskGroup:
     return TaskGroup(name=name, items=ListFile(path="/lists/l.urls"))
 
@@ -368,11 +492,60 @@ def test_a_list_that_was_changed_fails_what_is_left_of_it():
     hand = EngineByHand()
     answer = hand.submit(job("l", listed()))
 
-    (attempt,) = hand.engine.take(__import__("fetchd.model", fromlist=["Expand"]).Expand, 1)
+    (attempt,) = hand.engine.take(Expand, 1)
     hand.settle(attempt, failure("list_changed", transient=False))
 
     assert hand.store.run_view(answer.run).state is RunState.FAILED
     assert [f.detail for f in hand.store.failures(answer.run, 5)] == ["list_changed"]
+    hand.close()
+
+
+@pytest.mark.parametrize("outcome", ["batch", "interrupted"])
+def test_a_list_that_is_being_read_when_its_run_is_cancelled_ends_it_once(outcome):
+    hand = EngineByHand()
+    answer = hand.submit(job("l", listed()))
+    (attempt,) = hand.engine.take(Expand, 1)
+
+    hand.engine.obey(Cancel(job="l"))
+    batch = Batch(specs=(spec("a"),), position=None)
+    hand.settle(attempt, Expanded(batch=batch) if outcome == "batch" else Interrupted())
+
+    assert hand.engine.idle()
+    assert len(of(hand, events.RunEnded)) == 1
+    assert hand.store.run_view(answer.run).state is RunState.CANCELLED
+    hand.close()
+
+
+def test_a_batch_that_is_recorded_while_its_run_is_cancelled_leaves_no_open_task():
+    hand = EngineByHand()
+    answer = hand.submit(job("l", listed()))
+    (attempt,) = hand.engine.take(Expand, 1)
+    go_on = threading.Event()
+
+    hand.store._ledger.post(lambda db: go_on.wait(5))
+    hand.engine.settle([(attempt, Expanded(batch=Batch(specs=(spec("a"),), position=None)))])
+    other = threading.Thread(target=lambda: hand.engine.obey(Cancel(job="l")))
+    other.start()
+    go_on.set()
+    other.join()
+    hand.calm()
+
+    assert hand.engine.idle()
+    counts = hand.store.run_view(answer.run).tasks
+    assert (counts.open, counts.cancelled) == (0, 1)
+    (ended,) = of(hand, events.RunEnded)
+    assert (ended.state, ended.cancelled) == ("cancelled", 1)
+    hand.close()
+
+
+def test_a_list_without_an_item_ends_its_run_as_succeeded():
+    hand = EngineByHand(expand=lambda *_: Batch(specs=(), position=None))
+    answer = hand.submit(job("l", listed()))
+
+    assert hand.expand_once()
+
+    assert hand.store.run_view(answer.run).state is RunState.SUCCEEDED
+    assert hand.engine.idle()
     hand.close()
 
 
@@ -458,6 +631,45 @@ def test_a_committed_intent_is_published_in_the_next_life_and_verified_again(liv
     assert second.store.run_view(answer.run).state is RunState.SUCCEEDED
 
 
+def test_a_cancel_outlives_its_life(lives):
+    first = lives()
+    answer = first.submit(job("a", group("a", spec("f"), spec("g"))))
+    assert first.fetch() is not None
+    first.engine.obey(Cancel(job="a"))
+
+    second = lives()
+    second.engine.recover({})
+    second.calm()
+
+    assert second.fetch() is None
+    assert second.engine.idle()
+    assert second.store.run_view(answer.run).state is RunState.CANCELLED
+
+
+def test_a_cancelled_list_is_not_read_in_the_next_life(lives):
+    def expand(job, group, run, at):
+        return Batch(
+            specs=(spec(f"f{at.lines if at else 0}"),),
+            position=Position(offset_bytes=1, prefix_sha256="p", lines=1),
+        )
+
+    first = lives(expand=expand)
+    answer = first.submit(job("l", listed()))
+    first.expand_once()
+    attempt = first.fetch()
+    first.settle(attempt, Fetched(intent=intent_for(attempt)))
+    first.engine.obey(Cancel(job="l"))
+
+    second = lives(expand=expand)
+    second.engine.recover({})
+    second.publish_all()
+
+    assert not second.expand_once()
+    assert second.engine.idle()
+    view = second.store.run_view(answer.run)
+    assert (view.state, view.tasks.succeeded) == (RunState.CANCELLED, 1)
+
+
 def test_a_wait_outlives_its_life(lives):
     first = lives()
     first.submit(job("a", group("a", spec("f"), retry=QUICK)))
@@ -469,6 +681,23 @@ def test_a_wait_outlives_its_life(lives):
     assert second.fetch() is None
     second.clock.advance(3)
     assert second.fetch().number == 2
+
+
+def test_a_wait_that_ran_out_between_two_lives_is_not_shown_as_one(lives):
+    first = lives()
+    first.submit(job("a", group("a", spec("f"), retry=QUICK)))
+    first.settle(first.fetch(), failure())
+    first.clock.advance(5)
+
+    second = lives()
+    second.engine.recover({})
+    second.calm()
+
+    (view,) = second.engine.view().runs
+    assert view.waiting == {}
+    assert second.fetch() is not None
+    (view,) = second.engine.view().runs
+    assert view.waiting == {}
 
 
 def test_a_distant_wait_is_found_again_by_the_tick(lives):

@@ -14,7 +14,7 @@ from fetchd import events
 from fetchd.clock import Clock, Random
 from fetchd.engine import graph, retry
 from fetchd.engine.queue import Entry
-from fetchd.engine.runs import MOST_KNOWN, Group, OpenedRun, Phase
+from fetchd.engine.runs import Group, OpenedRun, Phase
 from fetchd.model import (
     Attempt,
     Batch,
@@ -261,13 +261,16 @@ class Decisions:
             case Expanded(batch=batch):
                 pass
             case Interrupted():
+                group.list_out = False
                 return  # the next life goes on at the recorded position
             case Failure(code=code, reason=reason):
                 bad = TaskSpec(key="", path="", sources=("",), problem=(code, reason))
                 batch = Batch(specs=(bad,), position=None)
             case _:
                 raise AssertionError(f"{outcome} does not answer an expansion")
-        if not group.run.cancelled:
+        if group.run.cancelled:
+            group.list_out = False
+        else:
             effects.batches.append((group, batch))
 
     def _failed(
@@ -330,10 +333,19 @@ class Decisions:
         )
 
     def _cancelled(self, group: Group, task: Task, before: TaskState, effects: Effects) -> None:
-        """The row was cancelled with its run; only what is in memory is left to settle."""
+        """The row of a running task was cancelled with its run; one being published was not."""
         group.forget(task.id)
         group.move(before, TaskState.CANCELLED)
+        if before is TaskState.PUBLISHING:
+            origin = origin_of(source_of(task, task.history))
+            effects.changes += (
+                Waits(task=task.id, origin=origin, history=task.history, due_at_s=0.0, reason=""),
+                RestEnded(
+                    run=group.run.run.id, group=group.id, state=TaskState.CANCELLED, reason=""
+                ),
+            )
         effects.sweep = True
+        effects.freed = True
         effects.happened.append(events.TasksCancelled(**about_run(group.run), count=1))
 
     def _put_back(
@@ -353,9 +365,8 @@ class Decisions:
         effects.changes.append(
             Waits(task=task.id, origin=origin, history=history, due_at_s=due_at_s, reason=reason)
         )
-        if len(group.known) >= MOST_KNOWN:
-            group.expect(due_at_s)
-            group.look_again()
+        if not group.has_room(origin, waits=delay_s > 0):
+            group.leave(origin, due_at_s)
             return
         ready = Ready(
             task=replace(task, history=history),
@@ -396,7 +407,7 @@ class Decisions:
     def end_rest(self, group: Group, state: TaskState, reason: str, effects: Effects) -> None:
         """Let every task that is not under way be skipped or cancelled; a list is read no more."""
         group.expanding = False
-        group.known.clear()
+        group.forget_queue()
         count = group.counts[TaskState.READY]
         group.move(TaskState.READY, state, count)
         effects.freed = True
@@ -451,7 +462,9 @@ class Decisions:
     def line_up(self, group: Group, ready: Ready, effects: Effects) -> None:
         """Put a task into the queue."""
         wait_s = max(0.0, ready.due_at_s - self._clock.wall()) if ready.due_at_s else 0.0
-        group.known.add(ready.task.id)
+        if ready.wait and not wait_s:  # it ran out while the task stood in the store
+            ready = replace(ready, wait="")
+        group.add(ready.task.id, ready.origin, waits=wait_s > 0)
         if ready.wait:
             group.run.waits[ready.wait] += 1
         effects.entries.append(

@@ -40,6 +40,7 @@ from fetchd.ports import (
     Expander,
     NewGroup,
     OpenRun,
+    RunCancelled,
     RunChanged,
     Started,
     Store,
@@ -85,6 +86,8 @@ class Engine:
         self._by_job: dict[str, OpenedRun] = {}
         self._out: dict[int, Out] = {}
         self._held: set[Group] = set()  # groups with tasks that wait for a destination
+        self._asking: set[Group] = set()  # groups for which the store is being read
+        self._ending = 0  # runs whose end is decided and not yet on record
         self._recent: deque[RunView] = deque(maxlen=RECENT_RUNS)
         self._stopping = False
         self._sweep_due = False
@@ -102,7 +105,11 @@ class Engine:
         publications = []
         with self._lock:
             for open_run in open_runs:
-                self._reopened(self._adopt(open_run), effects)
+                run = self._adopt(open_run)
+                self._reopened(run, effects)
+                if run.cancelled:
+                    for group in run.groups.values():
+                        self._decide.end_rest(group, TaskState.CANCELLED, "", effects)
             for left in unfinished:
                 task, intent = left.task, left.intent
                 group = self._runs[left.run].groups_by_id[task.group]
@@ -148,12 +155,13 @@ class Engine:
                         group.next_due_at_s = None
                         group.look_again()
                         self._decide.read_more(group, effects)
+            self._take_note(effects)
         self._act(effects)
 
     def idle(self) -> bool:
-        """Whether every run has ended."""
+        """Whether every run has ended, which is on record and was told."""
         with self._lock:
-            return not self._runs
+            return not self._runs and not self._ending
 
     def sweep_due(self) -> bool:
         """Whether parts may lie about that nobody needs; asking resets it."""
@@ -274,22 +282,45 @@ class Engine:
         opened = self._store.add_job(
             job, run, raw=command.raw, file=command.file, groups=groups, at_s=now_s
         )
-        tasks = sum(len(group.specs) for group in groups)
-        accepted = events.JobAccepted(
-            job=job.name,
-            run=run.id,
-            file=command.file,
-            revision=job.revision,
-            groups=len(groups),
-            tasks=tasks,
-        )
-        added = events.TasksAdded(job=job.name, run=run.id, count=tasks)
-        effects = Effects(happened=[accepted, added])
+        self._accepted(command, run, groups, opened)
+        effects = Effects()
         with self._lock:
             self._decide.advance(self._adopt(opened), effects)
             self._take_note(effects)
         self._act(effects)
         return Answer(done=True, run=run.id)
+
+    def _accepted(
+        self, command: Submit, run: Run, groups: Sequence[NewGroup], opened: OpenRun
+    ) -> None:
+        """Tell of a job that is on record, and of its tasks that were failed from the start."""
+        job = command.job
+        tasks = sum(len(group.specs) for group in groups)
+        self._tell(
+            events.JobAccepted(
+                job=job.name,
+                run=run.id,
+                file=command.file,
+                revision=job.revision,
+                groups=len(groups),
+                tasks=tasks,
+            )
+        )
+        self._tell(events.TasksAdded(job=job.name, run=run.id, count=tasks))
+        failed = sum(group.counts.failed for group in opened.groups)
+        for file in self._store.failures(run.id, failed) if failed else ():
+            self._tell(
+                events.TaskFailed(
+                    job=job.name,
+                    run=run.id,
+                    task=file.task,
+                    path=file.path,
+                    url=file.url,
+                    code=file.detail,
+                    reason=file.reason,
+                    attempts=0,
+                )
+            )
 
     def _cancel(self, job: str) -> Answer:
         effects = Effects(sweep=True)
@@ -298,6 +329,7 @@ class Engine:
             if run is None:
                 return Answer(done=False, reason=f"no run of job {job!r} is on")
             run.cancelled = True
+            effects.changes.append(RunCancelled(run=run.run.id))
             effects.cancelled_runs.append(run.run.id)
             for group in run.groups.values():
                 self._decide.end_rest(group, TaskState.CANCELLED, "", effects)
@@ -332,6 +364,7 @@ class Engine:
             effects = Effects()
             with self._lock:
                 attempt = self._start(entry, effects)
+                self._take_note(effects)
             self._act(effects)
             if attempt is not None:
                 return (attempt,)
@@ -345,8 +378,7 @@ class Engine:
             return None
         task = entry.ready.task
         group = run.groups_by_id[task.group]
-        group.known.discard(task.id)
-        group.busy.add(task.id)
+        group.start(task.id, entry.origin)
         group.move(TaskState.READY, TaskState.RUNNING)
         if entry.ready.wait:
             run.waits[entry.ready.wait] -= 1
@@ -418,6 +450,7 @@ class Engine:
                     group_id=group.id,
                     position=group.position,
                 )
+                group.list_out = True
                 self._out[attempt.fence] = Out(attempt, group, self._clock.monotonic())
             return (attempt,)
         return ()
@@ -438,9 +471,8 @@ class Engine:
                 )
             )
         with self._lock:
-            if run.run.id not in self._runs:
-                return
             failed = len(appended.failed)
+            group.list_out = False
             group.counts[TaskState.READY] += appended.added - failed
             group.counts[TaskState.FAILED] += failed
             group.position = batch.position
@@ -457,22 +489,27 @@ class Engine:
             self._take_note(effects)
         self._act(effects)
 
-    def _durable(self, intended: list[Publish], final: list[events.Event]) -> None:
+    def _durable(self, effects: Effects) -> None:
         """Outcomes are on record: what was verified may be published, what ended may be told."""
-        if intended:
-            self._to_publish.put(intended)
-        for event in final:
+        if effects.intended:
+            self._to_publish.put(effects.intended)
+        for event in effects.final:
             self._tell(event)
+        if effects.ended:
+            with self._lock:
+                self._ending -= len(effects.ended)
 
     def _read(self, group: Group, window: Window) -> None:
         """Some ready tasks of a group, as asked for."""
         effects = Effects()
         with self._lock:
+            self._asking.discard(group)
             for ready in group.end_read(window):
                 self._decide.line_up(group, ready, effects)
             if group.held:
                 self._held.add(group)
             self._decide.read_more(group, effects)
+            self._take_note(effects)
         self._act(effects)
 
     # ------------------------------------------------------------ runs in and out (lock held)
@@ -489,26 +526,26 @@ class Engine:
         effects.happened.append(events.TasksAdded(**about_run(run), count=run.counts().open))
 
     def _take_note(self, effects: Effects) -> None:
-        """Take in what decisions say about the engine's own state."""
+        """Take in what was decided, and hand the store its share.
+
+        The store's calls only queue up, so that the order of the records is that of the decisions.
+        """
         for run in effects.ended:
             self._recent.append(run.view())
             del self._runs[run.run.id]
             del self._by_job[run.job.name]
+        self._ending += len(effects.ended)
         self._sweep_due = self._sweep_due or effects.sweep
-        while effects.freed and self._held:
-            group = self._held.pop()
-            group.held = 0
-            group.look_again()
-            self._decide.read_more(group, effects)
-
-    # ------------------------------------------------------------ effects (no lock held)
-
-    def _act(self, effects: Effects) -> None:
-        """Carry out what was decided: first the record, then whoever may go on because of it."""
+        if effects.freed:
+            for group in self._asking:
+                group.note_freed()
+            while self._held:
+                group = self._held.pop()
+                group.look_again()
+                self._decide.read_more(group, effects)
         if effects.changes:
             waits = effects.intended or effects.final
-            then = partial(self._durable, effects.intended, effects.final) if waits else None
-            self._store.record(effects.changes, then)
+            self._store.record(effects.changes, partial(self._durable, effects) if waits else None)
         for group, batch in effects.batches:
             self._store.append_tasks(
                 group.opened,
@@ -517,6 +554,22 @@ class Engine:
                 batch.position,
                 partial(self._appended, group, batch),
             )
+        for group, after in effects.reads:
+            self._asking.add(group)
+            self._store.next_ready(
+                group.id,
+                after=after,
+                origins=ORIGINS_A_READ,
+                per_origin=TASKS_AN_ORIGIN,
+                now_s=self._clock.wall(),
+                then=partial(self._read, group),
+                skip=group.well_filled(),
+            )
+
+    # ------------------------------------------------------------ effects (no lock held)
+
+    def _act(self, effects: Effects) -> None:
+        """Carry out the rest of what was decided."""
         for run in effects.ended:
             self._queue.drop_run(run.run.id)
         for run_id in effects.cancelled_runs:
@@ -527,14 +580,5 @@ class Engine:
             self._queue.release(entry)
         if effects.to_expand:
             self._to_expand.put(effects.to_expand)
-        for group, after in effects.reads:
-            self._store.next_ready(
-                group.id,
-                after=after,
-                origins=ORIGINS_A_READ,
-                per_origin=TASKS_AN_ORIGIN,
-                now_s=self._clock.wall(),
-                then=partial(self._read, group),
-            )
         for event in effects.happened:
             self._tell(event)

@@ -11,13 +11,17 @@ from enum import Enum
 from fetchd.model import Rules, RunState, RunView, TaskCounts, TaskState
 from fetchd.ports import OpenGroup, OpenRun, Ready, Window
 
-#: More tasks are read from the store when fewer than this many of a group are in the queue.
-LOW_WATER = 128
 #: How much one read brings: at most this many origins, and of each at most so many tasks.
 ORIGINS_A_READ = 64
 TASKS_AN_ORIGIN = 256
-#: Waiting tasks beyond this many stay in the store until their time is near.
-MOST_KNOWN = 2000
+#: More is read when fewer tasks than this of an origin are in the queue, and the store has more.
+LOW_WATER = 128
+#: The origins after those of the last read are looked at when fewer than this many lanes are left.
+LOW_LANES = 32
+#: Waiting tasks of a group beyond this many stay in the store until their time is near.
+MOST_WAITING = 2000
+
+_WAITING = ""  # the lane of all tasks whose time has not come
 
 
 class Phase(Enum):
@@ -38,16 +42,19 @@ class Group:
         self.counts: Counter[TaskState] = Counter()
         for state in TaskState:
             self.counts[state] = getattr(opened.counts, state.value)
-        self.known: set[int] = set()  # ids in the queue
+        self.list_out = False  # a piece of its list is being read or recorded
         self.busy: set[int] = set()  # ids taken and not settled
         self.held = 0
         self.next_due_at_s: float | None = None  # wall clock
-        self.asking = False
-        self._more = True
+        # The window. A pass over the store takes one read for every ORIGINS_A_READ origins.
+        self._known: dict[int, str] = {}  # ids in the queue -> lane: origin, or _WAITING
+        self._lanes: Counter[str] = Counter()  # how many of them stand in each lane
+        self._cut: set[str] = set()  # origins of which the store has more
+        self._again = True  # a pass is due: the store may have what the last one did not bring
+        self._after = ""  # the pass goes on behind this origin; "": it is over
+        self._asking = False
         self._left: set[int] = set()  # ids settled while a read is under way
-        self._after = ""
-        self._found = 0
-        self._complete = True
+        self._freed = False  # a destination was freed meanwhile
 
     @property
     def id(self) -> int:
@@ -67,7 +74,7 @@ class Group:
 
     def done(self) -> bool:
         """Whether no task of the group is open, and none will come."""
-        return not self.expanding and not self.open_tasks()
+        return not (self.expanding or self.list_out or self.open_tasks())
 
     def move(self, before: TaskState, after: TaskState, count: int = 1) -> None:
         self.counts[before] -= count
@@ -82,48 +89,87 @@ class Group:
 
     # ------------------------------------------------------------ the window
 
+    def add(self, task: int, origin: str, *, waits: bool) -> None:
+        """The task stands in the queue."""
+        lane = _WAITING if waits else origin
+        self._known[task] = lane
+        self._lanes[lane] += 1
+
+    def start(self, task: int, origin: str) -> None:
+        """The task was taken from the queue."""
+        lane = self._known.pop(task)
+        self._lanes[lane] -= 1
+        if not self._lanes[lane]:
+            del self._lanes[lane]
+        if origin in self._cut and self._lanes[origin] < LOW_WATER:
+            self._again = True
+        self.busy.add(task)
+
+    def has_room(self, origin: str, *, waits: bool) -> bool:
+        """Whether one more task may stand in the queue; if not, the store keeps it."""
+        if waits:
+            return self._lanes[_WAITING] < MOST_WAITING
+        return self._lanes[origin] < TASKS_AN_ORIGIN
+
+    def leave(self, origin: str, due_at_s: float) -> None:
+        """A ready task stays in the store until its lane runs low or its time is near."""
+        if due_at_s:
+            self.expect(due_at_s)
+        else:
+            self._cut.add(origin)
+
+    def forget_queue(self) -> None:
+        """Nothing of the group stands in the queue any more, or ever will."""
+        self._known.clear()
+        self._lanes.clear()
+        self._cut.clear()
+
     def should_read(self) -> bool:
-        return (
-            self.phase is Phase.OPEN
-            and self._more
-            and not self.asking
-            and len(self.known) < LOW_WATER
-        )
+        if self.phase is not Phase.OPEN or self._asking:
+            return False
+        return len(self._lanes) < LOW_LANES if self._after else self._again
 
     def begin_read(self) -> str:
         """Mark that a read is under way; returns the origin behind which it begins."""
-        self.asking = True
+        self._asking, self._freed = True, False
+        if not self._after:
+            self._again = False
+            self._cut = set(self.well_filled())
+            self.held = 0
+            self.next_due_at_s = None
         return self._after
+
+    def well_filled(self) -> frozenset[str]:
+        """Origins of which the queue has enough for now, and the store has more."""
+        return frozenset(o for o in self._cut if self._lanes[o] >= LOW_WATER)
 
     def end_read(self, window: Window) -> list[Ready]:
         """Take a read's result in; returns the tasks that the queue does not have yet."""
-        self.asking = False
+        self._asking = False
         new = [
             ready
             for ready in window.tasks
-            if ready.task.id not in self.known
+            if ready.task.id not in self._known
             and ready.task.id not in self.busy
             and ready.task.id not in self._left
         ]
         self._left.clear()
-        self._found += len(new)
-        self._complete = self._complete and window.complete
-        if self._after == "":
-            self.held = 0
-            self.next_due_at_s = None
+        self._cut |= window.cut
         self.held += window.held
+        if window.held and self._freed:  # it may have been the one that they wait for
+            self._again = True
         if window.next_due_at_s is not None:
             self.expect(window.next_due_at_s)
         self._after = window.after
-        if self._after == "":  # every origin was looked at: what was not found is not there
-            self._more = not self._complete and self._found > 0
-            self._found, self._complete = 0, True
         return new
 
     def look_again(self) -> None:
         """Ready tasks may stand in the store that the last pass over it did not find."""
-        self._more = True
-        self._complete = False
+        self._again = True
+
+    def note_freed(self) -> None:
+        """A destination was freed; a read that is under way may not know of it."""
+        self._freed = True
 
     def expect(self, due_at_s: float) -> None:
         if self.next_due_at_s is None or due_at_s < self.next_due_at_s:
@@ -132,7 +178,7 @@ class Group:
     def forget(self, task: int) -> None:
         """The task was settled: it is neither taken nor (unless put again) in the queue."""
         self.busy.discard(task)
-        if self.asking:
+        if self._asking:
             self._left.add(task)
 
 
@@ -146,7 +192,7 @@ class OpenedRun:
         self.state = opened.state
         self.started_at_s = opened.started_at_s
         self.finished_at_s: float | None = None
-        self.cancelled = False
+        self.cancelled = opened.cancelled
         self.groups = {group.group.name: Group(group, self) for group in opened.groups}
         self.groups_by_id = {group.id: group for group in self.groups.values()}
         self.bytes = sum(group.bytes for group in opened.groups)
@@ -169,7 +215,10 @@ class OpenedRun:
         counts = self.counts()
         if self.cancelled:
             return RunState.CANCELLED
-        return RunState.FAILED if counts.failed or counts.skipped else RunState.SUCCEEDED
+        if counts.failed or counts.skipped:
+            return RunState.FAILED
+        # A retry leaves cancelled tasks alone: the run is not whole.
+        return RunState.CANCELLED if counts.cancelled else RunState.SUCCEEDED
 
     def view(self) -> RunView:
         held = sum(group.held for group in self.groups.values())

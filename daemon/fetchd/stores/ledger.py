@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -47,7 +48,10 @@ class Ledger:
         self._clock = clock
         self._on_failure = on_failure
         self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._failure: StoreError | None = None  # written once, by the ledger thread
+        self._putting = threading.Lock()
+        # Guarded by _putting, so that what is in the queue is always done or refused.
+        self._failure: StoreError | None = None
+        self._last = False  # no more items but the ledger's own; ledger thread only
         opened: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run, args=(connect, opened), name="ledger", daemon=True
@@ -76,10 +80,11 @@ class Ledger:
         return self._wait(work, writes=False)
 
     def close(self) -> None:
-        """Commit everything, end the thread, close the connection. Idempotent."""
-        if self._failure is None:
-            self._failure = StoreError("the store is closed")
-            self._items.put(None)
+        """Commit everything, what the last callbacks ask for too; end the thread. Idempotent."""
+        with self._putting:
+            if self._failure is None:
+                self._failure = StoreError("the store is closed")
+                self._items.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -91,9 +96,10 @@ class Ledger:
         return answer.result()
 
     def _put(self, item: _Item) -> None:
-        if self._failure is not None:
-            raise self._failure
-        self._items.put(item)
+        with self._putting:
+            if self._failure is not None and threading.current_thread() is not self._thread:
+                raise self._failure
+            self._items.put(item)
 
     def _run(self, connect: Callable[[], sqlite3.Connection], opened: Future[None]) -> None:
         try:
@@ -102,7 +108,7 @@ class Ledger:
             opened.set_exception(exc)
             return
         opened.set_result(None)
-        group: list[tuple[_Item, Any]] = []
+        group: deque[tuple[_Item, Any]] = deque()
         try:
             while self._group(connection, group):
                 pass
@@ -111,16 +117,15 @@ class Ledger:
         finally:
             connection.close()
 
-    def _group(self, connection: sqlite3.Connection, group: list[tuple[_Item, Any]]) -> bool:
+    def _group(self, connection: sqlite3.Connection, group: deque[tuple[_Item, Any]]) -> bool:
         """Do the work of one transaction; False after the last one."""
-        group.clear()
         until_s = 0.0
         urgent = False
         while True:
             try:
-                if not group:
+                if not group and not self._last:
                     item = self._items.get()
-                elif urgent:
+                elif urgent or self._last:
                     item = self._items.get_nowait()
                 else:
                     left_s = until_s - self._clock.monotonic()
@@ -130,8 +135,8 @@ class Ledger:
             except queue.Empty:
                 break
             if item is None:
-                self._commit(connection, group)
-                return False
+                self._last = True
+                continue
             if not item.writes:
                 self._read(connection, item)
                 continue
@@ -144,15 +149,14 @@ class Ledger:
             if len(group) >= MOST_IN_GROUP:
                 break
         self._commit(connection, group)
-        return True
+        return not (self._last and self._items.empty())
 
-    def _commit(self, connection: sqlite3.Connection, group: list[tuple[_Item, Any]]) -> None:
+    def _commit(self, connection: sqlite3.Connection, group: deque[tuple[_Item, Any]]) -> None:
         if not group:
             return
         connection.execute("COMMIT")
-        committed = group[:]
-        group.clear()
-        for item, result in committed:
+        while group:  # whoever is behind a callback that raises hears of the failure
+            item, result = group.popleft()
             if item.done is not None:
                 item.done(result)
 
@@ -166,8 +170,10 @@ class Ledger:
             raise
         item.done(result)
 
-    def _fail(self, exc: Exception, group: list[tuple[_Item, Any]]) -> None:
-        self._failure = error = _store_error(exc)
+    def _fail(self, exc: Exception, group: deque[tuple[_Item, Any]]) -> None:
+        error = _store_error(exc)
+        with self._putting:
+            self._failure = error
         waiting = [item for item, _ in group]
         while True:
             try:

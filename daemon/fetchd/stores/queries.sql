@@ -48,11 +48,18 @@ WHERE id = ? AND state < 3;
 -- A task that is being published (2) is left to the publisher.
 UPDATE task SET state = ?, detail = ?, reason = '' WHERE run = ? AND grp = ? AND state IN (0, 1);
 
+-- name: end_list
+UPDATE task_group SET expanding = 0 WHERE id = ?;
+
 -- name: start_run
 UPDATE run SET state = ?, started_at = coalesce(started_at, ?) WHERE id = ?;
 
 -- name: end_run
 UPDATE run SET state = ?, finished_at = ? WHERE id = ?;
+
+-- name: cancel_run
+-- While finished_at is NULL, the state 'cancelled' says how the run is going to end.
+UPDATE run SET state = 'cancelled' WHERE id = ? AND finished_at IS NULL;
 
 -- name: file_run
 UPDATE run SET filed = 1 WHERE id = ?;
@@ -124,4 +131,6 @@ SELECT id, grp, path, state, detail, reason, sources, history, result
 FROM task WHERE run = ? AND state = 4 ORDER BY id LIMIT ?;
 
 -- name: dest_state
-SELECT state FROM task WHERE path = ? AND root = ? ORDER BY run DESC, id DESC LIMIT 1;
+-- An open task of whatever run goes before the newest one.
+SELECT state FROM task WHERE path = ? AND root = ?
+ORDER BY state < 3 DESC, run DESC, id DESC LIMIT 1;

@@ -33,6 +33,7 @@ from fetchd.ports import (
     OpenRun,
     Ready,
     RestEnded,
+    RunCancelled,
     RunChanged,
     RunFiled,
     Started,
@@ -179,9 +180,11 @@ class SqliteStore:
         per_origin: int,
         now_s: float,
         then: Callable[[Window], None],
+        skip: frozenset[str] = frozenset(),
     ) -> None:
+        until_s = now_s + _AHEAD_S
         self._ledger.ask(
-            lambda db: _window(db, group, after, origins, per_origin, now_s + _AHEAD_S), then
+            lambda db: _window(db, group, after, origins, per_origin, until_s, skip), then
         )
 
     def last_run(self, job: str) -> RunView | None:
@@ -340,8 +343,12 @@ def _apply(db: sqlite3.Connection, change: Change) -> None:
             db.execute(Q["fail_task"], (code, reason, codec.history_text(history), task))
         case RestEnded(run=run, group=group, state=state, reason=reason):
             db.execute(Q["end_rest"], (_NUMBERS[state], reason, run, group))
+            if state is TaskState.CANCELLED:
+                db.execute(Q["end_list"], (group,))
         case RunChanged(run=run, state=state, at_s=at_s):
             db.execute(Q["end_run" if state.ended else "start_run"], (state, at_s, run))
+        case RunCancelled(run=run):
+            db.execute(Q["cancel_run"], (run,))
         case RunFiled(run=run):
             db.execute(Q["file_run"], (run,))
 
@@ -377,19 +384,23 @@ def _window(
     origins: int,
     per_origin: int,
     until_s: float,
+    skip: frozenset[str],
 ) -> Window:
     ready: list[Ready] = []
     next_due_s: float | None = None
     held = 0
-    complete = True
+    cut = set()
     for _ in range(origins):
         (origin,) = db.execute(Q["next_origin"], (group, after)).fetchone()
         if origin is None:
             after = ""
             break
         after = origin
+        if origin in skip:
+            continue
         rows = db.execute(Q["ready_of_origin"], (group, origin, until_s, per_origin)).fetchall()
-        complete = complete and len(rows) < per_origin
+        if len(rows) == per_origin:
+            cut.add(origin)
         for row in rows:
             if row[7]:
                 held += 1
@@ -399,7 +410,7 @@ def _window(
         if due_s is not None and (next_due_s is None or due_s < next_due_s):
             next_due_s = due_s
     return Window(
-        tasks=tuple(ready), after=after, next_due_at_s=next_due_s, held=held, complete=complete
+        tasks=tuple(ready), after=after, next_due_at_s=next_due_s, held=held, cut=frozenset(cut)
     )
 
 
@@ -455,6 +466,7 @@ def _counts(db: sqlite3.Connection, run: int) -> dict[int, tuple[dict[str, int],
 def _open_run(db: sqlite3.Connection, run: int) -> OpenRun:
     row = db.execute(Q["run"], (run,)).fetchone()
     document, name, revision, _, file, state, accepted_s, scheduled_s, started_s, *_ = row
+    cancelled = state == RunState.CANCELLED
     counts = _counts(db, run)
     groups = []
     for group_id, text, expanding, offset, prefix, lines in db.execute(Q["groups"], (run,)):
@@ -475,10 +487,11 @@ def _open_run(db: sqlite3.Connection, run: int) -> OpenRun:
         job=codec.job_of(document, name, revision, tuple(open_.group for open_ in groups)),
         run=Run(id=run, job=name, revision=revision, scheduled_for_s=scheduled_s),
         file=codec.path_text(file),
-        state=RunState(state),
+        state=RunState.RUNNING if cancelled else RunState(state),
         accepted_at_s=accepted_s,
         started_at_s=started_s,
         groups=tuple(groups),
+        cancelled=cancelled,
     )
 
 
@@ -487,6 +500,8 @@ def _run_view(db: sqlite3.Connection, run: int) -> RunView | None:
     if row is None:
         return None
     _, name, revision, _, file, state, accepted_s, _, started_s, finished_s, filed = row
+    if state == RunState.CANCELLED and finished_s is None:
+        state = RunState.RUNNING  # until what was under way has ended
     totals: dict[str, int] = {}
     total_bytes = 0
     for states, size_bytes in _counts(db, run).values():
