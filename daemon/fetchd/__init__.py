@@ -1,7 +1,7 @@
 """fetchd: drop a YAML job file in a folder, get verified files.
 
-One sentence: a job file becomes a *Job*; each execution of it is a *Run* of *Tasks*; at each
-stage a thread takes an *Attempt* from the engine, works, and settles it with an *Outcome*.
+What a job file says is a *Job*. Carrying it out once is a *Run*, which consists of *Tasks*, a file
+each. Threads ask the engine for an *Attempt* at a task, make it, and report its *Outcome*.
 
 The house, from the street door down; imports go down only (``[tool.importlinter]``):
 
@@ -16,7 +16,7 @@ The house, from the street door down; imports go down only (``[tool.importlinter
 ``expand/``             templates and lists -> tasks, in batches
 ``stores/``             what must survive a restart
 ``listeners/``          log and statistics: told, never asked
-``disk/``               the only room that touches a download root
+``disk/``               download roots: parts, publication; nobody else writes there
 ``transports/``         URL from an offset -> stream of bytes
 ``ports``               the seams between the rooms, on one page
 ``events``, ``model``   what can happen; the nouns

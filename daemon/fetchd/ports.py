@@ -128,7 +128,7 @@ class RangeRefused(Exception):
 
 
 class Transport(Protocol):
-    """Bytes of a URL from an offset. Knows nothing of files, digests or retries."""
+    """Asks an origin and hands the body over as it comes, whatever it is for."""
 
     def open(self, request: Request, wanted: Callable[[], bool]) -> Stream:
         """Ask, follow redirects, check the answer; returns once the head has arrived.

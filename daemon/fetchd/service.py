@@ -41,6 +41,7 @@ from fetchd.stores import SqliteStore
 from fetchd.systemd import Notifier
 from fetchd.threads import Worker
 from fetchd.transfer import Transfer
+from fetchd.urls import redact_url
 
 #: The publisher makes at most this many files visible at a time, with shared syncs.
 PUBLISH_GROUP = 64
@@ -48,6 +49,8 @@ PUBLISH_GROUP = 64
 #: Syncing a very large file to a slow disk is the longest legal silence.
 STUCK_AFTER_S = 600.0
 TICK_S = 1.0
+#: With no run on there is less to look after; whatever happens wakes the main thread.
+IDLE_TICK_S = 5.0
 SWEEP_EVERY_S = 3600.0
 EXIT_FINE, EXIT_FAILED, EXIT_STORE = 0, 1, 70
 
@@ -318,7 +321,7 @@ class Daemon:
         next_sweep_s = self._began_s + SWEEP_EVERY_S
         while True:
             try:
-                said = self._inbox.get(timeout=0.05 if self._once else TICK_S)
+                said = self._inbox.get(timeout=self._tick_s())
             except queue.Empty:
                 pass
             else:
@@ -338,6 +341,12 @@ class Daemon:
                 next_stats_s = now_s + settings.stats_every_s
             if self._once and works.engine.idle() and self._folder.idle():
                 return "once"
+
+    def _tick_s(self) -> float:
+        if self._once:
+            return 0.05
+        tick_s = IDLE_TICK_S if self._works.engine.idle() else TICK_S
+        return min(tick_s, self._notifier.interval_s or tick_s)
 
     def _stop(self, cause: str | StoreError) -> int:
         self._notifier.stopping()
@@ -377,6 +386,8 @@ class Daemon:
             self._folder.hint()
         elif isinstance(event, events.JobRejected):
             self._all_well = False
+        elif isinstance(event, events.JobAccepted | events.CommandObeyed):
+            self._inbox.put("wake")
 
     def _feed_watchdog(self) -> None:
         stuck = {w.name for w in self._threads() if w.age_s() > STUCK_AFTER_S or not w.alive()}
@@ -393,6 +404,8 @@ class Daemon:
     def _show_status(self) -> None:
         """Replace ``status.json`` if anything changed; losing it would harm nobody."""
         report = asdict(self._works.engine.view())
+        for transfer in report["transfers"]:
+            transfer["url"] = redact_url(transfer["url"])
         stats = dict(self._stats.snapshot())
         body = json.dumps({"report": report, "stats": stats}, default=str)
         if body == self._shown:
@@ -478,6 +491,18 @@ def get(
         works.stop(settings.stop_grace_s)
 
 
+def _lock(fd: int) -> None:
+    """Lock the file; raises OSError. Whoever only asks for its state has it for an instant."""
+    for _ in range(10):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file; it ends with the process, however that ends."""
@@ -487,7 +512,7 @@ def _locked(path: Path) -> Iterator[None]:
         raise ConfigError(f"{path}: cannot be written: {exc.strerror}") from None
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(fd)
         except OSError:
             holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise BusyError(

@@ -30,7 +30,8 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._monotonic = monotonic
         self._status = ""
-        self._interval_s = watchdog_interval_s(environment)
+        #: How often ``watchdog`` wants to be called; None: nobody waits for it.
+        self.interval_s = watchdog_interval_s(environment)
         self._next_watchdog_s = 0.0
 
     def ready(self) -> None:
@@ -48,11 +49,11 @@ class Notifier:
 
     def watchdog(self) -> None:
         """Say that all is well; may be called at any rate, sends as often as asked for."""
-        if self._interval_s is None:
+        if self.interval_s is None:
             return
         now_s = self._monotonic()
         if now_s >= self._next_watchdog_s:
-            self._next_watchdog_s = now_s + self._interval_s
+            self._next_watchdog_s = now_s + self.interval_s
             self._send("WATCHDOG=1")
 
     def _send(self, message: str) -> None:

@@ -153,6 +153,17 @@ def test_paths_that_are_not_utf8_survive(store):
     assert [f.path for f in store.files(opened.run.id)] == [name]
 
 
+def test_reasons_that_name_such_a_file_are_escaped(store):
+    bad = spec("x", problem=("bad_item", "caf\udce9.urls:1: no URL"))
+    opened = add(store, job("a", group("a", spec("f"), bad)))
+    task = window(store, opened.groups[0].id).tasks[0].task.id
+
+    store.record([Failed(task=task, code="c", reason="caf\udce9", history=History())])
+
+    reasons = [f.reason for f in store.failures(opened.run.id, 9)]
+    assert reasons == ["caf\\udce9", "caf\\udce9.urls:1: no URL"]
+
+
 def test_a_task_is_ready_until_it_is_started_and_again_when_it_waits(store):
     opened = add(store, job("a", group("a", spec("f"), spec("g"))))
     here = opened.groups[0].id
@@ -573,6 +584,14 @@ def test_s06_a_newer_schema_is_refused_and_both_versions_are_named(tmp_path):
 def test_s10_an_unusable_folder_is_refused_with_its_path(tmp_path):
     with pytest.raises(ConfigError, match=r"none/s\.db"):
         SqliteStore(str(tmp_path / "none" / "s.db"), FakeClock(), lambda e: None)
+
+
+def test_a_new_database_is_for_its_owner_only(tmp_path):
+    path = tmp_path / "s.db"
+
+    SqliteStore(str(path), FakeClock(), lambda e: None).close()
+
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_foreign_database_is_not_touched(tmp_path):

@@ -89,7 +89,8 @@ def test_a_transient_failure_waits_its_backoff_and_tries_again(hand):
     hand.settle(attempt, failure())
 
     assert hand.fetch() is None
-    assert hand.engine.view().runs[0].waiting == {"retry": 1}
+    view = hand.engine.view().runs[0]
+    assert (view.waiting, view.next_due_at_s) == ({"retry": 1}, hand.clock.wall() + 2)
     hand.clock.advance(2.1)
     again = hand.fetch()
     assert again is not None
@@ -305,12 +306,14 @@ def test_the_same_revision_dropped_again_after_the_end_is_a_new_run(hand):
     assert second.run != first.run
 
 
-def test_another_revision_of_a_running_job_has_to_wait(hand):
-    hand.submit(job("a", group("a", spec("f"))))
+def test_another_revision_or_file_of_a_running_job_has_to_wait(hand):
+    hand.submit(job("a", group("a", spec("f"))), file="a.yaml")
 
-    other = hand.submit(job("a", group("a", spec("g")), revision="r2"))
+    other = hand.submit(job("a", group("a", spec("g")), revision="r2"), file="a.yaml")
+    elsewhere = hand.submit(job("a", group("a", spec("f"))), file="a.yml")
 
     assert (other.done, other.later) == (False, True)
+    assert (elsewhere.done, elsewhere.later) == (False, True)
 
 
 def test_two_runs_with_one_destination_take_turns(hand):
@@ -485,6 +488,21 @@ def test_a_list_becomes_tasks_batch_by_batch_and_they_run_meanwhile():
     assert (view.state, view.tasks.succeeded, view.tasks.failed) == (RunState.FAILED, 2, 1)
     (expanded,) = of(hand, events.RunExpanded)
     assert expanded.tasks == 3
+    hand.close()
+
+
+def test_a_list_is_tried_again_a_few_times_when_its_next_piece_cannot_be_read():
+    hand = EngineByHand()
+    answer = hand.submit(job("l", listed()))
+
+    tries = 0
+    while not hand.engine.idle():
+        (attempt,) = hand.engine.take(Expand, 1)
+        hand.settle(attempt, failure("disk_error"))
+        tries += 1
+
+    assert tries == 6
+    assert [f.detail for f in hand.store.failures(answer.run, 5)] == ["disk_error"]
     hand.close()
 
 

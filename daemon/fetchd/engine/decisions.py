@@ -48,6 +48,9 @@ from fetchd.ports import (
 )
 from fetchd.urls import origin_of
 
+#: A list whose next piece could not be read, for a reason that may pass, is tried so often.
+MOST_LIST_FAILURES = 5
+
 _NO_PROGRESS = Progress()
 
 
@@ -263,6 +266,12 @@ class Decisions:
             case Interrupted():
                 group.list_out = False
                 return  # the next life goes on at the recorded position
+            case Failure(transient=True) if group.list_failures < MOST_LIST_FAILURES:
+                group.list_failures += 1
+                group.list_out = False
+                if not group.run.cancelled:
+                    effects.to_expand.append(group)
+                return
             case Failure(code=code, reason=reason):
                 bad = TaskSpec(key="", path="", sources=("",), problem=(code, reason))
                 batch = Batch(specs=(bad,), position=None)
@@ -466,7 +475,7 @@ class Decisions:
             ready = replace(ready, wait="")
         group.add(ready.task.id, ready.origin, waits=wait_s > 0)
         if ready.wait:
-            group.run.waits[ready.wait] += 1
+            group.run.waits[ready.task.id] = (ready.wait, ready.due_at_s)
         effects.entries.append(
             Entry(
                 ready=ready,

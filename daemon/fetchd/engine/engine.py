@@ -251,11 +251,9 @@ class Engine:
         with self._lock:
             on = self._by_job.get(job.name)
         if on is not None:
-            if on.run.revision == job.revision:
+            if (on.run.revision, on.opened.file) == (job.revision, command.file):
                 return Answer(done=True, run=on.run.id, repeated=True)
-            return Answer(
-                done=False, later=True, reason=f"run {on.run.id} of another revision is still on"
-            )
+            return Answer(done=False, later=True, reason=f"run {on.run.id} of this job is still on")
         last = self._store.last_run(job.name) if command.file else None
         if last is not None and not last.filed:
             if (last.revision, last.file) == (job.revision, command.file):
@@ -380,8 +378,7 @@ class Engine:
         group = run.groups_by_id[task.group]
         group.start(task.id, entry.origin)
         group.move(TaskState.READY, TaskState.RUNNING)
-        if entry.ready.wait:
-            run.waits[entry.ready.wait] -= 1
+        run.waits.pop(task.id, None)
         attempt = Fetch(
             fence=self._decide.next_fence(),
             job=run.job,
@@ -473,6 +470,7 @@ class Engine:
         with self._lock:
             failed = len(appended.failed)
             group.list_out = False
+            group.list_failures = 0
             group.counts[TaskState.READY] += appended.added - failed
             group.counts[TaskState.FAILED] += failed
             group.position = batch.position

@@ -42,6 +42,7 @@ class Group:
         self.counts: Counter[TaskState] = Counter()
         for state in TaskState:
             self.counts[state] = getattr(opened.counts, state.value)
+        self.list_failures = 0  # in a row, to read the next piece of its list
         self.list_out = False  # a piece of its list is being read or recorded
         self.busy: set[int] = set()  # ids taken and not settled
         self.held = 0
@@ -196,7 +197,7 @@ class OpenedRun:
         self.groups = {group.group.name: Group(group, self) for group in opened.groups}
         self.groups_by_id = {group.id: group for group in self.groups.values()}
         self.bytes = sum(group.bytes for group in opened.groups)
-        self.waits: Counter[str] = Counter()  # tasks in the queue that wait, by reason
+        self.waits: dict[int, tuple[str, float]] = {}  # tasks in the queue: why, and until when
 
     def ended_groups(self) -> dict[str, bool]:
         return {
@@ -222,10 +223,11 @@ class OpenedRun:
 
     def view(self) -> RunView:
         held = sum(group.held for group in self.groups.values())
-        waiting = {reason: count for reason, count in self.waits.items() if count}
+        waiting = Counter(reason for reason, _ in self.waits.values())
         if held:
-            waiting["same_dest"] = waiting.get("same_dest", 0) + held
+            waiting["same_dest"] += held
         dues = [g.next_due_at_s for g in self.groups.values() if g.next_due_at_s is not None]
+        dues += [due_at_s for _, due_at_s in self.waits.values()]
         return RunView(
             id=self.run.id,
             job=self.job.name,
@@ -238,6 +240,6 @@ class OpenedRun:
             tasks=self.counts(),
             bytes=self.bytes,
             list_open=any(group.expanding for group in self.groups.values()),
-            waiting=waiting,
+            waiting=dict(waiting),
             next_due_at_s=min(dues, default=None),
         )

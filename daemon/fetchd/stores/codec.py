@@ -36,6 +36,11 @@ def path_text(path: bytes) -> str:
     return path.decode("utf-8", "surrogateescape")
 
 
+def plain_text(text: str) -> str:
+    """Return a text that a column can hold: a name in it need not be UTF-8, so that is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def digests_text(digests: tuple[Digest, ...]) -> str:
     return " ".join(map(str, digests))
 

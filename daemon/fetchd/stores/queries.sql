@@ -62,7 +62,7 @@ UPDATE run SET state = ?, finished_at = ? WHERE id = ?;
 UPDATE run SET state = 'cancelled' WHERE id = ? AND finished_at IS NULL;
 
 -- name: file_run
-UPDATE run SET filed = 1 WHERE id = ?;
+UPDATE run SET filed = 1 WHERE id = ? AND finished_at IS NOT NULL;
 
 -- name: next_origin
 SELECT min(origin) FROM task WHERE grp = ? AND state = 0 AND origin > ?;

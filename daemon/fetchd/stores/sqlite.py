@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -246,10 +247,13 @@ class SqliteStore:
 def _connect(path: str | None) -> sqlite3.Connection:
     """Open and check the database; runs on the ledger's thread."""
     try:
+        if path is not None:
+            # URLs in it may bear tokens: made here, it is for its owner only.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         db = sqlite3.connect(
             path or ":memory:", isolation_level=None, timeout=5.0, cached_statements=200
         )
-    except sqlite3.Error as exc:
+    except (OSError, sqlite3.Error) as exc:
         raise ConfigError(f"{path}: the state database cannot be opened: {exc}") from None
     try:
         db.execute("PRAGMA journal_mode = WAL")
@@ -263,6 +267,9 @@ def _connect(path: str | None) -> sqlite3.Connection:
             )
         if version == 0:
             _create(db, path)
+    except sqlite3.OperationalError as exc:
+        db.close()
+        raise ConfigError(f"{path}: the state database cannot be used: {exc}") from None
     except sqlite3.Error as exc:
         db.close()
         raise ConfigError(
@@ -319,7 +326,7 @@ def _add_tasks(
                 origin_of(spec.sources[0]) if problem is None else "",
                 state,
                 detail,
-                reason,
+                codec.plain_text(reason),
             )
         )
     db.executemany(add_task, rows)
@@ -340,7 +347,8 @@ def _apply(db: sqlite3.Connection, change: Change) -> None:
         case Succeeded():
             _succeed(db, change)
         case Failed(task=task, code=code, reason=reason, history=history):
-            db.execute(Q["fail_task"], (code, reason, codec.history_text(history), task))
+            text = codec.plain_text(reason)
+            db.execute(Q["fail_task"], (code, text, codec.history_text(history), task))
         case RestEnded(run=run, group=group, state=state, reason=reason):
             db.execute(Q["end_rest"], (_NUMBERS[state], reason, run, group))
             if state is TaskState.CANCELLED:

@@ -71,7 +71,7 @@ def grade(rules: Rules, wanted: Sequence[Digest], *, delimited: bool) -> Verify:
         raise AttemptError(
             "length_unknown",
             "the server tells neither length nor chunks, so a cut would go unseen; "
-            "give a checksum or an exact size, or `verify: none`",
+            "give a checksum or an exact size, or `verify: none` (configuration and job)",
         )
     return Verify.NONE
 
