@@ -13,6 +13,7 @@ from typing import Any
 from fetchd.clock import Clock
 from fetchd.errors import ConfigError, StoreError
 from fetchd.model import (
+    FileRecord,
     FileView,
     Job,
     Position,
@@ -148,8 +149,12 @@ class SqliteStore:
 
     def record(self, changes: Sequence[Change], then: Callable[[], None] | None = None) -> None:
         def write(db: sqlite3.Connection) -> None:
-            for change in changes:
-                _apply(db, change)
+            for kind, alike in itertools.groupby(changes, type):
+                if kind is Succeeded:  # a group of publications is settled at once
+                    _succeed(db, [change for change in alike if isinstance(change, Succeeded)])
+                    continue
+                for change in alike:
+                    _apply(db, change)
 
         self._ledger.post(write, None if then is None else lambda _: then())
 
@@ -345,7 +350,7 @@ def _apply(db: sqlite3.Connection, change: Change) -> None:
                 (codec.intent_text(intent), codec.history_text(history), task),
             )
         case Succeeded():
-            _succeed(db, change)
+            _succeed(db, [change])
         case Failed(task=task, code=code, reason=reason, history=history):
             text = codec.plain_text(reason)
             db.execute(Q["fail_task"], (code, text, codec.history_text(history), task))
@@ -361,28 +366,38 @@ def _apply(db: sqlite3.Connection, change: Change) -> None:
             db.execute(Q["file_run"], (run,))
 
 
-def _succeed(db: sqlite3.Connection, change: Succeeded) -> None:
-    if change.unchanged is None:
-        db.execute(Q["succeed_published"], (change.detail, change.task))
-    else:
-        result = codec.unchanged_text(change.unchanged, change.url)
-        db.execute(Q["succeed_unchanged"], (change.detail, result, change.task))
-    if (record := change.record) is not None:
-        db.execute(
-            Q["keep_file"],
-            (
-                change.root,
-                codec.path_bytes(change.path),
-                record.url,
-                record.size_bytes,
-                record.mtime_ns,
-                record.inode,
-                codec.digests_text(record.digests),
-                record.validator.etag,
-                record.validator.last_modified,
-                record.validator.date,
-            ),
-        )
+def _succeed(db: sqlite3.Connection, changes: Sequence[Succeeded]) -> None:
+    db.executemany(
+        Q["succeed_published"], [(c.detail, c.task) for c in changes if c.unchanged is None]
+    )
+    db.executemany(
+        Q["succeed_unchanged"],
+        [
+            (c.detail, codec.unchanged_text(c.unchanged, c.url), c.task)
+            for c in changes
+            if c.unchanged is not None
+        ],
+    )
+    db.executemany(
+        Q["keep_file"],
+        [_file_row(c.root, c.path, c.record) for c in changes if c.record is not None],
+    )
+
+
+def _file_row(root: str, path: str, record: FileRecord) -> tuple[Any, ...]:
+    validator = record.validator
+    return (
+        root,
+        codec.path_bytes(path),
+        record.url,
+        record.size_bytes,
+        record.mtime_ns,
+        record.inode,
+        codec.digests_text(record.digests),
+        validator.etag,
+        validator.last_modified,
+        validator.date,
+    )
 
 
 def _window(
