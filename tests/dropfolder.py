@@ -300,7 +300,7 @@ class DropFolder:
 
     def restart(self, crash_at: str = "") -> None:
         """Begin a new life on the same directory and the same store."""
-        self.folder._places.close()
+        self.folder._places.end_turn()
         self.folder = self._made(CrashAt(crash_at))
 
     def turn(self, after_s: float = 0.0) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import ipaddress
 import os
 import re
@@ -427,7 +428,7 @@ def load(
         settings = Settings.model_validate(yamldoc.plain(document.root))
     except ValidationError as exc:
         document.reject([_explained(error) for error in exc.errors(include_url=False)])
-    document.reject(list(_contradictions(settings)))
+    document.reject([*_contradictions(settings), *_missing(settings)])
     return settings
 
 
@@ -608,6 +609,34 @@ def _contradictions(settings: Settings) -> Iterator[_Complaint]:
             f"connect, {format_duration(timeout.connect_s)}"
         )
         yield _Complaint(paths=(("timeout", "attempt"),), message=message)
+
+
+def _missing(settings: Settings) -> Iterator[_Complaint]:
+    """Yield what the configuration names and this machine does not have."""
+    ca = settings.network.ca
+    if ca is not None:
+        try:
+            os.close(os.open(ca, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except PermissionError:
+            pass  # the daemon's user may be allowed what the one of this command is not
+        except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
+            reason = getattr(exc, "strerror", None) or str(exc)
+            message = f"{ca} cannot be read: {reason.lower()}"
+            yield _Complaint(paths=(("network", "ca"),), message=message)
+    for name, root in settings.roots.items():
+        if root.group is not None and not _is_group(root.group):
+            message = f"there is no group {root.group!r}"
+            yield _Complaint(paths=(("roots", name, "group"),), message=message)
+
+
+def _is_group(group: str) -> bool:
+    if group.isascii() and group.isdigit():
+        return True
+    try:
+        grp.getgrnam(group)
+    except (KeyError, ValueError):
+        return False
+    return True
 
 
 def _within(inner: Path, outer: Path) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
@@ -122,6 +123,20 @@ class DocumentError(FetchdError):
         self.problems = sorted(problems, key=lambda p: (p.line or 0, p.column or 0))
         self._lines = text.splitlines()
         super().__init__(self.render())
+
+    def rewritten(self, rewrite: Callable[[str], str]) -> DocumentError:
+        """Return the same problems with every text, and every line that is shown, rewritten.
+
+        Carets point at their places still where ``rewrite`` keeps the length of a line.
+        """
+        lines = list(self._lines)
+        problems = []
+        for problem in self.problems:
+            message, hint = rewrite(problem.message), rewrite(problem.hint)
+            problems.append(replace(problem, message=message, hint=hint, key=rewrite(problem.key)))
+            if problem.line is not None and 0 < problem.line <= len(lines):
+                lines[problem.line - 1] = rewrite(lines[problem.line - 1])
+        return DocumentError(self.source, problems, "\n".join(lines))
 
     def headlines(self) -> list[str]:
         """One line a problem: ``FILE:LINE:COL: message (hint)``."""

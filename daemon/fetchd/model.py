@@ -30,7 +30,7 @@ class IfExists(enum.StrEnum):
 
 
 class Verify(enum.StrEnum):
-    """The least that is asked of a file, and what a published file got."""
+    """How a file is known to be complete: what a job demands, and what a file has shown."""
 
     DIGEST = "digest"
     LENGTH = "length"

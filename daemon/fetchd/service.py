@@ -10,7 +10,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +18,14 @@ from fetchd import __version__, disk, events, jobfile, listeners, logs, transpor
 from fetchd.clock import Clock, Failpoints, Random, SystemClock
 from fetchd.config import Settings
 from fetchd.engine import Engine
-from fetchd.errors import AttemptError, BusyError, ConfigError, StoreError, UsageError
+from fetchd.errors import (
+    AttemptError,
+    BusyError,
+    ConfigError,
+    FetchdError,
+    StoreError,
+    UsageError,
+)
 from fetchd.expand import expand
 from fetchd.folder import Folder
 from fetchd.model import (
@@ -36,7 +43,7 @@ from fetchd.model import (
     Submit,
 )
 from fetchd.pool import Pool
-from fetchd.ports import Leftover
+from fetchd.ports import Leftover, Listener
 from fetchd.stores import SqliteStore
 from fetchd.systemd import Notifier
 from fetchd.threads import Worker
@@ -51,8 +58,17 @@ STUCK_AFTER_S = 600.0
 TICK_S = 1.0
 #: With no run on there is less to look after; whatever happens wakes the main thread.
 IDLE_TICK_S = 5.0
+REPORT_EVERY_S = 0.2
 SWEEP_EVERY_S = 3600.0
 EXIT_FINE, EXIT_FAILED, EXIT_STORE = 0, 1, 70
+
+
+class Stopped(FetchdError):
+    """A signal ended ``get`` before its work was done; ``number`` says which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted" if number == signal.SIGINT else "terminated")
+        self.number = number
 
 
 class Works:
@@ -449,16 +465,32 @@ def run_daemon(settings: Settings, *, once: bool) -> int:
 
 
 def get(
-    settings: Settings, jobs: Sequence[Job], on_report: Callable[[Report], None]
+    settings: Settings,
+    jobs: Sequence[Job],
+    on_report: Callable[[Report], None],
+    also_tell: Sequence[Listener] = (),
 ) -> list[tuple[RunView, list[FileView]]]:
     """Run jobs here and now, without daemon, folder or lasting state; returns how they ended.
 
-    ``on_report`` is called about five times a second on the calling thread. KeyboardInterrupt
-    stops the work and passes on; parts stay where they are for the next call.
+    To be called on the main thread, on which ``on_report`` is called about five times a second.
+    SIGTERM and SIGINT stop the work in order and raise Stopped; parts and what is known of them
+    stay for the next call.
     """
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    with _caught((signal.SIGTERM, signal.SIGINT), signals.put):
+        return _get(settings, jobs, on_report, also_tell, signals)
+
+
+def _get(
+    settings: Settings,
+    jobs: Sequence[Job],
+    on_report: Callable[[Report], None],
+    also_tell: Sequence[Listener],
+    signals: queue.SimpleQueue[int],
+) -> list[tuple[RunView, list[FileView]]]:
     clock = SystemClock()
     failures: list[StoreError] = []
-    tell = listeners.fan_out([listeners.LogListener()], listeners.log_failure)
+    tell = listeners.fan_out([listeners.LogListener(), *also_tell], listeners.log_failure)
     undo: list[Callable[[], None]] = []
     try:
         works = Works(settings, None, tell, clock, failures.append, undo)
@@ -479,7 +511,8 @@ def get(
                 raise failures[0]
             works.engine.tick()
             on_report(works.engine.view())
-            time.sleep(0.2)
+            with suppress(queue.Empty):
+                raise Stopped(signals.get(timeout=REPORT_EVERY_S))
         on_report(works.engine.view())
         ended = []
         for run in runs:
@@ -489,6 +522,21 @@ def get(
         return ended
     finally:
         works.stop(settings.stop_grace_s)
+
+
+@contextmanager
+def _caught(numbers: Iterable[signal.Signals], put: Callable[[int], None]) -> Iterator[None]:
+    """Hand signals to ``put``, but for those that the caller of the program had ignored."""
+    before = {
+        number: signal.signal(number, lambda caught, _: put(caught))
+        for number in numbers
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _lock(fd: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import statistics
 import threading
 import time
@@ -143,6 +144,28 @@ def test_a_folder_that_is_replaced_is_watched_again(tmp_path):  # F15
         wait_until(lambda: "watching" in live.states(), 10, "the new watch")
         live.drop("x.yaml")
         wait_until(live.accepted, 5, "acceptance")
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted"], ids=["F15-moved", "F15-deleted"])
+def test_a_new_folder_in_the_place_of_the_old_is_watched_without_a_rescan(tmp_path, how):
+    with Live(tmp_path) as live:  # its next rescan is an hour away
+        if how == "moved":
+            live.jobs.rename(tmp_path / "old")
+        else:
+            shutil.rmtree(live.jobs)
+        live.jobs.mkdir()
+        wait_until(lambda: "watching" in live.states(), 3, "the new watch")
+        live.drop("x.yaml")
+        wait_until(live.accepted, 2, "acceptance")
+
+
+def test_a_folder_that_is_missing_for_a_while_is_taken_up_within_a_second_or_so(tmp_path):
+    with Live(tmp_path) as live:
+        shutil.rmtree(live.jobs)
+        wait_until(lambda: live.states() == ["lost"], 3, "the loss to be noticed")
+        live.jobs.mkdir()
+        live.drop("x.yaml")
+        wait_until(live.accepted, 3, "acceptance")
 
 
 def test_a_thread_that_dies_is_replaced_and_said(tmp_path):

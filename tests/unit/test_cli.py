@@ -131,7 +131,7 @@ def test_a_reader_that_goes_away_is_no_error_to_talk_about():
     [
         ("workers: many\n", "own.yaml:1:10: workers: 'many' is not a whole number"),
         ("wrokers: 3\n", "own.yaml:1:1: wrokers: unknown key (did you mean 'workers'?)"),
-        ("jobs: [\n", "own.yaml:2:1: "),
+        ("jobs: [\n", "own.yaml:1:7: "),
     ],
 )
 def test_a_bad_configuration_is_78_and_names_key_file_and_line(capsys, text, place):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import grp
 import json
+import os
 import re
 from pathlib import Path
 from types import MappingProxyType
@@ -129,11 +131,13 @@ def test_relative_paths_begin_in_the_working_directory(folder):
 
 
 def test_every_key_is_read(folder):
+    own_group = grp.getgrgid(os.getgid()).gr_name
+    written(folder, "certificates", "ca.pem")
     text = """
 jobs: in
 roots:
   default: out
-  media: { path: /srv/media, mode: 0640, group: video }
+  media: { path: /srv/media, mode: 0640, group: GROUP }
 state: own
 workers: 16
 finishers: 3
@@ -159,10 +163,10 @@ stop_grace: 1s
 history: { keep: 30d, count: 100000 }
 """
 
-    settings = load(written(folder, text), {}, {})
+    settings = load(written(folder, text.replace("GROUP", own_group)), {}, {})
 
     media = settings.roots["media"]
-    assert (media.path, media.mode, media.group) == (Path("/srv/media"), 0o640, "video")
+    assert (media.path, media.mode, media.group) == (Path("/srv/media"), 0o640, own_group)
     assert (settings.log.level, settings.log.format) == ("debug", "json")
     assert settings.limits.file_bytes == 20 << 30
     assert settings.limits.total_bytes == 1000
@@ -238,6 +242,8 @@ def test_the_settings_do_not_change():
         ("roots.media", "{path: x, mode: 888}", "'888' is not a file mode"),
         ("roots.media", "{path: x, mode: 4755}", "'4755' is not a file mode"),
         ("roots.media", "{path: x, group: ''}", "an empty text is no group"),
+        ("roots.media", "{path: x, group: no-such-group}", "there is no group 'no-such-group'"),
+        ("network.ca", "/nowhere/ca.pem", "/nowhere/ca.pem cannot be read: no such file"),
         ("network.proxy", "socks5://x", "the scheme 'socks5' is not fetched"),
         ("network.proxy", "http://a:b@proxy", "user name and password may not stand in a URL"),
         ("network.allow", "{a: b}", "found keys; a list is needed"),
@@ -293,6 +299,27 @@ def test_all_errors_are_told_at_once_with_their_places(folder):
         ":5:12: roots.a: the key path is missing",
         ":5:13: roots.a.pth: unknown key (did you mean 'path'?)",
     ]
+
+
+def test_what_this_machine_does_not_have_is_told_with_its_place(folder):
+    text = "network:\n  ca: none.pem\nroots:\n  default: {path: x, group: no-such-group}\n"
+
+    error = rejected(folder, text)
+
+    source = str(folder / "fetchd.yaml")
+    assert [line.removeprefix(source) for line in error.headlines()] == [
+        f":2:7: network.ca: {folder}/none.pem cannot be read: no such file or directory",
+        ":4:29: roots.default.group: there is no group 'no-such-group'",
+    ]
+
+
+def test_a_folder_of_certificates_and_the_number_of_a_group_are_taken(folder):
+    text = "network: {ca: .}\nroots:\n  default: {path: x, group: 54321}\n"
+
+    settings = load(written(folder, text), {}, {})
+
+    assert settings.network.ca == folder
+    assert settings.roots["default"].group == "54321"
 
 
 def test_an_error_shows_its_line(folder):

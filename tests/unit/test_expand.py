@@ -13,7 +13,7 @@ from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand import Expander
 from fetchd.expand.lines import split_line
 from fetchd.expand.lists import LONGEST_LINE_BYTES, ListReader
-from fetchd.expand.paths import HIDDEN, clean_folder, clean_path, join_path
+from fetchd.expand.paths import HIDDEN, clean_folder, clean_path, join_path, shown
 from fetchd.expand.tasks import Recipe, Scope
 from fetchd.model import (
     Item,
@@ -512,6 +512,33 @@ def test_another_process_goes_on_where_the_last_one_stopped(tmp_path: Path) -> N
     assert [str(n) for n in range(10, 20)] == [spec.path for spec in second.specs]
     assert second.position is not None
     assert second.position.lines == 20
+
+
+def test_reasons_can_be_encoded_whatever_the_list_is_called(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.urls")
+    path.write_bytes(b"https://example.org/1\nnothing\n")
+    expander = Expander(ListReader(batch_lines=1))
+    group = TaskGroup(name="x", items=ListFile(path=str(path)))
+    position = expander(job_of(group), group, RUN, None).position
+
+    _, bad = read_all(path)
+    path.write_bytes(b"https://example.org/2\nnothing\n")
+    with pytest.raises(AttemptError) as edited:
+        expander(job_of(group), group, RUN, position)
+    path.unlink()
+    with pytest.raises(AttemptError) as removed:
+        expander(job_of(group), group, RUN, None)
+
+    assert bad.problem is not None
+    assert bad.problem[1].startswith(r"caf\xe9.urls:2: 'nothing' is not an absolute URL")
+    assert edited.value.reason.startswith(r"caf\xe9.urls was edited")
+    assert removed.value.reason.startswith(r"caf\xe9.urls was removed")
+
+
+@given(text=st.text(st.characters(exclude_categories=())))
+@settings(derandomize=True, max_examples=200)
+def test_every_text_can_be_shown(text: str) -> None:
+    assert shown(text).encode().decode() == shown(text)
 
 
 @pytest.mark.parametrize("same_reader", [True, False])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from fetchd.config import Settings
 from fetchd.errors import ConfigError
 from fetchd.events import CommandObeyed, FileIgnored, FolderFailed, JobRejected, WatchChanged
 from fetchd.folder.inbox import LATE_S, Kind, kind_of
+from fetchd.folder.masking import masked
 from fetchd.folder.places import error_name
 from fetchd.model import Cancel, Retry, RunState
 
@@ -204,7 +206,7 @@ def test_a_link_that_takes_a_files_place_before_it_is_opened_is_not_followed(dro
     assert drop.told(FolderFailed)[0].file == "x.yaml"
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "x.YAML", "x.yaml.filepart", "README"])
+@pytest.mark.parametrize("name", ["notes.txt", "x.PAUSE", "x.yaml.filepart", "README"])
 def test_an_unknown_name_is_told_once_it_has_stood_for_a_minute(drop, name):
     drop.drop(name, JOB)
 
@@ -219,6 +221,24 @@ def test_an_unknown_name_is_told_once_it_has_stood_for_a_minute(drop, name):
     (ignored,) = drop.told(FileIgnored)
     assert ".yaml" in ignored.reason
     assert drop.folder.idle()
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [("FOO.YAML", "FOO.yaml"), ("a.CANCEL", "a.cancel"), ("b.Urls", "b.urls")],
+)
+def test_an_ending_in_the_wrong_case_is_told_soon_with_the_name_to_use(drop, name, right):
+    drop.drop(name, JOB)
+
+    wait_s = drop.turn()
+    drop.turn(after_s=2)
+    drop.turn(after_s=LATE_S)
+
+    assert wait_s <= 2
+    (ignored,) = drop.told(FileIgnored)
+    assert ignored.file == name
+    assert ignored.reason.endswith(f"rename it to {right}")
+    assert drop.names() == [name]
 
 
 def test_a_subfolder_is_told_of_because_what_lies_in_it_is_not_read(drop):
@@ -297,6 +317,55 @@ def test_a_bad_file_is_put_aside_with_every_error_and_the_others_go_on(drop):
         "typo.yaml:2:1: bad is not good",
         2,
     )
+
+
+SECRETS = "kate:hun/ter h@nter"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"url: http://{SECRETS}@example.org/x",
+        "url: ftp://kate:hun@nter@example.org/x?key=hunter,hunter",
+        "url: kate:hunter@example.org/x",
+        "url: x.iso?key=hunter",
+        'headers: { Authorization: "Bearer hunter" }',
+        "headers: { X-Api-Key: hunter }",
+        '{"url": "http:\\/\\/kate:hunter@example.org"}',
+    ],
+)
+def test_no_report_repeats_a_password_of_a_job_file(tmp_path, line):
+    drop = DropFolder(tmp_path, read_job=lambda data, file: jobfile.load(data, file, Settings()))
+    drop.drop("x.yaml", f"{line}\n{line}\n")
+
+    drop.turns()
+
+    assert drop.names("failed") == ["x.yaml"]
+    text = drop.error("x.yaml")
+    (rejected,) = drop.told(JobRejected)
+    for shown in (text, rejected.reason):
+        assert not any(word in shown for word in ("kate", "hun", "nter"))
+    assert "***" in text
+
+
+def test_the_caret_below_a_line_with_stars_points_at_its_place(tmp_path):
+    drop = DropFolder(tmp_path, read_job=lambda data, file: jobfile.load(data, file, Settings()))
+    drop.drop("x.yaml", "tasks: { a: { url: http://me:pass@h/x?a=b, colour: red } }\n")
+
+    drop.turn()
+
+    lines = drop.error("x.yaml").splitlines()
+    shown = next(n for n, line in enumerate(lines) if "colour: unknown" in line) + 1
+    assert lines[shown] == "    tasks: { a: { url: http://*******@h/x?***, colour: red } }"
+    assert lines[shown + 1].index("^") == lines[shown].index("colour")
+
+
+def test_a_file_that_is_one_long_line_is_masked_at_once():
+    began_s = time.monotonic()
+
+    assert len(masked("//a:?x=token-" * 400_000)) < 10_000
+
+    assert time.monotonic() - began_s < 1
 
 
 def test_the_error_text_goes_when_the_file_is_accepted_at_last(drop):
@@ -721,14 +790,14 @@ def test_a_folder_that_goes_and_comes_back_is_used_again(drop, how):
             (drop.jobs / name).rmdir()
         drop.jobs.rmdir()
 
-    waits = [drop.turn(after_s=5) for _ in range(3)]
+    waits = [drop.turn(after_s=1) for _ in range(3)]
     lost = [event.state for event in drop.told(WatchChanged)]
     idle, again = drop.folder.idle(), drop.jobs.exists()
     drop.jobs.mkdir()
     drop.drop("x.yaml", JOB)
     drop.turn()
 
-    assert waits == [5.0, 5.0, 5.0]
+    assert waits == [1.0, 1.0, 1.0]
     assert (lost, idle, again) == (["lost"], False, False)
     assert drop.accepted() == ["x.yaml"]
     assert [event.state for event in drop.told(WatchChanged)] == ["lost", "watching"]

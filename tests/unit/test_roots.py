@@ -69,10 +69,52 @@ def test_a_root_that_is_a_file_is_a_configuration_error(tmp_path):
 
 
 def test_d06_a_root_that_cannot_be_written_is_a_configuration_error(tmp_path):
-    system = Recorder({f".fetchd-probe-{os.getpid()}": errno.EROFS})
+    system = Recorder({".": errno.EROFS})
 
     with pytest.raises(ConfigError, match=r"root 'isos': .* cannot be written: Read-only"):
         build({"isos": RootSpec(path=str(tmp_path))}, system)
+
+
+class Onlooker(Recorder):
+    """Notes what stands in a folder whenever anything is opened."""
+
+    def __init__(self, folder: Path, refuse: dict[str, int] | None = None) -> None:
+        super().__init__(refuse)
+        self.folder = folder
+        self.seen: set[str] = set()
+
+    def open(self, path: str, flags: int, mode: int = 0o666, *, dir_fd: int | None = None) -> int:
+        fd = super().open(path, flags, mode, dir_fd=dir_fd)
+        self.seen.update(entry.name for entry in self.folder.iterdir())
+        return fd
+
+
+@pytest.mark.parametrize("nameless", [True, False], ids=["O_TMPFILE", "without"])
+def test_to_find_out_whether_a_root_can_be_written_nothing_is_ever_shown_in_it(tmp_path, nameless):
+    system = Onlooker(tmp_path, {} if nameless else {".": errno.EOPNOTSUPP})
+
+    build({"default": RootSpec(path=str(tmp_path), group=str(os.getgid()))}, system).close()
+
+    assert system.seen == (set() if nameless else {".fetchd"})
+    assert {path.name for path in tmp_path.rglob("*")} == system.seen
+
+
+def test_what_a_killed_start_left_of_its_probe_is_removed_by_the_next(tmp_path):
+    (tmp_path / ".fetchd").mkdir()
+    (tmp_path / ".fetchd" / "probe").touch()
+
+    build({"default": RootSpec(path=str(tmp_path))}, Recorder({".": errno.EOPNOTSUPP})).close()
+
+    assert list((tmp_path / ".fetchd").iterdir()) == []
+
+
+def test_a_root_that_cannot_be_written_is_found_out_without_nameless_files_too(tmp_path):
+    class Denied(Recorder):
+        def may_write(self, fd: int) -> bool:
+            return False
+
+    with pytest.raises(ConfigError, match="cannot be written: Permission denied"):
+        build({"default": RootSpec(path=str(tmp_path))}, Denied({".": errno.EOPNOTSUPP}))
 
 
 def test_a_group_that_does_not_exist_is_a_configuration_error(tmp_path):

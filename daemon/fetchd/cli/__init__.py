@@ -1,7 +1,7 @@
 """The command line: one file a command, loaded only when it is called.
 
 Whatever goes wrong is one line on stderr and an exit code: 0 fine, 1 work failed, 2 usage or a
-bad job file, 70 internal, 75 busy, 78 configuration, 130 interrupted.
+bad job file, 70 internal, 75 busy, 78 configuration, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ def fetchd(session: Session, debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command line; returns the exit code."""
     session = Session()
+    _fill_closed_streams()
     try:
         returned: Any = fetchd.main(
             args=None if arguments is None else list(arguments),
@@ -122,6 +123,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"internal error: {type(exc).__name__}: {exc}{hint}")
         return EXIT_INTERNAL
     return returned if isinstance(returned, int) else 0
+
+
+def _fill_closed_streams() -> None:
+    """Make a standard stream that the caller closed the null device.
+
+    Otherwise the next file or socket that is opened gets its number.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is not None:
+            continue
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != number:
+            os.dup2(null, number)
+            os.close(null)
+        setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115, PTH123
 
 
 def _complain(message: str) -> None:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from fetchd.errors import AttemptError, DocumentError, Problem
 
 if TYPE_CHECKING:
     from fetchd.config import Settings
-    from fetchd.model import Job, TaskGroup, TaskSpec
+    from fetchd.model import Batch, Job, Position, Run, TaskGroup, TaskSpec
 
 
 @dataclass
@@ -66,25 +67,65 @@ def _check(path: Path, settings: Settings, *, show: bool) -> Checked:
     checked = Checked(str(path), job=job.name)
     places: set[tuple[str, str]] = set()
     try:
-        for group, spec in _tasks(job):
-            checked.files += 1
-            place = (group.rules.root, spec.path)
-            if spec.problem is not None:
-                _, reason = spec.problem
-                checked.problems.append(Problem(message=reason))
-            elif place in places:
-                again = f"{spec.sources[0]}: {spec.path} is the destination of an earlier line"
-                checked.problems.append(Problem(message=again))
-            elif show:
-                checked.tasks.append(_shown(group, spec))
-            places.add(place)
+        for piece in _pieces(job):
+            for index, spec in enumerate(piece.batch.specs):
+                checked.files += 1
+                place = (piece.group.rules.root, spec.path)
+                if spec.problem is not None:
+                    _, reason = spec.problem
+                    checked.problems.append(piece.problem(index, reason))
+                elif place in places:
+                    again = f"{spec.path} is the destination of an earlier line"
+                    checked.problems.append(piece.problem(index, again))
+                elif show:
+                    checked.tasks.append(_shown(piece.group, spec))
+                places.add(place)
     except AttemptError as exc:
         checked.problems.append(Problem(message=exc.reason))
     checked.text = str(DocumentError(checked.file, checked.problems))
     return checked
 
 
-def _tasks(job: Job) -> Iterator[tuple[TaskGroup, TaskSpec]]:
+@dataclass
+class _Piece:
+    """Tasks of a group; those of a list from ``start`` on."""
+
+    job: Job
+    run: Run
+    group: TaskGroup
+    start: Position | None
+    batch: Batch
+
+    def problem(self, index: int, message: str) -> Problem:
+        """Return what is wrong with a task, with its line in a list."""
+        spec = self.batch.specs[index]
+        if not self._listed:
+            source = f"{spec.sources[0]}: " if spec.sources else ""
+            return Problem(message=source + message)
+        line = self._lines[index]
+        return Problem(message=message.partition(f":{line}: ")[2] or message, line=line)
+
+    @property
+    def _listed(self) -> bool:
+        from fetchd.model import ListFile  # noqa: PLC0415
+
+        return isinstance(self.group.items, ListFile)
+
+    @cached_property
+    def _lines(self) -> list[int]:
+        """The line of each task: where a batch of one task ends. Slow, so only for problems."""
+        from fetchd.expand import Expander  # noqa: PLC0415
+        from fetchd.expand.lists import ListReader  # noqa: PLC0415
+
+        one_by_one, position = Expander(ListReader(batch_lines=1)), self.start
+        lines: list[int] = []
+        while len(lines) < len(self.batch.specs):
+            position = one_by_one(self.job, self.group, self.run, position).position
+            lines.append(0 if position is None else position.lines)
+        return lines
+
+
+def _pieces(job: Job) -> Iterator[_Piece]:
     """Yield what a run of the job that began now would consist of."""
     from fetchd.expand import expand  # noqa: PLC0415
     from fetchd.model import Run  # noqa: PLC0415
@@ -92,10 +133,10 @@ def _tasks(job: Job) -> Iterator[tuple[TaskGroup, TaskSpec]]:
     run = Run(id=1, job=job.name, revision=job.revision, scheduled_for_s=time.time())
     for group in job.groups:
         batch = expand(job, group, run, None)
-        yield from ((group, spec) for spec in batch.specs)
-        while batch.position is not None:
-            batch = expand(job, group, run, batch.position)
-            yield from ((group, spec) for spec in batch.specs)
+        yield _Piece(job, run, group, None, batch)
+        while (start := batch.position) is not None:
+            batch = expand(job, group, run, start)
+            yield _Piece(job, run, group, start, batch)
 
 
 def _shown(group: TaskGroup, spec: TaskSpec) -> dict[str, Any]:

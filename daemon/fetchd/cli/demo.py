@@ -218,7 +218,7 @@ def conclude(folder: Path, elapsed_s: float) -> list[str]:
     }
     wrong = [one.path for one in EXPECTED if not _as_expected(folder, one, by_path.get(one.path))]
     wrong += sorted((visible | by_path.keys()) - {one.path for one in EXPECTED})
-    _print_table(by_path, wrong)
+    _print_table(folder, by_path, wrong)
     click.echo(_totals(json.loads((reports / "demo.json").read_text()), elapsed_s))
     if wrong:
         click.echo(f"NOT as expected: {', '.join(wrong)}")
@@ -229,15 +229,21 @@ def conclude(folder: Path, elapsed_s: float) -> list[str]:
 
 def _as_expected(folder: Path, expected: Expected, row: Mapping[str, Any] | None) -> bool:
     """Return whether the report and the disk agree with what had to come of a file."""
-    path = folder / "downloads" / expected.path
-    found = path.read_bytes() if path.is_file() else None
-    if row is None or found != expected.body:
+    if row is None or _found(folder, expected) != expected.body:
         return False
     how = (row["state"], row["detail"], row["attempts"])
     return how == (expected.state, expected.detail, expected.attempts)
 
 
-def _print_table(by_path: Mapping[str, Mapping[str, Any]], wrong: Sequence[str]) -> None:
+def _found(folder: Path, expected: Expected) -> bytes | None:
+    """Return what is on the disk where a file has to be; None where nothing is."""
+    path = folder / "downloads" / expected.path
+    return path.read_bytes() if path.is_file() else None
+
+
+def _print_table(
+    folder: Path, by_path: Mapping[str, Mapping[str, Any]], wrong: Sequence[str]
+) -> None:
     from rich.console import Console  # noqa: PLC0415 -- only this command needs it
     from rich.table import Table  # noqa: PLC0415
 
@@ -245,12 +251,12 @@ def _print_table(by_path: Mapping[str, Mapping[str, Any]], wrong: Sequence[str])
     for title in ("file", "outcome", "size", "sha256", "attempts", "what it shows"):
         table.add_column(title, justify="right" if title in {"size", "attempts"} else "left")
     for one in EXPECTED:
-        row = by_path.get(one.path, {})
+        row, found = by_path.get(one.path, {}), _found(folder, one)
         table.add_row(
             one.path + (" (!)" if one.path in wrong else ""),
             str(row.get("detail", "missing")),
-            "" if one.body is None else format_size(len(one.body)),
-            "" if one.body is None else hashlib.sha256(one.body).hexdigest()[:12],
+            "" if found is None else format_size(len(found)),
+            "" if found is None else hashlib.sha256(found).hexdigest()[:12],
             str(row.get("attempts", "")),
             one.shows,
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +14,8 @@ import click
 
 from fetchd.cli import job_files
 from fetchd.cli.board import board, file_lines, run_line
-from fetchd.cli.live import live
-from fetchd.cli.options import config_options, json_option, load_settings
+from fetchd.cli.live import Draw, live
+from fetchd.cli.options import Typed, config_options, json_option, load_settings, named_as_typed
 
 if TYPE_CHECKING:
     from fetchd.config import Settings
@@ -39,17 +41,23 @@ def command(
     """Fetch what job files or URLs ask for, here and now.
 
     A URL may be followed by its checksum: get URL sha256:HEX. Needs no daemon, and moves no job
-    file. A call that was interrupted is taken up where it stopped. Exits with 0 when every file
-    is there, otherwise with 1.
+    file. A call that was interrupted, or ended by SIGTERM, is taken up where it stopped by the
+    next one. Exits with 0 when every file is there, otherwise with 1.
     """
     files, urls = job_files.part_arguments(what)
-    settings = load_settings(
-        config, assignments, roots__default=dest, jobs=f"{_UNUSED}/jobs", state=f"{_UNUSED}/state"
+    options = (
+        Typed("--dest", "roots.default", dest),
+        Typed("get", "jobs", f"{_UNUSED}/jobs"),
+        Typed("get", "state", f"{_UNUSED}/state"),
     )
+    settings = load_settings(config, assignments, options)
     jobs = [job_files.load(path, settings) for path in files]
     if urls:
         jobs.append(_job_of_urls(urls, settings))
-    runs = _fetch(settings, jobs)
+    # A file's level is the daemon's; one that was typed is meant for this call.
+    level = settings.log.level if any(key == "log.level" for key, _ in assignments) else None
+    with named_as_typed(options):
+        runs = _fetch(settings, jobs, level=level)
     if as_json:
         click.echo(json.dumps([_as_json(run, views) for run, views in runs], indent=2))
     else:
@@ -78,24 +86,41 @@ def _job_of_urls(urls: Sequence[str], settings: Settings) -> Job:
     return jobfile.url_job(urls, settings, name="get", dest="")
 
 
-def _fetch(settings: Settings, jobs: Sequence[Job]) -> list[tuple[RunView, list[FileView]]]:
-    """Run the jobs with progress on a terminal, with warnings as lines elsewhere."""
-    from fetchd import logs, service  # noqa: PLC0415 -- load every room
+def _fetch(
+    settings: Settings, jobs: Sequence[Job], *, level: str | None
+) -> list[tuple[RunView, list[FileView]]]:
+    """Run the jobs with progress on a terminal, with warnings as lines elsewhere.
 
-    with live() as draw:
-        log = settings.log
+    ``level``: of the log lines that were asked for, which would tear what is drawn.
+    """
+    from fetchd import logs, service  # noqa: PLC0415 -- load every room
+    from fetchd.cli.waits import Waits  # noqa: PLC0415 -- as these
+
+    log = settings.log
+    drawing: AbstractContextManager[Draw | None] = (
+        nullcontext() if level and log.file is None else live()
+    )
+    with drawing as draw:
         if log.file is not None:
             lines = logs.configure(log.level, log.format, log.file)
+            seen = "critical"
         else:
             form = "console" if log.format == "auto" else log.format
-            # Lines would tear what is drawn; the end says what failed.
-            lines = logs.configure("critical" if draw else "warning", form)
+            # What is drawn shows the rest, and the end says what failed.
+            seen = level or ("critical" if draw else "warning")
+            lines = logs.configure(seen, form)
+        waits = Waits(logging.getLevelNamesMapping()[seen.upper()])
 
         def show(report: Report) -> None:
+            for line in waits.lines():
+                click.echo(f"fetchd: {line}", err=True)
             if draw:
                 draw(board(asdict(report)))
 
         try:
-            return service.get(settings, jobs, show)
+            return service.get(settings, jobs, show, [waits])
+        except service.Stopped as exc:
+            click.echo(f"fetchd: {exc}", err=True)
+            raise click.exceptions.Exit(128 + exc.number) from None
         finally:
             lines.close(2.0)

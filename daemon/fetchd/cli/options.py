@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import click
 
@@ -39,29 +40,51 @@ config_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+class Typed(NamedTuple):
+    """An option that stands for a key of the configuration; ``value`` None: it was not given."""
+
+    option: str
+    key: str
+    value: object
+
+
 def quoted(text: str) -> str:
     """Return a text as YAML that means it literally."""
     return json.dumps(text)
 
 
 def load_settings(
-    config: Path | None, assignments: Sequence[tuple[str, str]], **overrides: object
+    config: Path | None, assignments: Sequence[tuple[str, str]], options: Sequence[Typed] = ()
 ) -> Settings:
-    """Return the configuration, as changed by options; None among ``overrides`` changes nothing.
+    """Return the configuration as changed by options, over which ``assignments`` win.
 
-    A dot in a key is written ``__``. ``assignments`` win over them. Raises ConfigError.
+    Raises ConfigError, which names an option as it was typed.
     """
     from fetchd.config import load  # noqa: PLC0415 -- a quarter of a second
 
-    changes = {
-        key.replace("__", "."): quoted(str(value))
-        for key, value in overrides.items()
-        if value is not None
-    }
+    assigned = dict(assignments)
+    typed = [option for option in options if option.key not in assigned]
+    changes = {key: quoted(str(value)) for _, key, value in typed if value is not None}
+    with named_as_typed(typed):
+        try:
+            return load(config, changes | assigned)
+        except DocumentError as exc:
+            raise ConfigError(str(exc)) from None
+
+
+@contextmanager
+def named_as_typed(options: Sequence[Typed]) -> Iterator[None]:
+    """Let a ConfigError about a key begin with the option that was typed for it."""
     try:
-        return load(config, changes | dict(assignments))
-    except DocumentError as exc:
-        raise ConfigError(str(exc)) from None
+        yield
+    except ConfigError as exc:
+        message = str(exc)
+        for option, key, value in options:
+            name = key.removeprefix("roots.")
+            for place in (f"--set {key}: path: ", f"--set {key}: ", f"{key}: ", f"root {name!r}: "):
+                if value is not None and message.startswith(place):
+                    raise ConfigError(f"{option}: {message.removeprefix(place)}") from None
+        raise
 
 
 def _pairs(

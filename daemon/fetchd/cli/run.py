@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from fetchd.cli.options import config_options, load_settings
+from fetchd.cli.options import Typed, config_options, load_settings, named_as_typed
 
 
 @click.command("run")
@@ -31,14 +31,14 @@ def command(
     It watches the jobs folder and fetches what the job files there ask for. With --once it ends
     when no file is left to be taken and every run has ended: 0 when all succeeded, otherwise 1.
     """
-    settings = load_settings(
-        config,
-        assignments,
-        jobs=jobs,
-        roots__default=downloads,
-        state=state,
-        workers=workers,
+    options = (
+        Typed("--jobs", "jobs", jobs),
+        Typed("--downloads", "roots.default", downloads),
+        Typed("--state", "state", state),
+        Typed("--workers", "workers", workers),
     )
+    settings = load_settings(config, assignments, options)
     from fetchd import service  # noqa: PLC0415 -- loads every room
 
-    return service.run_daemon(settings, once=once)
+    with named_as_typed(options):
+        return service.run_daemon(settings, once=once)

@@ -14,7 +14,7 @@ from fetchd.cli.board import board, stats_lines
 from fetchd.cli.daemon import read_json, require_running
 from fetchd.cli.live import live
 from fetchd.cli.options import config_option, json_option
-from fetchd.errors import ConfigError, DocumentError
+from fetchd.errors import ConfigError, DocumentError, UsageError
 from fetchd.units import format_duration
 
 #: As in ``fetchd.config``, which takes a quarter of a second to load; a test holds them equal.
@@ -32,6 +32,8 @@ _REDRAW_EVERY_S = 1.0
 @click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="The daemon's state.")
 def command(watch: bool, as_json: bool, config: Path | None, state: Path | None) -> None:
     """Show what the daemon is doing; exit code 75 when none runs."""
+    if watch and as_json:
+        raise UsageError("--watch and --json exclude each other; ask for --json repeatedly")
     state = state or state_of(config)
     if watch:
         _watch(state)

@@ -7,7 +7,7 @@ import grp
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from fetchd.ports import Existing, Os
 HIDDEN = ".fetchd"
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_PROBE = "probe"
+#: How a file system or kernel says that it knows no files without a name (open(2), O_TMPFILE).
+_NO_NAMELESS = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
 _CODES = {
     errno.ENOTDIR: "dest_conflict",
     errno.EISDIR: "dest_conflict",
@@ -201,16 +204,37 @@ class Root:
         self._rooted.add(key)
 
     def _probe(self) -> None:
-        """Write and remove a file: what mode bits promise, only an attempt can prove."""
-        name = f"{HIDDEN}-probe-{os.getpid()}"
-        fd = self._system.open(
-            name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=self.fd
-        )
+        """Make a file that nobody sees: what mode bits promise, only an attempt can prove."""
+        try:
+            fd = self._system.open(".", os.O_WRONLY | os.O_TMPFILE, 0o600, dir_fd=self.fd)
+        except OSError as exc:
+            if exc.errno not in _NO_NAMELESS:
+                raise
+            self._probe_hidden()
+            return
         try:
             self.dress(fd)
         finally:
             os.close(fd)
-            self._system.unlink(name, dir_fd=self.fd)
+
+    def _probe_hidden(self) -> None:
+        """Probe below the hidden folder; what a crash leaves there, the next start removes."""
+        if not self._system.may_write(self.fd):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        with suppress(FileExistsError):
+            self._system.mkdir(HIDDEN, 0o700, dir_fd=self.fd)
+        hidden_fd = self._system.open(HIDDEN, _FOLDER, dir_fd=self.fd)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+            fd = self._system.open(_PROBE, flags, 0o600, dir_fd=hidden_fd)
+            try:
+                self.dress(fd)
+            finally:
+                os.close(fd)
+                with suppress(FileNotFoundError):  # two starts at once: the other was faster
+                    self._system.unlink(_PROBE, dir_fd=hidden_fd)
+        finally:
+            os.close(hidden_fd)
 
 
 def existing_at(place: Place, root: str, path: str) -> Existing | None:

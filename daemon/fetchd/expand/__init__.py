@@ -8,6 +8,7 @@ from collections import deque
 from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand.lines import is_checksum, split_line
 from fetchd.expand.lists import ListReader, bad_item
+from fetchd.expand.paths import shown
 from fetchd.expand.tasks import ItemProblem, Recipe, Scope, names_in, needs_of, texts_of
 from fetchd.model import Batch, Item, Job, ListFile, Position, Run, TaskGroup, TaskSpec
 
@@ -45,7 +46,7 @@ class Expander:
             recipe = self._recipe(job, group, run)
         except ValueProblem as exc:
             if isinstance(group.items, ListFile):
-                raise AttemptError("bad_item", str(exc)) from None
+                raise AttemptError("bad_item", shown(str(exc))) from None
             specs = (bad_item(_place(group, n), str(exc)) for n, _ in enumerate(group.items, 1))
             return Batch(specs=tuple(specs), position=None)
         if isinstance(group.items, ListFile):

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import BinaryIO, Protocol
 
 from fetchd.errors import AttemptError, ValueProblem
+from fetchd.expand.paths import shown
 from fetchd.expand.tasks import Recipe
 from fetchd.model import Batch, Position, TaskSpec
 
@@ -48,7 +49,7 @@ class ListReader:
 
     def read(self, path: str, recipe: Recipe, position: Position | None) -> Batch:
         """Return the tasks of the next lines; raises AttemptError (list_changed, disk_error)."""
-        name = PurePath(path).name
+        name = _name(path)
         try:
             with _open(path) as file:
                 stamp = _stamp(file)
@@ -133,7 +134,7 @@ def _open(path: str) -> BinaryIO:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise AttemptError("list_changed", f"{PurePath(path).name} is not a file any more")
+        raise AttemptError("list_changed", f"{_name(path)} is not a file any more")
     return os.fdopen(fd, "rb", buffering=256 * 1024)
 
 
@@ -165,4 +166,9 @@ def bad_item(place: str, why: str) -> TaskSpec:
     """
     path = f"./{place}"
     why = why if len(why) <= _LONGEST_REASON else f"{why[:_LONGEST_REASON]}..."
-    return TaskSpec(key=path, sources=(), path=path, problem=("bad_item", f"{place}: {why}"))
+    reason = shown(f"{place}: {why}")
+    return TaskSpec(key=path, sources=(), path=path, problem=("bad_item", reason))
+
+
+def _name(path: str) -> str:
+    return shown(PurePath(path).name)

@@ -12,6 +12,8 @@ HIDDEN = ".fetchd"
 LONGEST_COMPONENT_BYTES = 255
 LONGEST_PATH_BYTES = 4000
 
+# A byte as ``os.fsdecode`` hides it in a text (PEP 383).
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+=@~%-]{0,254}")
 
 
@@ -45,6 +47,12 @@ def join_path(folder: str, name: str) -> str:
         return f"{folder}/{name}" if folder else name
     cleaned = clean_path(name)
     return clean_path(f"{folder}/{cleaned}") if folder else cleaned
+
+
+def shown(text: str) -> str:
+    """Return a text that can be encoded: bytes that are not UTF-8 stand as escapes."""
+    text = _ESCAPED_BYTE.sub(lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", text)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _check(component: bytes, whole: str) -> None:

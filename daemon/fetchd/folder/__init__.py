@@ -26,6 +26,8 @@ __all__ = ["Folder"]
 BREATH_S = 0.05
 #: A thread that replaces one that died begins after so long.
 REVIVE_S = 1.0
+#: A drop folder that is gone is looked for this often.
+MISSING_S = 1.0
 
 
 class Folder:
@@ -123,7 +125,22 @@ class Folder:
         except OSError as exc:
             self._watch.lost(error_text(exc))
             self._look_due_s = 0.0
-            return BLIND_RESCAN_S
+            return MISSING_S
+        try:
+            return self._turn(identity, beat, hinted=hinted, now_s=now_s)
+        finally:
+            self._places.end_turn()
+
+    # ------------------------------------------------------------ the folder's thread
+
+    def _turn(
+        self,
+        identity: tuple[int, int],
+        beat: Callable[[], None],
+        *,
+        hinted: bool,
+        now_s: float,
+    ) -> float:
         well = True
         if hinted or now_s >= self._look_due_s:
             self._watch.check(identity)
@@ -138,8 +155,6 @@ class Folder:
         self._calm = well and not self._inbox.pending and not self._busy.jobs
         due_s = min(self._look_due_s, self._outbox.due_s)
         return max(0.0, due_s - self._clock.monotonic())
-
-    # ------------------------------------------------------------ the folder's thread
 
     def _look(self, beat: Callable[[], None]) -> None:
         if not self._begun:
@@ -175,7 +190,6 @@ class Folder:
             pass  # fatal to the service, which hears of it from the store itself
         finally:
             self._watch.stop()
-            self._places.close()
 
     def _died(self, worker: Worker, exc: BaseException) -> None:
         self._tell(

@@ -16,6 +16,7 @@ from fetchd import events
 from fetchd.clock import Clock, Failpoints
 from fetchd.errors import DocumentError, StoreError
 from fetchd.folder import readiness
+from fetchd.folder.masking import masked
 from fetchd.folder.places import SUBFOLDERS, Place, Places, Stamp, error_name, error_text
 from fetchd.model import Answer, Cancel, Job, Retry, Submit
 from fetchd.ports import Commands, Store
@@ -62,6 +63,14 @@ def kind_of(name: str) -> Kind:
     if name in SUBFOLDERS or name.startswith(_HIDDEN) or name.endswith(_UNFINISHED):
         return Kind.IGNORED
     return _KINDS.get(PurePath(name).suffix, Kind.UNKNOWN)
+
+
+def meant(name: str) -> str:
+    """Return the name that would be read, "" unless only the case of the ending is wrong."""
+    pure = PurePath(name)
+    ending = pure.suffix.lower()
+    known = _KINDS.get(ending, Kind.NOT_BUILT) is not Kind.NOT_BUILT
+    return pure.stem + ending if known and ending != pure.suffix else ""
 
 
 @dataclass(slots=True)
@@ -215,6 +224,9 @@ class Inbox:
         kind = kind_of(name)
         if not stat.S_ISREG(seen.mode):
             self._ignore(name, seen, _not_regular(kind, seen.mode))
+        elif kind is Kind.UNKNOWN and (right := meant(name)):
+            why = f"the ending must be in lower case; rename it to {right}"
+            self._ignore_late(name, seen, why, late_s=readiness.STILL_S)
         elif kind is Kind.UNKNOWN:
             self._ignore_late(name, seen, "is no job file: those end in .yaml, .yml, .json, .urls")
         elif kind is Kind.COMMAND:
@@ -295,7 +307,8 @@ class Inbox:
             self._reject_document(place, name, exc)
             return
         except Exception as exc:  # noqa: BLE001 -- a file that cannot be read for any reason is bad
-            self._reject(place, name, f"{name}: cannot be understood: {error_text(exc)}")
+            why = masked(error_text(exc))
+            self._reject(place, name, f"{name}: cannot be understood: {why}")
             return
         if not self._submit(place, name, seen, Submit(job=job, raw=data, file=name)):
             return
@@ -329,7 +342,7 @@ class Inbox:
             seen.waits_for = command.job.name
             return False
         if not answer.done:
-            self._reject(place, name, f"{name}: {answer.reason}")
+            self._reject(place, name, f"{name}: {masked(answer.reason)}")
             return False
         return True
 
@@ -409,7 +422,7 @@ class Inbox:
                 events.CommandObeyed(command=verb, job=job, done=answer.done, reason=answer.reason)
             )
             if not answer.done:
-                self._write_error(name, f"{name}: {answer.reason}")
+                self._write_error(name, f"{name}: {masked(answer.reason)}")
             else:
                 self._places.remove(Place.REPORTS, error_name(name))
                 if isinstance(command, Retry):
@@ -426,8 +439,9 @@ class Inbox:
     # ------------------------------------------------------------ refusing
 
     def _reject_document(self, place: Place, name: str, exc: DocumentError) -> None:
-        lines = exc.headlines()
-        self._reject(place, name, exc.render(), lines[0], len(lines))
+        shown = exc.rewritten(masked)
+        lines = shown.headlines()
+        self._reject(place, name, shown.render(), lines[0], len(lines))
 
     def _reject(
         self, place: Place, name: str, text: str, reason: str = "", problems: int = 1
@@ -452,8 +466,8 @@ class Inbox:
         self.pending.discard(name)
         self._ignore_late(name, seen, why)
 
-    def _ignore_late(self, name: str, seen: Seen, why: str) -> None:
-        left_s = seen.since_s + LATE_S - self._clock.monotonic()
+    def _ignore_late(self, name: str, seen: Seen, why: str, late_s: float = LATE_S) -> None:
+        left_s = seen.since_s + late_s - self._clock.monotonic()
         if left_s <= 0:
             self._ignore(name, seen, why)
         else:

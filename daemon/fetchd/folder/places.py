@@ -57,8 +57,9 @@ class Stamp(NamedTuple):
 class Places:
     """The only door to the drop folder. Names are as ``os.fsdecode`` gives them.
 
-    Every folder is looked up again in each turn, so that one that was deleted, replaced or
-    mounted over is noticed; a subfolder that is missing is made. Folder thread only, after the
+    Every folder is opened again in each turn, so that one that was deleted, replaced or mounted
+    over is noticed; a subfolder that is missing is made. None is open between turns: the kernel
+    announces the end of a folder only when nobody has it open. Folder thread only, after the
     constructor. Any method may raise OSError.
     """
 
@@ -66,18 +67,18 @@ class Places:
         """Make the folders; raises ConfigError when they cannot be made or written."""
         self.path = Path(os.path.abspath(jobs))  # noqa: PTH100 -- resolve() would pin a link
         self._system = system
-        self._fds: dict[Place, tuple[int, tuple[int, int]]] = {}
-        self._fresh: set[Place] = set()
+        self._fds: dict[Place, int] = {}  # of this turn
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for place in Place:
                 self._check(place)
         except OSError as exc:
-            self.close()
             raise ConfigError(
                 f"jobs: {exc.filename or self.path}: {exc.strerror}; "
                 "fetchd must be able to write there"
             ) from None
+        finally:
+            self.end_turn()
 
     def _check(self, place: Place) -> None:
         fd = self._fd(place)
@@ -86,19 +87,18 @@ class Places:
         if self._system.device(fd) != self._system.device(self._fd(Place.JOBS)):
             raise OSError(errno.EXDEV, "not on the file system of the jobs folder", self.of(place))
 
-    def close(self) -> None:
-        for fd, _ in self._fds.values():
+    def begin_turn(self) -> tuple[int, int]:
+        """Open the drop folder that stands there now; returns its device and inode."""
+        self.end_turn()
+        found = os.fstat(self._fd(Place.JOBS))
+        return found.st_dev, found.st_ino
+
+    def end_turn(self) -> None:
+        for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
-        self._fresh.clear()
 
     # ------------------------------------------------------------ looking
-
-    def begin_turn(self) -> tuple[int, int]:
-        """Look the folders up anew; returns (device, inode) of the drop folder."""
-        self._fresh.clear()
-        self._fd(Place.JOBS)
-        return self._fds[Place.JOBS][1]
 
     def of(self, place: Place, name: str = "") -> str:
         """Return the absolute path of a place, or of a file there."""
@@ -185,25 +185,18 @@ class Places:
     # ------------------------------------------------------------ inside
 
     def _fd(self, place: Place) -> int:
-        held = self._fds.get(place)
-        if place in self._fresh and held is not None:
-            return held[0]
-        path = Path(self.of(place))
+        if place in self._fds:
+            return self._fds[place]
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         try:
-            found = path.stat()
+            fd = os.open(self.of(place), flags)
         except FileNotFoundError:
             if place is Place.JOBS:  # an empty folder must not take the place of a missing mount
                 raise
             self._system.mkdir(place.value, 0o777, dir_fd=self._fd(Place.JOBS))
-            found = path.stat()
-        identity = (found.st_dev, found.st_ino)
-        if held is None or held[1] != identity:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            if held is not None:
-                os.close(held[0])
-            self._fds[place] = held = (fd, identity)
-        self._fresh.add(place)
-        return held[0]
+            fd = os.open(self.of(place), flags)
+        self._fds[place] = fd
+        return fd
 
     def _rename_new(self, source: Place, name: str, target: Place, new: str) -> None:
         from_fd, to_fd = self._fd(source), self._fd(target)

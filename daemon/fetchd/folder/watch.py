@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from watchdog.events import (
     DirCreatedEvent,
+    DirDeletedEvent,
     FileClosedEvent,
     FileCreatedEvent,
     FileSystemEvent,
@@ -17,6 +19,7 @@ from watchdog.events import (
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify import InotifyEmitter
 from watchdog.observers.inotify_c import InotifyConstants, InotifyFD, Mask
+from watchdog.observers.inotify_move_event_grouper import GroupedInotifyEvent, PathedInotifyEvent
 
 from fetchd.events import Tell, WatchChanged
 
@@ -45,6 +48,7 @@ class Watch:
         self._observe = observe
         self._mounts = mounts
         self._observer: BaseObserver | None = None
+        self._ended = threading.Event()  # set by the observer's thread: its folder was taken away
         self._identity: tuple[int, int] | None = None  # of the folder that is being watched
         self._armed_before = False
         self._told = ("", "")  # state and reason, empty while the watch is as it should be
@@ -64,7 +68,8 @@ class Watch:
             self.deaf = kind.startswith(_DEAF)
             if self.deaf:
                 self._say("scanning", f"{kind} does not announce what other machines change")
-        if self._observer is not None and not self._observer.is_alive():
+        # A new folder may have the inode number of the old one.
+        if self._observer is not None and (self._ended.is_set() or not self._observer.is_alive()):
             self.stop()
         if self._observer is None and not self.deaf:
             self._arm()
@@ -82,14 +87,20 @@ class Watch:
             observer.join(2.0)
 
     def _arm(self) -> None:
+        self._ended = threading.Event()
         try:
             observer = self._observe()
             try:
                 observer.name = "watch"
                 observer.schedule(
-                    _Handler(self._hint),
+                    _Handler(self._hint, self._ended),
                     os.path.realpath(self._folder),  # nothing ever happens in a link itself
-                    event_filter=[FileCreatedEvent, DirCreatedEvent, FileClosedEvent],
+                    event_filter=[
+                        FileCreatedEvent,
+                        DirCreatedEvent,
+                        FileClosedEvent,
+                        DirDeletedEvent,
+                    ],
                 )
                 observer.start()
             except BaseException:
@@ -136,6 +147,9 @@ class IncomingObserver(BaseObserver):
 class _IncomingEmitter(InotifyEmitter):
     """Asks for what may make a file ready: created, moved in, closed after writing.
 
+    The folder's own end is asked for too; watchdog passes on that it was deleted, not that it
+    was moved away.
+
     Opening and reading are left out, or our own would hint without end. Moves *out* are left out
     because watchdog holds each back for half a second, in the hope of its other half, and with
     it all events behind it; and every accepted job file is moved out.
@@ -144,17 +158,32 @@ class _IncomingEmitter(InotifyEmitter):
     def get_event_mask_from_filter(self) -> Mask:
         wanted = InotifyConstants
         return Mask(
-            wanted.IN_CREATE | wanted.IN_MOVED_TO | wanted.IN_CLOSE_WRITE | wanted.IN_DELETE_SELF
+            wanted.IN_CREATE
+            | wanted.IN_MOVED_TO
+            | wanted.IN_CLOSE_WRITE
+            | wanted.IN_DELETE_SELF
+            | wanted.IN_MOVE_SELF
         )
+
+    def build_and_queue_event(
+        self, event: GroupedInotifyEvent, *, full_events: bool = False
+    ) -> None:
+        if isinstance(event, PathedInotifyEvent) and event.ev.is_move_self:
+            self.queue_event(DirDeletedEvent(self.watch.path))
+        else:
+            super().build_and_queue_event(event, full_events=full_events)
 
 
 class _Handler(FileSystemEventHandler):
     """Runs under the observer's lock, so it does nothing but pass the hint on."""
 
-    def __init__(self, hint: Callable[[], None]) -> None:
+    def __init__(self, hint: Callable[[], None], ended: threading.Event) -> None:
         self._pass_on = hint
+        self._ended = ended
 
-    def on_any_event(self, event: FileSystemEvent) -> None:  # noqa: ARG002 -- the scan finds out
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        if isinstance(event, DirDeletedEvent):  # of the folder itself: no others are asked for
+            self._ended.set()
         self._pass_on()
 
 

@@ -339,7 +339,7 @@ class TaskKeys(_Keys):
     size: Range | None = None
     """The size that the file must have: exact, A..B, A.. or ..B."""
     verify: Annotated[Verify, PlainValidator(_verify), _one_of(Verify)] | None = None
-    """The least that is asked of a file before it counts as whole."""
+    """What must prove a file complete: its checksum, its length, or nothing."""
     expect: ExpectKeys | None = None
     """What has to arrive."""
     if_exists: Annotated[IfExists, PlainValidator(_if_exists), _one_of(IfExists)] | None = None
@@ -385,9 +385,6 @@ class JobFile(TaskKeys):
     """What the job may use; never more than the configuration allows."""
     tasks: dict[Name, TaskEntry | None] | None = None
     """Several tasks by their names; without it the file is one task."""
-
-
-_REF = "#/definitions/{model}"
 
 
 class _Draft7(GenerateJsonSchema):

@@ -20,12 +20,16 @@ _DASH_WITHOUT_SPACE = re.compile(r"(\s*-)([^\s-].*)")
 _ANCHOR = re.compile(r"[*&][\w-]+(?=[\s,\]}]|$)")
 # A word inside [ ] or { }, blanks within it included; quoted ones are passed over whole.
 _FLOW_WORD = re.compile(
-    r"""\"[^"]*\"|'[^']*'|(?:\$\{[^}]*\}|[^\s\[\]{},"']|(?<![:,\s])\ (?=[^\s\[\]{},"'#]))+"""
+    r"""\"[^"]*\"|'[^']*'|"""
+    r"""(?:\$\{[^}]*\}|[^\s\[\]{},"':]|:(?=[^\s\[\]{},"'])|(?<![:,\[{\s])\ (?=[^\s\[\]{},"'#]))+"""
 )
 
 
-def explain_syntax(error: Any, lines: list[str]) -> Problem:
-    """Return the problem behind a parser's error (yaml.MarkedYAMLError)."""
+def explain_syntax(error: Any, lines: list[str], unclosed: list[Any]) -> Problem:
+    """Return the problem behind a parser's error (yaml.MarkedYAMLError).
+
+    ``unclosed``: the marks of the lists and mappings around the place, outermost first.
+    """
     at, context = error.problem_mark, error.context or ""
     begun = error.context_mark or at
     said = error.problem or "not YAML"
@@ -42,7 +46,7 @@ def explain_syntax(error: Any, lines: list[str]) -> Problem:
     if "quoted scalar" in context:
         return _quotes(error, lines)
     if "flow" in context:
-        return _brackets(error, lines)
+        return _brackets(error, lines, unclosed)
     if "mapping values" in said:
         return _second_colon(lines, row, column)
     if "simple key" in context:
@@ -110,6 +114,10 @@ def _line(lines: list[str], row: int) -> str:
     return lines[row] if row < len(lines) else ""
 
 
+def _char(lines: list[str], mark: Any) -> str:
+    return _line(lines, mark.line)[mark.column : mark.column + 1]
+
+
 def _mended(line: str) -> str:
     """Return the hint that shows the line as it should be, "" when that would be too long."""
     shown = line.strip()
@@ -154,8 +162,8 @@ def _quotes(error: Any, lines: list[str]) -> Problem:
     return _problem(at.line, at.column, message, mended or "use single quotes")
 
 
-def _brackets(error: Any, lines: list[str]) -> Problem:
-    begun, at = error.context_mark, error.problem_mark
+def _brackets(error: Any, lines: list[str], unclosed: list[Any]) -> Problem:
+    at = error.problem_mark
     line = _line(lines, at.line)
     if line[max(at.column - 1, 0) : at.column + 1] == "${" and len(line) <= _LONGEST_SHOWN:
         mended = _FLOW_WORD.sub(
@@ -166,12 +174,19 @@ def _brackets(error: Any, lines: list[str]) -> Problem:
         )
         message = "inside [ ] and { } a text with ${...} needs quotes"
         return _problem(at.line, at.column - 1, message, _mended(mended))
-    opening = _line(lines, begun.line)[begun.column : begun.column + 1]
+    # The parser's own context is often no more than the place where it gave up.
+    begun = next((mark for mark in reversed(unclosed) if _char(lines, mark) in {"[", "{"}), at)
+    opening = _char(lines, begun)
     closing = "]" if opening == "[" else "}"
-    if at.line != begun.line:
-        message = f"the {opening} that begins here is not closed before line {at.line + 1}"
+    ended = not line[at.column :].strip() and at.line >= len(lines) - 1
+    if ended or at.line != begun.line:
+        before = "" if ended else f" before line {at.line + 1}"
+        message = f"the {opening} that begins here is not closed{before}"
         hint = f"put {closing} at its end"
         return _problem(begun.line, begun.column, message, hint)
+    if _char(lines, at) == ",":
+        message = f"inside {opening} {closing} nothing stands before this comma"
+        return _problem(at.line, at.column, message, "remove the comma")
     message = f"inside {opening} {closing} a comma or {closing} is missing here"
     hint = "quote texts that contain any of : , [ ] { }"
     return _problem(at.line, at.column, message, hint)

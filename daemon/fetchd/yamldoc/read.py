@@ -70,7 +70,7 @@ def parse_yaml(
     try:
         builder.build(yaml.parse(text, Loader=loader))
     except yaml.MarkedYAMLError as exc:
-        builder.problems.append(hints.explain_syntax(exc, lines))
+        builder.problems.append(hints.explain_syntax(exc, lines, builder.open_marks()))
     except _TooMuchError as exc:
         builder.problems.append(exc.problem)
     except (yaml.YAMLError, ValueError, OverflowError) as exc:  # PyYAML's own parser, on escapes
@@ -200,11 +200,16 @@ class _Builder:
     max_depth: int
     root: Node | None = None
     problems: list[Problem] = field(default_factory=list)
+    opened: list[_Open] = field(default_factory=list)
+
+    def open_marks(self) -> list[Any]:
+        """Return where the lists and mappings begin that are not closed yet, outermost first."""
+        return [unclosed.mark for unclosed in self.opened]
 
     def build(self, events: Iterator[Any]) -> None:
         """Read all events into ``root``; what is not allowed goes to ``problems``."""
         top: list[Node] = []
-        nodes, opened, documents = top, list[_Open](), 0
+        nodes, opened, documents = top, self.opened, 0
         for count, event in enumerate(events):
             kind, mark = type(event), event.start_mark
             if count >= self.max_events:
