@@ -18,14 +18,7 @@ from fetchd import __version__, disk, events, jobfile, listeners, logs, transpor
 from fetchd.clock import Clock, Failpoints, Random, SystemClock
 from fetchd.config import Settings
 from fetchd.engine import Engine
-from fetchd.errors import (
-    AttemptError,
-    BusyError,
-    ConfigError,
-    FetchdError,
-    StoreError,
-    UsageError,
-)
+from fetchd.errors import AttemptError, BusyError, ConfigError, StoreError, UsageError
 from fetchd.expand import expand
 from fetchd.folder import Folder
 from fetchd.model import (
@@ -61,14 +54,6 @@ IDLE_TICK_S = 5.0
 REPORT_EVERY_S = 0.2
 SWEEP_EVERY_S = 3600.0
 EXIT_FINE, EXIT_FAILED, EXIT_STORE = 0, 1, 70
-
-
-class Stopped(FetchdError):
-    """A signal ended ``get`` before its work was done; ``number`` says which."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__("interrupted" if number == signal.SIGINT else "terminated")
-        self.number = number
 
 
 class Works:
@@ -473,8 +458,8 @@ def get(
     """Run jobs here and now, without daemon, folder or lasting state; returns how they ended.
 
     To be called on the main thread, on which ``on_report`` is called about five times a second.
-    SIGTERM and SIGINT stop the work in order and raise Stopped; parts and what is known of them
-    stay for the next call.
+    SIGTERM and SIGINT stop the work in order and raise KeyboardInterrupt; parts and what is known
+    of them stay for the next call.
     """
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     with _caught((signal.SIGTERM, signal.SIGINT), signals.put):
@@ -512,7 +497,8 @@ def _get(
             works.engine.tick()
             on_report(works.engine.view())
             with suppress(queue.Empty):
-                raise Stopped(signals.get(timeout=REPORT_EVERY_S))
+                signals.get(timeout=REPORT_EVERY_S)
+                raise KeyboardInterrupt
         on_report(works.engine.view())
         ended = []
         for run in runs:

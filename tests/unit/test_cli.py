@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import http.client
 import json
+import logging
 import re
 import signal
 import subprocess
@@ -11,7 +12,9 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +23,8 @@ from fetchd.cli import demo
 from fetchd.cli.board import board, file_lines, printable, run_line
 from fetchd.cli.demo_server import DemoServer, Page
 from fetchd.cli.status import ENVIRONMENT, PLACES, state_of
+from fetchd.cli.waits import Waits
+from fetchd.events import TaskDeferred, TaskRetryScheduled, TaskStarted
 from server import Server, content, file, flapping, status
 
 GOOD = "url: https://h.example/a.iso\nchecksum: sha256:" + "0" * 64 + "\n"
@@ -123,6 +128,40 @@ def test_a_reader_that_goes_away_is_no_error_to_talk_about():
     assert said.stdout.strip() in {"0", "1"}
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("version", 0),
+        ("schema", 0),
+        ("check a.yaml", 0),
+        ("check --json b.yaml", 2),
+        ("status", 75),
+    ],
+)
+def test_a_standard_output_that_is_closed_is_no_error(command, code):
+    written("a.yaml", GOOD)
+    written("b.yaml", BAD)
+
+    said = closed_out(command)
+
+    assert said.returncode == code
+    assert "internal" not in said.stderr
+
+
+def test_get_with_a_closed_standard_output_still_fetches():
+    with Server({"/a.bin": file(BODY)}) as server:
+        said = closed_out(f"get {server.url('/a.bin')} {' '.join(LOOPBACK)}")
+
+    assert (said.returncode, said.stderr) == (0, "")
+    assert Path("a.bin").read_bytes() == BODY
+
+
+def closed_out(command):
+    """Run a command line without standard output and input."""
+    script = f"exec {sys.executable} -m fetchd {command} >&- <&-"
+    return subprocess.run(["bash", "-c", script], stderr=subprocess.PIPE, text=True, check=False)
+
+
 # ---------------------------------------------------------------- configuration
 
 
@@ -164,6 +203,43 @@ def test_options_of_run_are_taken_literally_and_folders_that_cannot_be_had_are_7
 
     assert code == 78
     assert "file/# no: comment" in err
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--workers", "0"],
+        ["--jobs", ""],
+        ["--jobs", "file/j"],
+        ["--downloads", ""],
+        ["--downloads", "file/d"],
+        ["--state", "jobs/state"],
+        ["--state", "file/s"],
+    ],
+)
+def test_an_error_about_an_option_of_run_names_it_as_it_was_typed(capsys, typed):
+    written("file", "")
+
+    code, _, err = ran(capsys, "run", "--once", "--set", "log.level=error", *typed)
+
+    assert code == 78
+    assert err.startswith(f"fetchd: {typed[0]}: ")
+    assert err.count("\n") == 1
+
+
+def test_an_error_about_the_destination_of_get_names_its_option(capsys):
+    written("file", "")
+
+    code, _, err = ran(capsys, "get", "https://h.example/a", "--dest", "file/d")
+
+    assert (code, err.split("/")[0]) == (78, "fetchd: --dest: ")
+
+
+def test_what_is_set_wins_over_an_option_and_is_named_itself(capsys):
+    code, _, err = ran(capsys, "run", "--workers", "3", "--set", "workers=0")
+
+    assert code == 78
+    assert err.startswith("fetchd: --set workers: ")
 
 
 def test_the_state_folder_is_found_as_the_configuration_says(monkeypatch):
@@ -236,9 +312,22 @@ def test_check_reads_a_list_to_its_end(capsys):
     code, _, err = ran(capsys, "check", path)
 
     assert code == 2
-    assert len(err.splitlines()) == 2
-    assert "5001: 'no url'" in err.replace("'no'", "'no url'")
-    assert "0 is the destination of an earlier line" in err
+    assert err.splitlines() == [
+        "l.urls:5001: 'no' is not an absolute URL; write http://... or https://...",
+        "l.urls:5002: 0 is the destination of an earlier line",
+    ]
+
+
+def test_check_counts_comments_and_blank_lines_of_a_list(capsys):
+    text = "# two\nhttps://h.example/a\n\nhttps://h.example/b\n#\nhttps://h.example/a"
+    path = written("sub/l.urls", text)
+
+    code, out, _ = ran(capsys, "check", "--json", path)
+
+    (checked,) = json.loads(out)
+    (problem,) = checked["problems"]
+    assert (code, problem["line"]) == (2, 6)
+    assert problem["message"] == "a is the destination of an earlier line"
 
 
 def test_check_as_json(capsys):
@@ -344,6 +433,63 @@ def test_what_get_cannot_understand_is_2(capsys, what, said):
     assert "Traceback" not in err
 
 
+ABOUT: dict[str, Any] = {
+    "job": "get", "run": 1, "task": 1, "path": "a.bin", "url": "https://h.example/a.bin",
+}  # fmt: skip
+DEFERRED = TaskDeferred(**ABOUT, wait="disk", reason="no\nspace", delay_s=30.0)
+RETRIED = TaskRetryScheduled(
+    **ABOUT, attempt=1, code="bad_status", reason="503", delay_s=90.0, next_url=ABOUT["url"]
+)
+
+
+def test_a_wait_is_told_once_a_minute_for_each_cause():
+    now_s = [0.0]
+    waits = Waits(logging.CRITICAL, lambda: now_s[0])
+
+    for event in (DEFERRED, RETRIED, DEFERRED, TaskStarted(**ABOUT, attempt=2), RETRIED):
+        waits(event)
+    first = list(waits.lines())
+    now_s[0] = 59.0
+    waits(DEFERRED)
+    second = list(waits.lines())
+    now_s[0] = 61.0
+    waits(DEFERRED)
+    third = list(waits.lines())
+
+    assert first == [
+        "waiting (disk): a.bin: no\\nspace; next attempt in 30.0 s",
+        "waiting (bad_status): a.bin: 503; next attempt in 1 m 30 s",
+    ]
+    assert (second, third) == ([], first[:1])
+
+
+def test_short_waits_and_those_that_the_log_shows_are_not_told():
+    short = TaskRetryScheduled(
+        **ABOUT, attempt=1, code="stalled", reason="", delay_s=1.0, next_url=ABOUT["url"]
+    )
+
+    silent, warnings = Waits(logging.CRITICAL), Waits(logging.WARNING)
+    silent(short)
+    warnings(RETRIED)
+    warnings(DEFERRED)
+
+    assert list(silent.lines()) == []
+    assert len(list(warnings.lines())) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "logged"),
+    [((), False), (("--set", "log.level=debug"), True), (("--set", "log.format=json"), False)],
+)
+def test_the_log_level_of_get_is_warning_unless_it_is_set_in_the_call(capsys, arguments, logged):
+    written("config/fetchd.yaml", "log: { level: debug }\n")
+    with Server({"/a.bin": file(BODY)}) as server:
+        code, _, err = ran(capsys, "get", server.url("/a.bin"), *LOOPBACK, *arguments)
+
+    assert code == 0
+    assert ("task.started" in err, err == "") == (logged, not logged)
+
+
 # ---------------------------------------------------------------- status
 
 REPORT = {
@@ -406,6 +552,14 @@ def test_status_as_json_is_what_the_daemon_wrote(capsys, daemon):
     code, out, _ = ran(capsys, "status", "--json", "--state", daemon / "state")
 
     assert (code, json.loads(out)) == (0, STATUS)
+
+
+def test_status_is_either_watched_or_json(capsys, daemon):
+    code, out, err = ran(capsys, "status", "--watch", "--json")
+
+    assert (code, out) == (2, "")
+    assert err.startswith("fetchd: --watch and --json exclude each other")
+    assert err.count("\n") == 1
 
 
 def test_status_of_a_daemon_that_has_just_started(capsys, daemon):
@@ -576,18 +730,16 @@ def asked(server, path, **headers):
 # ---------------------------------------------------------------- whole processes
 
 
-def test_get_that_is_interrupted_keeps_its_part_and_goes_on_the_next_time(capsys, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_get_that_is_stopped_keeps_its_part_and_goes_on_the_next_time(capsys, tmp_path, number):
     body = content("slow", 4_000_000)
     with Server({"/a.bin": flapping(file(body, rate=1_000_000), file(body))}) as server:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fetchd", "get", server.url("/a.bin"), *LOOPBACK],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        parts = tmp_path / ".fetchd" / "parts"
-        eventually(lambda: any(path.stat().st_size > 300_000 for path in parts.glob("*")))
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=PATIENCE_S)
+        with getting(server.url("/a.bin"), *LOOPBACK) as process:
+            parts = tmp_path / ".fetchd" / "parts"
+            eventually(lambda: any(path.stat().st_size > 300_000 for path in parts.glob("*")))
+            process.send_signal(number)
+            err = process.stderr.read()
+            process.wait()
         between = Path("a.bin").exists()
 
         code, out, _ = ran(capsys, "get", server.url("/a.bin"), *LOOPBACK)
@@ -596,6 +748,37 @@ def test_get_that_is_interrupted_keeps_its_part_and_goes_on_the_next_time(capsys
     assert not between
     assert (code, out.split()[0]) == (0, "resumed")
     assert Path("a.bin").read_bytes() == body
+
+
+def test_get_on_a_full_disk_says_in_one_line_that_it_waits():
+    with Server({"/a.bin": file(BODY), "/b.bin": file(BODY)}) as server:
+        options = (*LOOPBACK, "--set", "disk.reserve=4000TiB")
+        with getting(server.url("/a.bin"), server.url("/b.bin"), *options) as process:
+            line = process.stderr.readline()
+            process.terminate()
+            rest = process.stderr.read()
+            process.wait()
+
+    assert re.match(rb"fetchd: waiting \(disk\): [ab]\.bin: .*; next attempt in ", line)
+    assert (process.returncode, rest.strip()) == (130, b"fetchd: interrupted")
+
+
+@contextmanager
+def getting(*arguments):
+    """A process of get that ends with the context, and is killed when it takes too long."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fetchd", "get", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    late = threading.Timer(PATIENCE_S, process.kill)
+    late.start()
+    try:
+        yield process
+    finally:
+        late.cancel()
+        process.kill()
+        process.communicate()
 
 
 def test_the_demo_shows_what_it_says_and_notices_what_is_wrong(capsys, tmp_path, monkeypatch):
@@ -614,7 +797,10 @@ def test_the_demo_shows_what_it_says_and_notices_what_is_wrong(capsys, tmp_path,
     (folder / "downloads" / "missing.bin").write_bytes(b"")
     (folder / "downloads" / "stray").write_bytes(b"")
     assert demo.conclude(folder, 1.0) == ["tool.tar", "missing.bin", "stray"]
-    assert "NOT as expected: tool.tar, missing.bin, stray" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "NOT as expected: tool.tar, missing.bin, stray" in shown
+    digest = hashlib.sha256(b"other bytes").hexdigest()[:12]
+    assert re.search(rf"tool\.tar \(!\) +downloaded +11 B +{digest} ", shown)
 
 
 def test_the_demo_cleans_up_after_itself_even_when_its_daemon_fails(capsys, tmp_path, monkeypatch):

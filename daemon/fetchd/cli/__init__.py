@@ -1,7 +1,7 @@
 """The command line: one file a command, loaded only when it is called.
 
 Whatever goes wrong is one line on stderr and an exit code: 0 fine, 1 work failed, 2 usage or a
-bad job file, 70 internal, 75 busy, 78 configuration, 130 interrupted, 143 terminated.
+bad job file, 70 internal, 75 busy, 78 configuration, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _fill_closed_streams() -> None:
         if null != number:
             os.dup2(null, number)
             os.close(null)
-        setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115, PTH123
+        setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
 def _complain(message: str) -> None:

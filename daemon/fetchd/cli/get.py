@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -113,14 +114,12 @@ def _fetch(
 
         def show(report: Report) -> None:
             for line in waits.lines():
-                click.echo(f"fetchd: {line}", err=True)
+                # Not by click, which would write past what is drawn and tear it.
+                print(f"fetchd: {line}", file=sys.stderr, flush=True)
             if draw:
                 draw(board(asdict(report)))
 
         try:
             return service.get(settings, jobs, show, [waits])
-        except service.Stopped as exc:
-            click.echo(f"fetchd: {exc}", err=True)
-            raise click.exceptions.Exit(128 + exc.number) from None
         finally:
             lines.close(2.0)

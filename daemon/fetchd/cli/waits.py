@@ -29,9 +29,10 @@ class Waits:
         self._told_s: dict[tuple[str, str], float] = {}  # cause and origin -> when it was told
 
     def __call__(self, event: Event) -> None:
-        deferred = isinstance(event, TaskDeferred)
-        long = isinstance(event, TaskRetryScheduled) and event.delay_s >= _LONG_S
-        if (deferred or long) and LINES[type(event)].level < self._logged:
+        if not isinstance(event, TaskDeferred | TaskRetryScheduled):
+            return
+        short = isinstance(event, TaskRetryScheduled) and event.delay_s < _LONG_S
+        if not short and LINES[type(event)].level < self._logged:
             self._heard.put(event)
 
     def lines(self) -> Iterator[str]:
