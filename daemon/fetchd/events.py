@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -56,6 +57,15 @@ class ThreadDied(Event):
     error: str
     traceback: str
     replaced: bool
+
+    @classmethod
+    def by(cls, exc: BaseException, died: str, *, replaced: bool) -> ThreadDied:
+        return cls(
+            died=died,
+            error=f"{type(exc).__name__}: {exc}",
+            traceback="".join(traceback.format_exception(exc)),
+            replaced=replaced,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ it worked on is settled as a failure that may be tried again.
 from __future__ import annotations
 
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Generic
 
@@ -123,14 +122,7 @@ class Pool(Generic[A]):
                 successor.start()
             except RuntimeError:  # the system gives no more threads
                 replaced = False
-        self._tell(
-            ThreadDied(
-                died=worker.name,
-                error=f"{type(exc).__name__}: {exc}",
-                traceback="".join(traceback.format_exception(exc)),
-                replaced=replaced,
-            )
-        )
+        self._tell(ThreadDied.by(exc, worker.name, replaced=replaced))
 
 
 def _worker_died(attempts: Sequence[Attempt], exc: BaseException) -> list[tuple[Attempt, Outcome]]:

@@ -8,7 +8,6 @@ import os
 import queue
 import signal
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -196,14 +195,7 @@ class Works:
         return [*(w for pool in pools for w in pool.workers()), *self.transports.threads()]
 
     def _thread_died(self, worker: Worker, exc: BaseException) -> None:
-        self._tell(
-            events.ThreadDied(
-                died=worker.name,
-                error=f"{type(exc).__name__}: {exc}",
-                traceback="".join(traceback.format_exception(exc)),
-                replaced=False,
-            )
-        )
+        self._tell(events.ThreadDied.by(exc, worker.name, replaced=False))
 
     def _fetch(self, attempts: Sequence[Fetch]) -> list[tuple[Fetch, Outcome]]:
         self._failpoints.pass_by("fetch.started")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,14 +191,7 @@ class Folder:
             self._watch.stop()
 
     def _died(self, worker: Worker, exc: BaseException) -> None:
-        self._tell(
-            events.ThreadDied(
-                died=worker.name,
-                error=f"{type(exc).__name__}: {exc}",
-                traceback="".join(traceback.format_exception(exc)),
-                replaced=not worker.stopping,
-            )
-        )
+        self._tell(events.ThreadDied.by(exc, worker.name, replaced=not worker.stopping))
         if not worker.stopping:
             self._worker = Worker(worker.name, self._revive, self._clock, self._died)
             self._worker.start()
