@@ -581,12 +581,14 @@ def test_a_header_folded_over_two_lines_is_understood(net, server):
     ],
 )
 def test_a_status_without_a_file_fails_by_its_class(net, server, code, transient):
-    server.routes["/f"] = status(code, "Because")
+    server.routes["/f"] = status(code, "Because token=hidden")
 
     error = failure(net, server.url("/f?token=secret"))
 
     assert (error.code, error.transient) == ("bad_status", transient)
-    assert error.reason == f"{code} Because from {server.url('/f')}?..."
+    assert error.reason.startswith(f"{code} ")
+    assert error.reason.endswith(f" from {server.url('/f')}?...")
+    assert "token" not in error.reason
 
 
 def test_a_final_answer_behind_an_interim_100_is_used(net, server):

@@ -31,10 +31,9 @@ class Headers(Protocol):
 class Head:
     """Status and headers of an answer. ``url``: where it came from."""
 
-    def __init__(self, url: str, status: int, reason: str, headers: Headers) -> None:
+    def __init__(self, url: str, status: int, headers: Headers) -> None:
         self.url = url
         self.status = status
-        self._reason = reason
         self._headers = headers
 
     def all(self, name: str) -> list[str]:
@@ -48,9 +47,8 @@ class Head:
 
     def refused(self, now_s: float) -> AttemptError:
         """Return the error of a status that carries no file. ``now_s``: wall clock."""
-        phrase = _UNSEEN.sub("", self._reason)[:60]
-        if not phrase and self.status in set(HTTPStatus):
-            phrase = HTTPStatus(self.status).phrase
+        # The server's own words carry no meaning (RFC 9112 §4), but may carry secrets.
+        phrase = HTTPStatus(self.status).phrase if self.status in set(HTTPStatus) else ""
         server_side = 500 <= self.status <= 599 and self.status not in _FINAL
         return AttemptError(
             "bad_status",

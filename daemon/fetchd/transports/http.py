@@ -40,7 +40,7 @@ class _Answer:
 
     def __init__(self, raw: HTTPResponse, call: Call, url: str) -> None:
         self.raw = raw
-        self.head = Head(url, raw.status, raw.reason or "", raw.headers)
+        self.head = Head(url, raw.status, raw.headers)
         self.host = urlsplit(url).hostname or ""
         self._call = call
         # requests and urllib3 read bodies in ways that hide a cut; the plain answer does not.
