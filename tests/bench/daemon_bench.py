@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from faults.server import Server, content, file
 from process import DaemonProcess, wait_until
-from server import Server, content, file
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

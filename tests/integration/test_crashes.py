@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from faults.server import Handler, Server, content, file, flapping
 from process import DaemonProcess, Watcher, visible_files, wait_until
-from server import Handler, Server, content, file, flapping
 
 BODIES = {f"f{i}.bin": content(f"crash{i}", 3_000 * i) for i in range(6)}
 
@@ -154,7 +154,7 @@ def test_c01_fifty_kills_at_random_moments_of_a_job_of_two_hundred_files(tmp_pat
     names = {f"d{i % 5}/f{i}.bin": (f"k{i}", size) for i, size in enumerate(sizes)}
     expected = {name: sha256(content(*what)) for name, what in names.items()}
     server = subprocess.Popen(
-        [sys.executable, str(Path(__file__).parents[1] / "server.py")],
+        [sys.executable, str(Path(__file__).parents[1] / "faults" / "server.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -8,9 +8,9 @@ import signal
 
 import pytest
 
+from faults.server import Handler, Server, content, file, flapping, html, status
 from fetchd.model import RunState
 from process import DaemonProcess, visible_files, wait_until
-from server import Handler, Server, content, file, flapping, html, status
 
 ONE = content("one", 300_000)
 TWO = content("two", 70_000)

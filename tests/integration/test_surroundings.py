@@ -10,8 +10,8 @@ import subprocess
 
 import pytest
 
+from faults.server import Server, content, file
 from process import DaemonProcess, visible_files, wait_until
-from server import Server, content, file
 
 
 @pytest.fixture

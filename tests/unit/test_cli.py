@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from faults.server import Server, content, file, flapping, status
 from fetchd import __version__, cli, config
 from fetchd.cli import demo
 from fetchd.cli.board import board, file_lines, printable, run_line
@@ -25,7 +26,6 @@ from fetchd.cli.demo_server import DemoServer, Page
 from fetchd.cli.status import ENVIRONMENT, PLACES, state_of
 from fetchd.cli.waits import Waits
 from fetchd.events import TaskDeferred, TaskRetryScheduled, TaskStarted
-from server import Server, content, file, flapping, status
 
 GOOD = "url: https://h.example/a.iso\nchecksum: sha256:" + "0" * 64 + "\n"
 BAD = "url: https://h.example/a.iso\nchekcsum: sha256:00\nsize: much\n"
@@ -733,7 +733,7 @@ def asked(server, path, **headers):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_get_that_is_stopped_keeps_its_part_and_goes_on_the_next_time(capsys, tmp_path, number):
     body = content("slow", 4_000_000)
-    with Server({"/a.bin": flapping(file(body, rate=1_000_000), file(body))}) as server:
+    with Server({"/a.bin": flapping(file(body, rate=400_000), file(body))}) as server:
         with getting(server.url("/a.bin"), *LOOPBACK) as process:
             parts = tmp_path / ".fetchd" / "parts"
             eventually(lambda: any(path.stat().st_size > 300_000 for path in parts.glob("*")))

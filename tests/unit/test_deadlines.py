@@ -10,10 +10,10 @@ from contextlib import closing
 
 import pytest
 
+from faults.server import certificates
 from fetchd.clock import SystemClock
 from fetchd.errors import AttemptError, NotWanted
 from fetchd.transports.deadlines import Deadlines, Watch
-from server import certificates
 
 
 class Clock:

@@ -12,13 +12,7 @@ from typing import Any
 
 import pytest
 
-from fetchd import transports
-from fetchd.clock import SystemClock
-from fetchd.errors import AttemptError, ConfigError, NotWanted
-from fetchd.model import Validator
-from fetchd.ports import RangeRefused, Request
-from fetchd.transports.resolver import SystemDialer
-from server import (
+from faults.server import (
     Server,
     certificates,
     content,
@@ -31,6 +25,12 @@ from server import (
     stalled,
     status,
 )
+from fetchd import transports
+from fetchd.clock import SystemClock
+from fetchd.errors import AttemptError, ConfigError, NotWanted
+from fetchd.model import Validator
+from fetchd.ports import RangeRefused, Request
+from fetchd.transports.resolver import SystemDialer
 
 BODY = content("http", 300_000)
 

@@ -14,7 +14,7 @@ reset its connection, the next request on it is read. A path without a route is 
 
 As a process, for tests that kill the other side::
 
-    python tests/server.py [--port 0]
+    python tests/faults/server.py [--port 0]
 
 prints its base URL in one line and serves until its standard input ends:
 
