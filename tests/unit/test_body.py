@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from itertools import pairwise
 
 import pytest
@@ -11,30 +10,39 @@ from hypothesis import strategies as st
 
 from fetchd.errors import AttemptError
 from fetchd.transports.body import Body
+from fetchd.transports.wire import Received
 
 
-class Receives(io.RawIOBase):
-    """A connection whose receives bring these pieces."""
+class Receives:
+    """A socket whose receives bring these pieces."""
 
     def __init__(self, pieces):
         self.pieces = [piece for piece in pieces if piece]
 
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
+    def recv(self, most):
         if not self.pieces:
-            return 0
+            return b""
         piece = self.pieces.pop(0)
-        count = min(len(buffer), len(piece))
-        buffer[:count] = piece[:count]
-        if count < len(piece):
-            self.pieces.insert(0, piece[count:])
-        return count
+        if len(piece) > most:
+            self.pieces.insert(0, piece[most:])
+        return piece[:most]
+
+    def recv_into(self, buffer):
+        data = self.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def source_of(*pieces):
-    return io.BufferedReader(Receives(pieces))
+    return Received(Receives(pieces))
+
+
+def rest_of(source):
+    buffer = memoryview(bytearray(4096))
+    data = b""
+    while count := source.readinto(buffer):
+        data += bytes(buffer[:count])
+    return data
 
 
 def read(body, size=4096):
@@ -66,7 +74,7 @@ def test_a_length_ends_the_body_and_leaves_the_rest(data, rest, places, size):
 
     assert read(body, size) == data
     assert body.ended
-    assert source.read() == rest
+    assert rest_of(source) == rest
 
 
 @settings(derandomize=True, max_examples=100)
@@ -79,7 +87,7 @@ def test_chunks_end_the_body_and_leave_the_rest(pieces, places, size, told):
 
     assert read(body, size) == data
     assert body.ended
-    assert source.read() == b"rest"
+    assert rest_of(source) == b"rest"
 
 
 @settings(derandomize=True, max_examples=100)
@@ -119,6 +127,33 @@ def test_extensions_and_trailers_are_skipped():
     wire = b'3;name="a b"\r\nabc\r\n0 ;x\r\nX-Trailer: y\r\n\r\n'
 
     assert read(Body(source_of(wire), length=None, chunked=True)) == b"abc"
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        pytest.param(b"3\nabc\n0\n\n", id="all"),
+        pytest.param(b"3\nabc\r\n0\r\n\r\n", id="size"),
+        pytest.param(b"3\r\nabc\n0\r\n\r\n", id="behind-data"),
+        pytest.param(b"3\r\nabc\r\n0\n\r\n", id="last"),
+        pytest.param(b"3\r\nabc\r\n0\r\n\n", id="end"),
+    ],
+)
+def test_n10_lines_of_chunks_that_end_in_lf_alone_are_refused(wire):
+    with pytest.raises(AttemptError) as caught:
+        read(Body(source_of(wire), length=None, chunked=True))
+
+    assert caught.value.code == "bad_framing"
+
+
+@pytest.mark.parametrize("line", [b"no header", b" folded", b"A: \0", b"A : b"])
+def test_n10_what_stands_behind_the_last_chunk_has_to_be_headers(line):
+    wire = b"3\r\nabc\r\n0\r\n" + line + b"\r\n\r\n"
+
+    with pytest.raises(AttemptError) as caught:
+        read(Body(source_of(wire), length=None, chunked=True))
+
+    assert caught.value.code == "bad_framing"
 
 
 def test_without_length_and_chunks_the_end_of_the_connection_is_the_end():

@@ -8,21 +8,17 @@ from hypothesis import strategies as st
 
 from fetchd.errors import AttemptError
 from fetchd.transports.head import Extent, Head, extent_of, next_url, retry_after_s
+from fetchd.transports.wire import RawHead
 
 NOW_S = 1_772_532_000.0  # Tue, 03 Mar 2026 10:00:00 GMT
 DATE = "Tue, 03 Mar 2026 10:00:00 GMT"
 
 
-class Headers:
-    def __init__(self, pairs):
-        self.pairs = pairs
-
-    def getlist(self, key):
-        return [value for name, value in self.pairs if name.lower() == key.lower()]
-
-
-def head(status=200, *pairs, url="https://files.test/a/b"):
-    return Head(url, status, Headers(pairs))
+def head(status=200, *pairs, url="https://files.test/a/b", minor=1):
+    fields: dict[str, list[str]] = {}
+    for name, value in pairs:
+        fields.setdefault(name.lower(), []).append(value.strip())
+    return Head(url, RawHead(minor, status, fields))
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -122,3 +118,21 @@ def test_a_status_is_told_in_its_usual_words_never_in_the_servers():
 
 def test_a_status_that_nobody_knows_stands_alone():
     assert head(599, url="https://h/").refused(NOW_S).reason == "599 from https://h/"
+
+
+@pytest.mark.parametrize(
+    ("minor", "values", "keeps"),
+    [
+        (1, [], True),
+        (1, ["close"], False),
+        (1, ["Foo, Close"], False),
+        (1, ["foo", "close"], False),
+        (0, [], False),
+        (0, ["Keep-Alive"], True),
+        (0, ["keep-alive, close"], False),
+    ],
+)
+def test_a_connection_is_kept_as_the_version_and_the_server_say(minor, values, keeps):
+    pairs = [("Connection", value) for value in values]
+
+    assert head(200, *pairs, minor=minor).keeps_connection() == keeps

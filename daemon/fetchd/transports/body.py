@@ -6,22 +6,24 @@ import re
 from typing import Protocol
 
 from fetchd.errors import AttemptError
+from fetchd.transports.wire import is_field
 
-_MOST_AT_ONCE = 256 * 1024
-_LONGEST_LINE = 4096
+_LONGEST_LINE_BYTES = 4096
 _MOST_TRAILERS = 100
 # At most 15 digits: what is longer than 2**60 is nonsense, and int() would also take "1_0", "-5".
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 
 
 class Source(Protocol):
-    """The buffered reader that ``http.client`` has on its socket."""
+    """Where the bytes come from: ``wire.Received``."""
 
-    def read1(self, size: int, /) -> bytes:
-        """Return what is buffered, else what one receive brings; empty at the end."""
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Read what is there, else what one receive brings; 0 at the end."""
         ...
 
-    def readline(self, size: int, /) -> bytes: ...
+    def line(self, most_bytes: int, /) -> bytes | None:
+        """Return the next line without its end, None when the connection ended before that."""
+        ...
 
 
 class Body:
@@ -44,15 +46,14 @@ class Body:
         """Read what one receive brings (with chunk sizes: at least one); 0 = the correct end."""
         if self.ended:
             return 0
-        most = min(len(buffer), _MOST_AT_ONCE)
+        most = len(buffer)
         if self._chunked:
             if self._chunk_left == 0 and not self._begin_chunk():
                 return 0
             most = min(most, self._chunk_left)
         elif self._length is not None:
             most = min(most, self._length - self._received)
-        data = self._source.read1(most)
-        count = len(data)
+        count = self._source.readinto(buffer[:most])
         if count == 0:
             self._at_end_of_connection()
             return 0
@@ -61,7 +62,6 @@ class Body:
             self._chunk_left -= count
         else:
             self.ended = self._received == self._length
-        buffer[:count] = data
         return count
 
     def _at_end_of_connection(self) -> None:
@@ -78,7 +78,7 @@ class Body:
 
     def _begin_chunk(self) -> bool:
         """Read the size of the next chunk; False: there is none, the body ended."""
-        if self._in_chunks and self._line() not in {b"\r\n", b"\n"}:
+        if self._in_chunks and self._line():
             raise AttemptError("bad_framing", f"a chunk is longer than it says{self._place()}")
         self._in_chunks = True
         line = self._line()
@@ -96,9 +96,12 @@ class Body:
 
     def _skip_trailers(self) -> None:
         for _ in range(_MOST_TRAILERS):
-            if self._line() in {b"\r\n", b"\n"}:
+            line = self._line()
+            if not line:
                 self.ended = True
                 return
+            if not is_field(line):
+                raise AttemptError("bad_framing", "a line behind the last chunk is no header")
         raise AttemptError("bad_framing", "too many lines behind the last chunk")
 
     def _hold_to_length(self, length: int) -> None:
@@ -111,10 +114,11 @@ class Body:
             raise AttemptError("bad_framing", f"the chunks hold more than {length} bytes")
 
     def _line(self) -> bytes:
-        line = self._source.readline(_LONGEST_LINE)
-        if not line.endswith(b"\n"):
-            problem = "is too long" if len(line) == _LONGEST_LINE else "is missing: the end was cut"
-            raise AttemptError("bad_framing", f"the line of a chunk {problem}{self._place()}")
+        line = self._source.line(_LONGEST_LINE_BYTES)
+        if line is None:
+            raise AttemptError(
+                "bad_framing", f"the connection ended among the chunks{self._place()}"
+            )
         return line
 
     def _place(self) -> str:

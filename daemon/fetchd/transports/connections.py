@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
-import re
 import socket
 import ssl
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -22,9 +20,8 @@ from fetchd.errors import AttemptError, ConfigError
 from fetchd.transports.deadlines import Watch
 from fetchd.transports.faults import Phase
 from fetchd.transports.resolver import Line
+from fetchd.transports.wire import RawHead, Received
 
-#: A header line, or the continuation of one (RFC 9112 §5); no NUL, no bare CR in either.
-_HEADER_LINE = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:|[ \t])[^\x00-\x08\x0a-\x1f\x7f]*\r?\n")
 _MOST_ORIGINS = 32  # whose idle connections are kept
 
 
@@ -46,6 +43,7 @@ class Call:
     phase: Phase = Phase.CONNECT
     connect_until_s: float = 0.0
     sock: socket.socket | None = None
+    answer: tuple[RawHead, Received] | None = None
 
     def bind(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -73,47 +71,8 @@ class Call:
 _CALL: ContextVar[Call] = ContextVar("call")
 
 
-class _Lines(Protocol):
-    def readline(self, size: int = -1, /) -> bytes: ...
-
-    def close(self) -> None: ...
-
-
-class _StrictLines:
-    """Lines of a head. ``http.client`` takes the end of the connection for the end of a head."""
-
-    def __init__(self, source: _Lines) -> None:
-        self._source = source
-        self._status_next = True
-
-    def readline(self, size: int = -1, /) -> bytes:
-        line = self._source.readline(size)
-        if self._status_next:
-            self._status_next = False
-        elif line in {b"\r\n", b"\n"}:
-            self._status_next = True  # behind an interim answer follows another head
-        elif not line:
-            raise AttemptError("bad_response", "the connection ended inside the head of the answer")
-        elif len(line) < size and not _HEADER_LINE.fullmatch(line):
-            raise AttemptError("bad_response", "the head of the answer has a malformed line")
-        return line
-
-    def close(self) -> None:
-        self._source.close()
-
-
-class _StrictResponse(http.client.HTTPResponse):
-    def begin(self) -> None:
-        source = self.fp
-        self.fp = _StrictLines(source)  # type: ignore[assignment]
-        super().begin()
-        self.fp = source
-
-
 class _Watched(HTTPConnection):
     """A connection that dials through the ``Line`` and puts its socket under the watch."""
-
-    response_class = _StrictResponse
 
     def connect(self) -> None:
         call = _CALL.get()
@@ -126,6 +85,18 @@ class _Watched(HTTPConnection):
         if self.sock is not None:
             _CALL.get().begin_head(self.sock, self.host)
         super().request(*args, **options)
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in urllib3
+        """Read the head by our own rules; the body is left to whoever asked (``Call.answer``)."""
+        assert self.sock is not None
+        self.sock.settimeout(self.timeout)
+        received = Received(self.sock)
+        head = received.head()
+        _CALL.get().answer = head, received
+        self._response_options = None
+        self._HTTPConnection__state = "Idle"  # as http.client does after each answer
+        # Without headers and body: urllib3 only carries the connection, it reads nothing more.
+        return HTTPResponse(status=head.status, preload_content=False, decode_content=False)
 
     def close(self) -> None:
         call = _CALL.get(None)

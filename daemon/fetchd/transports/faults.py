@@ -12,9 +12,8 @@ import ssl
 from collections.abc import Iterator
 from enum import Enum
 
-from requests.exceptions import InvalidHeader as RequestsInvalidHeader
 from requests.exceptions import InvalidURL
-from urllib3.exceptions import InvalidHeader, LocationParseError
+from urllib3.exceptions import LocationParseError
 
 from fetchd.errors import AttemptError
 
@@ -80,17 +79,8 @@ def _exchange(chain: list[BaseException], phase: Phase, host: str) -> AttemptErr
                 return AttemptError("stalled", f"{host} sends nothing")
             case ssl.SSLError():
                 return AttemptError("tls_broken", f"the encryption broke down: {_tls_reason(link)}")
-            case InvalidHeader() | RequestsInvalidHeader():
-                # urllib3 raises it for nothing but lengths.
-                return AttemptError("bad_length", f"several different Content-Length from {host}")
-            case http.client.LineTooLong():
-                return AttemptError("bad_response", f"a line in the head from {host} is too long")
             case http.client.RemoteDisconnected():
                 return AttemptError("bad_response", f"{host} hung up instead of answering")
-            case http.client.BadStatusLine() | http.client.UnknownProtocol():
-                return AttemptError("bad_response", f"what {host} answers is not HTTP/1")
-            case http.client.HTTPException():
-                return AttemptError("bad_response", f"the head from {host} cannot be read")
             case _:
                 continue
     code = "short_body" if phase is Phase.BODY else "bad_response"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Protocol
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 from fetchd.errors import AttemptError, ValueProblem
+from fetchd.transports.wire import RawHead
 from fetchd.urls import check_url, redact_url
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -24,26 +24,36 @@ _SECONDS = re.compile(r"[0-9]{1,10}")
 _UNSEEN = re.compile(r"[^ -~]")
 
 
-class Headers(Protocol):
-    def getlist(self, key: str) -> list[str]: ...
-
-
 class Head:
-    """Status and headers of an answer. ``url``: where it came from."""
+    """What an answer says. ``url``: where it came from."""
 
-    def __init__(self, url: str, status: int, headers: Headers) -> None:
+    def __init__(self, url: str, raw: RawHead) -> None:
         self.url = url
-        self.status = status
-        self._headers = headers
+        self.status = raw.status
+        self._raw = raw
 
     def all(self, name: str) -> list[str]:
         """Return every value of a header, in order, without the space around them."""
-        return [value.strip() for value in self._headers.getlist(name)]
+        return self._raw.fields.get(name.lower(), [])
 
     def one(self, name: str) -> str | None:
         """Return the header's value; None if it is missing, or there are several."""
         values = self.all(name)
         return values[0] if len(values) == 1 else None
+
+    @property
+    def old(self) -> bool:
+        """Whether the server speaks HTTP/1.0."""
+        return self._raw.minor == 0
+
+    def keeps_connection(self) -> bool:
+        """Tell whether the connection may serve another request (RFC 9112 §9.3)."""
+        options = {
+            option.strip().lower()
+            for value in self.all("Connection")
+            for option in value.split(",")
+        }
+        return "close" not in options and (not self.old or "keep-alive" in options)
 
     def refused(self, now_s: float) -> AttemptError:
         """Return the error of a status that carries no file. ``now_s``: wall clock."""
@@ -174,6 +184,8 @@ def _is_chunked(head: Head) -> bool:
         raise AttemptError(
             "bad_framing", f"unknown Transfer-Encoding: {_shown(', '.join(codings))}"
         )
+    if codings and head.old:  # RFC 9112 §6.1: an HTTP/1.0 proxy may have passed it on unread
+        raise AttemptError("bad_framing", "an HTTP/1.0 answer has a Transfer-Encoding")
     return bool(codings)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import logging
-import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import urldefrag, urlsplit
@@ -18,6 +16,7 @@ from fetchd.model import Validator
 from fetchd.ports import RangeRefused, Request
 from fetchd.transports.body import Body
 from fetchd.transports.connections import Adapter, Call, tls_context
+from fetchd.transports.cookies import Cookies
 from fetchd.transports.deadlines import Deadlines, Watch
 from fetchd.transports.faults import Phase, attempt_error, peer_left
 from fetchd.transports.head import (
@@ -39,35 +38,30 @@ class _Answer:
     """An answer whose head has arrived, and its connection. One thread."""
 
     def __init__(self, raw: HTTPResponse, call: Call, url: str) -> None:
-        self.raw = raw
-        self.head = Head(url, raw.status, raw.headers)
+        assert call.answer is not None
+        head, self._received = call.answer
+        self.head = Head(url, head)
         self.host = urlsplit(url).hostname or ""
+        self._raw = raw
         self._call = call
-        # requests and urllib3 read bodies in ways that hide a cut; the plain answer does not.
-        plain = raw._original_response  # noqa: SLF001
-        assert isinstance(plain, http.client.HTTPResponse)
-        self._plain = plain
-        assert call.sock is not None
-        call.watch.bind(call.sock)  # again: a connection that ends with this answer let go of it
 
     def body(self, extent: Extent) -> Body:
-        return Body(self._plain.fp, length=extent.length, chunked=extent.chunked)
+        return Body(self._received, length=extent.length, chunked=extent.chunked)
 
     def done(self) -> None:
         """Give the connection back: the body was read to its end."""
-        if self._plain.will_close or self._more_came():
+        if not self.head.keeps_connection() or self._received.left_over():
             self.drop()
             return
         self._call.watch.release()  # from here on the socket may serve another attempt
-        self._plain.close()
-        self.raw.release_conn()
+        self._raw.release_conn()
 
     def drop(self) -> None:
         """Close the connection, whatever else it would have brought."""
         self._call.watch.release()
         with suppress(OSError):
-            self.raw.close()
-        self.raw.release_conn()
+            self._raw.close()
+        self._raw.release_conn()
 
     def discard(self) -> None:
         """End an answer whose body nobody wants; one without a body may leave its connection."""
@@ -75,18 +69,6 @@ class _Answer:
             self.done()
         else:
             self.drop()
-
-    def _more_came(self) -> bool:
-        """Return whether bytes stand behind the body: they would pass for the next answer."""
-        sock = self._call.sock
-        assert sock is not None
-        try:
-            sock.settimeout(0)
-            return bool(self._plain.fp.peek(1))
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return False
-        except OSError:
-            return True
 
 
 class HttpStream:
@@ -196,14 +178,13 @@ class HttpTransport:
 
     def _follow(self, request: Request, watch: Watch) -> HttpStream:
         url = _first_url(request.url)
-        seen = {url}
+        cookies = Cookies()
+        seen = set[tuple[str, str]]()
         while True:
-            answer = self._ask(url, request, watch)
-            if answer.head.status not in REDIRECTS:
-                return self._accept(answer, request, watch)
-            answer.discard()
-            url = next_url(answer.head)
-            if url in seen:
+            prepared = self._prepare(url, request)
+            # The same place with another cookie is another question.
+            place = (url, cookies.add_to(prepared))
+            if place in seen:
                 raise AttemptError(
                     "too_many_redirects", f"the redirects lead in a circle: {redact_url(url)}"
                 )
@@ -213,7 +194,13 @@ class HttpTransport:
                     f"more than {self._redirects} redirects (network.redirects), "
                     f"the last to {redact_url(url)}",
                 )
-            seen.add(url)
+            seen.add(place)
+            answer = self._ask(prepared, url, request, watch)
+            if answer.head.status not in REDIRECTS:
+                return self._accept(answer, request, watch)
+            answer.discard()
+            cookies.keep(prepared, answer.head)
+            url = next_url(answer.head)
 
     def _accept(self, answer: _Answer, request: Request, watch: Watch) -> HttpStream:
         """Return the stream of an answer that is one to this request; raises for any other."""
@@ -241,7 +228,17 @@ class HttpTransport:
         refuse_encoding(head)
         return extent_of(head, request.start)
 
-    def _ask(self, url: str, request: Request, watch: Watch) -> _Answer:
+    def _prepare(self, url: str, request: Request) -> requests.PreparedRequest:
+        try:
+            headers = self._headers(url, request)
+            "".join(headers.values()).encode("latin-1")  # what http.client would find too late
+            return requests.Request("GET", url, headers=headers).prepare()
+        except Exception as exc:
+            raise attempt_error(exc, Phase.PREPARE, urlsplit(url).hostname or "") from exc
+
+    def _ask(
+        self, prepared: requests.PreparedRequest, url: str, request: Request, watch: Watch
+    ) -> _Answer:
         """Return the answer of one hop. Its connection belongs to the caller."""
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -249,12 +246,6 @@ class HttpTransport:
             # The proxy resolves names, so all that can be judged here is a written address.
             default = 443 if parts.scheme == "https" else 80
             self._line.refuse_literal(host, parts.port or default)
-        try:
-            headers = self._headers(url, request)
-            "".join(headers.values()).encode("latin-1")  # what http.client would find too late
-            prepared = requests.Request("GET", url, headers=headers).prepare()
-        except Exception as exc:
-            raise attempt_error(exc, Phase.PREPARE, host) from exc
         try:
             return self._send(prepared, url, host, request, watch, fresh=False)
         except _PeerLeft:

@@ -1,0 +1,143 @@
+"""Heads of answers, read strictly, however they are cut up on their way."""
+
+from __future__ import annotations
+
+import http.client
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fetchd.errors import AttemptError
+from fetchd.transports.wire import MOST_FIELDS, MOST_HEAD_BYTES, Received, parse_head
+
+HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\nETag: "a"\r\nVia: x\r\nvia:\ty \r\n\r\n'
+
+
+class Receives:
+    """A socket whose receives bring these pieces."""
+
+    def __init__(self, *pieces):
+        self.pieces = [piece for piece in pieces if piece]
+
+    def recv(self, most):
+        if not self.pieces:
+            return b""
+        piece = self.pieces.pop(0)
+        if len(piece) > most:
+            self.pieces.insert(0, piece[most:])
+        return piece[:most]
+
+    def recv_into(self, buffer):
+        data = self.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def head_of(*pieces):
+    return Received(Receives(*pieces)).head()
+
+
+def refusal(*pieces):
+    with pytest.raises(AttemptError) as caught:
+        head_of(*pieces)
+    return caught.value.code
+
+
+@settings(derandomize=True, max_examples=100)
+@given(st.lists(st.integers(0, 120), max_size=8))
+def test_a_head_is_read_however_it_arrives_and_the_body_is_left(places):
+    wire = HEAD + b"ok"
+    ends = sorted({min(place, len(wire)) for place in places} | {0, len(wire)})
+    received = Received(Receives(*(wire[a:b] for a, b in pairwise(ends))))
+
+    head = received.head()
+
+    assert (head.minor, head.status) == (1, 200)
+    assert head.fields == {"content-length": ["2"], "etag": ['"a"'], "via": ["x", "y"]}
+    buffer, body = memoryview(bytearray(10)), b""
+    while count := received.readinto(buffer):
+        body += bytes(buffer[:count])
+    assert body == b"ok"
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"HTTP/1.1 200 OK", 200),
+        (b"HTTP/1.0 404 Not there \xe9", 404),
+        (b"HTTP/1.1 200 ", 200),
+        (b"HTTP/1.1 200", 200),
+    ],
+)
+def test_a_reason_may_be_anything_that_can_be_seen_or_nothing(line, status):
+    assert head_of(line + b"\r\n\r\n").status == status
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"HTTP/1.2 200 OK", b"HTTP/2 200", b"HTTP/0.9 200 OK", b"http/1.1 200 OK",
+        b"HTTP/1.1 20 OK", b"HTTP/1.1 2000 OK", b"HTTP/1.1 +20 OK", b"HTTP/1.1 099 OK",
+        b"HTTP/1.1  200 OK",
+        b"HTTP/1.1 200 O\0K", b"HTTP/1.1\t200 OK", b" HTTP/1.1 200 OK", b"ICY 200 OK", b"",
+    ],
+)  # fmt: skip
+def test_a_status_line_of_another_form_is_refused(line):
+    assert refusal(line + b"\r\n\r\n") == "bad_response"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"A : b", b": b", b"A", b"A\0: b", b"A: \0", b"A: \x1b[2J", b"A: b\rC: d", b"A: b\nC: d",
+        b"A\x80: b", b"A: \x7f", b"(A): b",
+    ],
+)  # fmt: skip
+def test_n16_a_header_of_another_form_is_refused(field):
+    assert refusal(b"HTTP/1.1 200 OK\r\n" + field + b"\r\nB: c\r\n\r\n") == "bad_response"
+
+
+def test_a_folded_header_becomes_one_line():
+    head = head_of(b"HTTP/1.1 200 OK\r\nA: b\r\n \t c\r\nD: e\r\n\r\n")
+
+    assert head.fields == {"a": ["b c"], "d": ["e"]}
+
+
+@pytest.mark.parametrize("fold", [b"\r\n ", b"\r\n\t"])
+def test_a_fold_before_the_first_header_is_refused(fold):
+    assert refusal(b"HTTP/1.1 200 OK" + fold + b"A: b\r\n\r\n") == "bad_response"
+
+
+def test_n16_a_head_has_at_most_so_many_headers_and_bytes():
+    many = b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * MOST_FIELDS
+    long = b"HTTP/1.1 200 OK\r\nA: " + b"b" * (MOST_HEAD_BYTES - 20)
+
+    assert len(head_of(many + b"\r\n").fields["a"]) == MOST_FIELDS
+    assert refusal(many + b"A: b\r\n\r\n") == "bad_response"
+    assert head_of(long + b"\r\n\r\n").status == 200
+    assert refusal(long + b"b" * 40 + b"\r\n\r\n") == "bad_response"
+
+
+def test_a_connection_that_ends_instead_of_a_head_is_told_from_one_that_ends_inside():
+    with pytest.raises(http.client.RemoteDisconnected):
+        head_of()
+
+    assert refusal(HEAD[:-2]) == "bad_response"
+
+
+PIECES = [b"HTTP/1.1 200 OK", b"\r\n", b"\n", b"\r", b" ", b":", b"A", b"\0", b"\xff"]
+
+
+@settings(derandomize=True, max_examples=300)
+@given(st.lists(st.sampled_from(PIECES), max_size=12))
+def test_any_head_is_refused_or_holds_no_control_character(pieces):
+    try:
+        head = parse_head(b"HTTP/1.1 200 OK\r\n" + b"".join(pieces))
+    except AttemptError:
+        return
+
+    for name, values in head.fields.items():
+        assert name
+        assert not any(char < " " and char != "\t" for char in name + "".join(values))
