@@ -735,6 +735,19 @@ def test_n25_a_refused_connection_says_so(net):
     assert "refused" in error.reason
 
 
+def test_n25_no_address_is_dialled_for_longer_than_the_attempt_may_last(make):
+    class Silent(Names):
+        def connect(self, family, address, port, timeout_s):
+            self.dialled.append(timeout_s)
+            raise TimeoutError
+
+    dialer = Silent(h_test=["127.0.0.1"])
+
+    failure(make(dialer=dialer), "http://h.test/", deadline_in_s=0.5)
+
+    assert 0 < dialer.dialled[0] <= 0.5
+
+
 class Wish:
     """``wanted`` as the engine answers it, until ``end`` is called."""
 

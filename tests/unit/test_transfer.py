@@ -1151,6 +1151,24 @@ def test_n05_the_time_limit_of_an_attempt_ends_a_body_that_flows(bench):
     assert bench.clock.now_s - 1000.0 <= 7.0
 
 
+def test_the_time_limit_of_an_attempt_holds_while_kept_bytes_are_hashed(bench):
+    bench.origin.data = some_bytes(3 * MIB)
+    bench.break_off(2 * MIB + 5, digests=sha256(bench.origin.data))
+    read = bench.system.read
+
+    def slow_read(fd, buffer, offset):
+        bench.clock.now_s += 4.0
+        return read(fd, buffer, offset)
+
+    bench.system.read = slow_read
+
+    outcome = bench.fetch(digests=sha256(bench.origin.data), timeouts=Timeouts(attempt_s=5.0))
+
+    assert failure(outcome) == ("deadline", True)
+    assert bench.origin.requests == []
+    assert bench.kept.durable_bytes == 2 * MIB + 5
+
+
 def test_progress_is_told_four_times_a_second_and_at_the_end(bench):
     bench.origin = Origin(data=DATA, read_bytes=4096)
     slow(bench, 0.1)

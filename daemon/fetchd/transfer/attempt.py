@@ -385,9 +385,7 @@ class _Fetch:
         self._received_bytes += got
         if got:
             self._check_speed(got, now_s - before_s)
-            if self._deadline_s is not None and now_s > self._deadline_s:
-                limit_s = self._rules.timeouts.attempt_s
-                raise AttemptError("deadline", f"the attempt took longer than {limit_s:g} s")
+            self._check_deadline(now_s)
         if now_s - self._reported_s >= _REPORT_S:
             self._tell(self._progress())
         return got
@@ -423,6 +421,11 @@ class _Fetch:
                 raise AttemptError(
                     "too_large", f"{size_bytes} bytes are more than {name} leaves ({most_bytes})"
                 )
+
+    def _check_deadline(self, now_s: float) -> None:
+        if self._deadline_s is not None and now_s > self._deadline_s:
+            limit_s = self._rules.timeouts.attempt_s
+            raise AttemptError("deadline", f"the attempt took longer than {limit_s:g} s")
 
     def _check_speed(self, got: int, waited_s: float) -> None:
         """Only waiting for the origin counts: a slow disk is not a slow origin."""
@@ -543,7 +546,9 @@ class _Fetch:
             raise NotWanted
 
     def _tell_hashed(self, hashed_bytes: int, size_bytes: int) -> None:
-        if self._clock.monotonic() - self._reported_s >= _REPORT_S:
+        now_s = self._clock.monotonic()
+        self._check_deadline(now_s)
+        if now_s - self._reported_s >= _REPORT_S:
             self._tell(Progress(have_bytes=hashed_bytes, total_bytes=size_bytes, verifying=True))
 
     def _is_wanted(self) -> bool:

@@ -60,6 +60,10 @@ class Watch:
             self.judge()
         self.check()
 
+    def left_s(self) -> float:
+        """Return how long the attempt may still last, for waits that cannot be cut from outside."""
+        return max(0.001, self._deadline_s - self._clock.monotonic())
+
     def end(self) -> None:
         """Say that the wait is over; raises what it was cut for."""
         self._limit = None

@@ -176,7 +176,8 @@ class Line:
                 break
             watch.begin(left_s, "connect_failed", f"{host} took too long to accept a connection")
             try:
-                return self._dial(family, address, port, min(_PER_ADDRESS_S, left_s))
+                timeout_s = min(_PER_ADDRESS_S, left_s, watch.left_s())
+                return self._dial(family, address, port, timeout_s)
             except TimeoutError:
                 failure = f"{address} port {port} does not answer"
             except OSError as exc:
