@@ -41,7 +41,8 @@ class Plan:
     def agrees(self, journal: PartJournal, stream: Stream) -> bool:
         """Tell whether a partial answer belongs to the version that the journal describes.
 
-        The condition alone proves nothing: there are servers that ignore it.
+        The condition alone proves nothing: there are servers that ignore it. So an answer must
+        repeat the validator that it was asked by (RFC 9110 §15.3.7), or at least the date.
         """
         if stream.total is None or stream.total < self.kept_bytes:
             return False
@@ -52,7 +53,7 @@ class Plan:
         was, now = journal.validator, stream.validator
         if self.if_range == was.etag and now.etag is not None:
             return now.etag == was.etag
-        return now.last_modified is None or now.last_modified == was.last_modified
+        return now.last_modified is not None and now.last_modified == was.last_modified
 
 
 WHOLE = Plan()
