@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run demo test quick check bench-task bench-daemon clean
+.PHONY: help run demo test quick check bench-task bench-transport bench-daemon clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -30,6 +30,9 @@ check: .venv/developed ## format, lint, types, import directions, shipped schema
 
 bench-task: .venv/developed ## measure the cost of one task beside its transfer
 	@$(BIN)/python tests/bench/task_cost.py
+
+bench-transport: .venv/developed ## measure the cost of a file's way over the wire
+	@$(BIN)/python tests/bench/transport_cost.py
 
 bench-daemon: .venv/developed ## measure drop to request, idle CPU, a long list, start-up
 	@$(BIN)/python tests/bench/daemon_bench.py
