@@ -520,6 +520,35 @@ def test_an_encoded_file_is_refused_for_good(net, server, encoding):
     assert len(error.reason) < 300
 
 
+@pytest.mark.parametrize(
+    ("path", "coding"),
+    [("/f.tar.gz", "x-gzip"), ("/f.TGZ", "gzip"), ("/f.zst", "zstd"), ("/f.bz2", "x-bzip2")],
+)
+def test_rule_31_a_file_that_is_stored_compressed_may_be_told_as_encoded(net, server, path, coding):
+    server.routes[path] = file(BODY, headers={"Content-Encoding": coding})
+
+    assert fetch(net, server.url(path))[0] == BODY
+    assert fetch(net, server.url(path), start=9)[0] == BODY[9:]
+
+
+@pytest.mark.parametrize(
+    ("path", "coding", "options"),
+    [
+        pytest.param("/f.gz", "gzip", {"chunked": 99}, id="N19-on-the-fly"),
+        pytest.param("/f.gz", "br", {}, id="N19-other-coding"),
+        pytest.param("/f.gz", "gzip, gzip", {}, id="N19-twice"),
+        pytest.param("/f.gz/data", "gzip", {}, id="N19-not-at-the-end"),
+        pytest.param("/f?a=.gz", "gzip", {}, id="N19-in-the-query"),
+    ],
+)
+def test_rule_31_an_encoding_that_is_not_the_format_of_the_file_is_refused(
+    net, server, path, coding, options
+):
+    server.fallback = file(BODY, headers={"Content-Encoding": coding}, **options)
+
+    assert failure(net, server.url(path)).code == "bad_response"
+
+
 def test_encoding_identity_is_no_encoding(net, server):
     server.routes["/f"] = file(BODY, headers={"Content-Encoding": "identity"})
 

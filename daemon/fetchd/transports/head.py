@@ -17,6 +17,18 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 425, 429})
 _FINAL = frozenset({501, 505})
 
+#: Content codings (RFC 9110 §8.4.1) -> how the names of files end that are stored in them.
+_STORED_AS = {
+    "gzip": (".gz", ".tgz"),
+    "x-gzip": (".gz", ".tgz"),
+    "x-bzip2": (".bz2", ".tbz2"),
+    "x-xz": (".xz", ".txz"),
+    "compress": (".z",),
+    "x-compress": (".z",),
+    "br": (".br",),
+    "zstd": (".zst",),
+}
+
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
 _NO_RANGE = re.compile(r"bytes \*/([0-9]{1,18})", re.IGNORECASE)
@@ -105,15 +117,23 @@ def unsatisfied_total(head: Head) -> int | None:
 
 
 def refuse_encoding(head: Head) -> None:
-    """Raise AttemptError for a body that is not the file itself but compressed or the like."""
-    for value in head.all("Content-Encoding"):
-        if value.lower() not in {"", "identity"}:
-            raise AttemptError(
-                "bad_response",
-                f"the server encodes the file ({_shown(value)}) although plain bytes were asked "
-                "for; its length and digest cannot be checked",
-                transient=False,
-            )
+    """Raise AttemptError for a body that is not the file itself but compressed or the like.
+
+    Some servers name the format of a file that is stored compressed as its encoding. Under such a
+    name, and with a length, the bytes that come are the file.
+    """
+    codings = [value.lower() for value in head.all("Content-Encoding")]
+    if all(coding in {"", "identity"} for coding in codings):
+        return
+    endings = _STORED_AS.get(codings[0], ()) if len(codings) == 1 else ()
+    if endings and urlsplit(head.url).path.lower().endswith(endings) and head.all("Content-Length"):
+        return
+    raise AttemptError(
+        "bad_response",
+        f"the server encodes the file ({_shown(', '.join(codings))}) although plain bytes were "
+        "asked for; its length and digest cannot be checked",
+        transient=False,
+    )
 
 
 def next_url(head: Head) -> str:
