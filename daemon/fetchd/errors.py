@@ -37,7 +37,9 @@ CODES: dict[str, Code] = {
     "checksum_mismatch": Code(False, "the bytes do not have the digest that the job file names"),
     "length_unknown": Code(False, "neither length, chunks nor checksum say when it is complete"),
     "unexpected_html": Code(False, "an HTML page arrived where a file was asked for"),
-    "expectation_failed": Code(False, "the content is not of the type that `expect` names"),
+    "expectation_failed": Code(
+        False, "the content is not what `expect` or `verify: digest` asks for"
+    ),
     "dest_conflict": Code(False, "another task of the run, or a folder, has the destination"),
     "bad_item": Code(False, "a line of a list could not be understood"),
     "dest_denied": Code(False, "the destination may not be created or replaced"),

@@ -56,6 +56,22 @@ class SizeRange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Magic:
+    """Bytes that a file of some kind has at an offset; ``hex``: in lower case."""
+
+    hex: str
+    offset_bytes: int = 0
+
+    @property
+    def end_bytes(self) -> int:
+        return self.offset_bytes + len(self.hex) // 2
+
+    def __str__(self) -> str:
+        shown = self.hex if len(self.hex) <= 64 else self.hex[:64] + "..."
+        return f"hex:{shown}@{self.offset_bytes}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """``attempts`` counts rounds over all sources; ``give_up_after_s`` from the first failure."""
 
@@ -90,6 +106,7 @@ class Rules:
     size: SizeRange | None = None
     max_bytes: int | None = None  # limits.file: job's and operator's, the lower
     expect_type: str | None = None  # a media type or "*/*"
+    magic: tuple[Magic, ...] = ()  # all must hold
     headers: tuple[tuple[str, str], ...] = ()
     retry: RetryPolicy = RetryPolicy()
     timeouts: Timeouts = Timeouts()

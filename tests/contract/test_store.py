@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
@@ -16,8 +17,10 @@ from fetchd.model import (
     History,
     IfExists,
     Intent,
+    Item,
     Job,
     ListFile,
+    Magic,
     Position,
     Priority,
     RetryPolicy,
@@ -47,7 +50,7 @@ from fetchd.ports import (
     Waits,
     Window,
 )
-from fetchd.stores import SqliteStore
+from fetchd.stores import SqliteStore, codec
 from harness import FakeClock, group, job, spec
 
 NOW_S = 1_700_000_000.0
@@ -116,6 +119,7 @@ def test_a_job_comes_back_as_it_was(store):
         size=SizeRange(least_bytes=1, most_bytes=9),
         max_bytes=7,
         expect_type="text/html",
+        magic=(Magic(hex="00ff", offset_bytes=9), Magic(hex="43")),
         headers=(("X-A", "b"),),
         retry=RetryPolicy(attempts=2),
         timeouts=Timeouts(attempt_s=3.0),
@@ -143,6 +147,14 @@ def test_a_job_comes_back_as_it_was(store):
     assert opened.job == made
     assert opened.groups[0].expanding
     assert store.open_runs() == [opened]
+
+
+def test_a_group_that_was_recorded_before_there_was_magic_is_read():
+    made = TaskGroup(name="g", items=(Item(url="http://one.example/f"),), rules=Rules())
+    fields = json.loads(codec.group_text(made))
+    del fields["rules"]["magic"]
+
+    assert codec.group_of(json.dumps(fields)) == made
 
 
 def test_paths_that_are_not_utf8_survive(store):

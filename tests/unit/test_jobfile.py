@@ -25,6 +25,7 @@ from fetchd.model import (
     Item,
     Job,
     ListFile,
+    Magic,
     Priority,
     RetryPolicy,
     Rules,
@@ -105,7 +106,7 @@ if_exists: overwrite
 headers: { X-Client: lab }
 verify: digest
 size: 1MiB..7GiB
-expect: { type: Application/Octet-Stream }
+expect: { type: Application/Octet-Stream, magic: "hex:43443030AF@32769" }
 filename: ${task.name}.iso
 checksum: [md5:900150983cd24fb0d6963f7d28e17f72]
 url: x
@@ -141,6 +142,7 @@ x-note: [anything, { at: all }]
                     size=SizeRange(least_bytes=2**20, most_bytes=7 * 2**30),
                     max_bytes=20 * 2**30,
                     expect_type="application/octet-stream",
+                    magic=(Magic(hex="43443030af", offset_bytes=32769),),
                     headers=(("X-Client", "lab"),),
                     retry=RetryPolicy(attempts=5, delay_s=1.0, max_delay_s=60.0),
                     timeouts=Timeouts(
@@ -214,6 +216,21 @@ def test_mappings_merge_one_level_deep_and_lists_and_texts_replace() -> None:
     assert merged.rules.retry == RetryPolicy(attempts=4, delay_s=2.0)
     assert merged.template.checksums == (SHA,)
     assert merged.template.base == ("https://example.net/", "https://example.com/")
+
+
+def test_magic_is_one_text_or_a_list_and_merges_beside_the_type() -> None:
+    text = "expect: { magic: hex:7F454C46 }\nurl: https://example.org/a\ntasks:\n  iso:\n"
+
+    alone = group(text).rules
+    merged = group(text + "    expect: { type: text/plain }\n").rules
+    replaced = group(text + "    expect: { magic: [hex:00@1, hex:ff@2] }\n").rules
+    cleared = group(text + "    expect: { magic: [] }\n").rules
+
+    elf = Magic(hex="7f454c46")
+    assert (alone.magic, alone.expect_type) == ((elf,), None)
+    assert (merged.magic, merged.expect_type) == ((elf,), "text/plain")
+    assert replaced.magic == (Magic(hex="00", offset_bytes=1), Magic(hex="ff", offset_bytes=2))
+    assert cleared.magic == ()
 
 
 def test_empty_mappings_and_lists_clear_and_nothing_inherits() -> None:

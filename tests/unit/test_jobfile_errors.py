@@ -71,10 +71,6 @@ BAD = {
         "url: https://example.org/a\nlimits: {rate: 5MiB/s}\n",
         "iso.yaml:2:10: limits.rate: is not built yet",
     ),
-    "later: magic": (
-        "url: https://example.org/a\nexpect: {magic: x}\n",
-        "iso.yaml:2:10: expect.magic: is not built yet",
-    ),
     "later: filename from a header": (
         "url: https://example.org/a\nfilename: {from: header}\n",
         "iso.yaml:2:11: filename: {from: ...} is not built yet; write the name",
@@ -130,6 +126,26 @@ BAD = {
     "no size": (
         "size: 5 apples\nurl: https://example.org/a\n",
         "iso.yaml:1:7: size: '5 apples' is not a size; write a number, alone for bytes, or with KiB, MiB, GiB, TiB or kB, MB, GB, TB: 500MB, 7GiB",
+    ),
+    "no magic": (
+        "url: https://example.org/a\nexpect: {magic: CD001@32769}\n",
+        "iso.yaml:2:17: expect.magic: 'CD001@32769' is no magic; write hex: and two digits for each byte, then @ and the offset unless it is 0: hex:4344303031@32769",
+    ),
+    "half a byte of magic": (
+        "url: https://example.org/a\nexpect:\n  magic:\n    - hex:43\n    - hex:434\n",
+        "iso.yaml:4:5: expect.magic: 'hex:434' is no magic; write hex: and two digits for each byte, then @ and the offset unless it is 0: hex:4344303031@32769",
+    ),
+    "much magic": (
+        f"url: https://example.org/a\nexpect: {{magic: hex:{'ab' * 257}}}\n",
+        f"iso.yaml:2:17: expect.magic: 'hex:{'ab' * 28}'... has 257 bytes; at most 256 are possible",
+    ),
+    "distant magic": (
+        f"url: https://example.org/a\nexpect: {{magic: hex:ab@{2**60}}}\n",
+        f"iso.yaml:2:17: expect.magic: hex:ab@{2**60} lies behind the end of any file; write an offset below 2^60",
+    ),
+    "many magics": (
+        f"url: https://example.org/a\nexpect: {{magic: [{', '.join(['hex:ab'] * 9)}]}}\n",
+        "iso.yaml:2:17: expect.magic: has 9 entries; at most 8 are possible",
     ),
     "duration without unit": (
         "url: https://example.org/a\ntimeout:\n  connect: 30\n",

@@ -27,6 +27,7 @@ from fetchd.model import (
     Interrupted,
     Item,
     Job,
+    Magic,
     Outcome,
     Progress,
     Publish,
@@ -523,6 +524,134 @@ def test_n07_a_body_longer_than_its_length_is_never_a_file(bench):
     bench.origin = Origin(data=bytes(1000), total_offset=-1)
 
     assert failure(bench.fetch()) == ("bad_length", True)
+
+
+# ---------------------------------------------------------------- magic bytes
+
+
+def magic(data: bytes, at: int, size_bytes: int = 5) -> Magic:
+    return Magic(hex=data[at : at + size_bytes].hex(), offset_bytes=at)
+
+
+def test_n20_a_file_with_its_magic_bytes_passes_wherever_they_stand_and_however_they_come(bench):
+    bench.origin = Origin(data=DATA, read_bytes=700)
+    wanted = tuple(magic(DATA, at) for at in (0, 698, 1022, 5_000, len(DATA) - 5))
+
+    assert bench.publish(bench.fetch(magic=wanted)) == DATA
+
+
+@pytest.mark.parametrize("at", [0, 900])
+def test_n20_a_wrong_beginning_is_refused_before_a_byte_is_written(bench, at):
+    bench.origin = Origin(data=DATA, read_bytes=1024)
+
+    outcome = bench.fetch(magic=(magic(DATA, 30), Magic(hex="cafe", offset_bytes=at)))
+
+    assert failure(outcome) == ("expectation_failed", False)
+    found = DATA[at : at + 2].hex()
+    assert outcome.reason == f"expected hex:cafe@{at}, found hex:{found}@{at}"
+    assert bench.origin.served_bytes == 1024
+    assert bench.parts == []
+
+
+def test_n20_wrong_bytes_further_on_are_refused_as_soon_as_they_are_there(bench):
+    bench.origin = Origin(data=DATA, read_bytes=1024)
+
+    outcome = bench.fetch(magic=(Magic(hex="cafe", offset_bytes=50_000),), digests=sha256(DATA))
+
+    assert failure(outcome) == ("expectation_failed", False)
+    assert bench.origin.served_bytes <= 51 * 1024
+    assert bench.parts == []
+
+
+@pytest.mark.parametrize("total_known", [True, False])
+def test_n20_a_file_too_short_for_its_magic_fails(bench, total_known):
+    bench.origin = Origin(data=DATA[:100], total_known=total_known)
+
+    outcome = bench.fetch(magic=(Magic(hex="cafe", offset_bytes=99),))
+
+    assert failure(outcome) == ("expectation_failed", False)
+    assert bench.parts == []
+    if total_known:
+        assert outcome.reason == "the file has 100 bytes, too few for hex:cafe@99"
+        assert bench.origin.served_bytes == 0
+
+
+@pytest.mark.parametrize("digest", [True, False])
+def test_n20_kept_bytes_that_a_new_rule_refuses_are_not_resumed(bench, digest):
+    bench.origin.data = DATA
+    asked = {"digests": sha256(DATA)} if digest else {}
+    bench.break_off(CUT, **asked)
+
+    outcome = bench.fetch(magic=(Magic(hex="cafe", offset_bytes=CUT - 2),), **asked)
+
+    assert failure(outcome) == ("expectation_failed", False)
+    assert bench.origin.starts == [0]
+
+
+def test_kept_bytes_that_pass_a_new_rule_are_resumed(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT)
+
+    outcome = bench.fetch(magic=(magic(DATA, 7), magic(DATA, CUT - 2)))
+
+    assert bench.publish(outcome) == DATA
+    assert bench.origin.starts == [CUT]
+
+
+def test_n20_the_rest_of_a_file_is_held_against_its_magic_too(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT)
+    across = magic(DATA, CUT - 2, 2).hex + "cafe"
+
+    outcome = bench.fetch(magic=(Magic(hex=across, offset_bytes=CUT - 2),))
+
+    assert failure(outcome) == ("expectation_failed", False)
+    assert bench.origin.starts == [CUT]
+
+
+def test_a_complete_part_with_the_right_digest_still_needs_its_magic(bench):
+    bench.origin.data = DATA
+    bench.fetch(digests=sha256(DATA))
+    bench.origin.requests.clear()
+
+    outcome = bench.fetch(digests=sha256(DATA), magic=(Magic(hex="cafe", offset_bytes=len(DATA)),))
+
+    assert failure(outcome)[0] == "expectation_failed"
+
+
+def test_of_a_file_that_stands_there_the_digest_alone_decides(bench):
+    (bench.folder / "a.bin").write_bytes(DATA)
+
+    outcome = bench.fetch(digests=sha256(DATA), magic=(Magic(hex="cafe"),))
+
+    assert isinstance(outcome, UpToDate)
+    assert bench.origin.requests == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "asks_whether_changed"),
+    [
+        ({"magic": (magic(b"pqrst", 0),)}, True),
+        ({"magic": (Magic(hex="cafe"),)}, False),
+        ({"magic": (Magic(hex="cafe", offset_bytes=4),)}, False),
+        ({"size": SizeRange(least_bytes=5, most_bytes=5)}, True),
+        ({"size": SizeRange(most_bytes=4)}, False),
+    ],
+)
+def test_a_304_does_not_clear_a_file_that_the_rules_of_today_refuse(
+    bench, rules, asks_whether_changed
+):
+    bench.origin.data = b"pqrst"
+    bench.publish(bench.fetch())
+    bench.origin.requests.clear()
+
+    outcome = bench.fetch(previous=bench.record(), **rules)
+
+    assert bench.origin.requests[0].unless == (
+        bench.origin.validator if asks_whether_changed else None
+    )
+    assert isinstance(outcome, UpToDate if asks_whether_changed else Failure)
+    assert (bench.folder / "a.bin").read_bytes() == b"pqrst"
 
 
 # ---------------------------------------------------------------- what stands there already

@@ -185,6 +185,7 @@ def _rules(
         size=draft.get("size"),
         max_bytes=lower(defaults.max_bytes, job.limits.file if job.limits else None),
         expect_type=expect.type,
+        magic=expect.magic or (),
         headers=tuple((draft.get("headers") or {}).items()),
         retry=replace(
             defaults.retry,

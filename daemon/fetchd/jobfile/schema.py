@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from fetchd.errors import ValueProblem
-from fetchd.model import IfExists, Priority, SizeRange, Verify
+from fetchd.model import IfExists, Magic, Priority, SizeRange, Verify
 from fetchd.units import parse_duration_s, parse_rate_bytes_per_s, parse_size_bytes
 from fetchd.yamldoc import did_you_mean
 
@@ -27,7 +27,7 @@ NOT_BUILT = frozenset(
     {
         "schedule", "window", "publish", "keep", "wait_for", "matrix", "sums", "segments", "from",
         "if", "may_fail", "steps", "on_success", "on_failure",
-        "limits.rate", "expect.magic",
+        "limits.rate",
     }
 )  # fmt: skip
 
@@ -41,6 +41,10 @@ _RESERVED = {"item", "job", "matrix", "needs", "run", "task", "url", "vars"}
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110 §5.6.2
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+|\*/\*")
+_MAGIC = re.compile(r"hex:((?:[0-9A-Fa-f]{2})+)(?:@([0-9]{1,19}))?")
+_LONGEST_MAGIC_BYTES = 256
+_MOST_MAGIC = 8
+_MAGIC_BELOW_BYTES = 2**60
 _SECRET_HEADERS = {"authorization", "cookie", "proxy-authorization"}
 _OWN_HEADERS = {
     "accept-encoding", "connection", "content-length", "content-type", "expect", "host",
@@ -189,6 +193,34 @@ def _media_type(value: object) -> str:
     return text.lower()
 
 
+def _magic(value: object) -> Magic:
+    text = _text(value)
+    match = _MAGIC.fullmatch(text.strip())
+    if match is None:
+        raise ValueProblem(
+            f"{text[:60]!r} is no magic; write hex: and two digits for each byte, then @ and the "
+            "offset unless it is 0: hex:4344303031@32769"
+        )
+    magic = Magic(hex=match[1].lower(), offset_bytes=int(match[2] or 0))
+    size_bytes = magic.end_bytes - magic.offset_bytes
+    if size_bytes > _LONGEST_MAGIC_BYTES:
+        raise ValueProblem(
+            f"{text[:60]!r}... has {size_bytes} bytes; at most {_LONGEST_MAGIC_BYTES} are possible"
+        )
+    if magic.offset_bytes >= _MAGIC_BELOW_BYTES:
+        raise ValueProblem(f"{magic} lies behind the end of any file; write an offset below 2^60")
+    return magic
+
+
+def _magics(value: object) -> tuple[Magic, ...]:
+    texts = _some(value)
+    if not isinstance(texts, list):
+        raise ValueProblem("needs a text or a list of texts")
+    if len(texts) > _MOST_MAGIC:
+        raise ValueProblem(f"has {len(texts)} entries; at most {_MOST_MAGIC} are possible")
+    return tuple(map(_magic, texts))
+
+
 def _header_name(value: object) -> str:
     text = _text(value)
     if not _HEADER.fullmatch(text):
@@ -277,6 +309,14 @@ Stall = Annotated[
     PlainValidator(_stall),
     _native("string", pattern=f"{_DURATION[:-1]}(@{_SIZE}/\\s*s\\s*)?$"),
 ]
+_ONE_MAGIC = {"type": "string", "pattern": f"^\\s*{_MAGIC.pattern}\\s*$"}
+Magics = Annotated[
+    tuple[Magic, ...],
+    PlainValidator(_magics),
+    WithJsonSchema(
+        {"anyOf": [_ONE_MAGIC, {"type": "array", "items": _ONE_MAGIC, "maxItems": _MOST_MAGIC}]}
+    ),
+]
 HeaderName = Annotated[str, PlainValidator(_header_name), _native("string")]
 HeaderValue = Annotated[str, PlainValidator(_header_value), _native("string", "number", "boolean")]
 
@@ -315,6 +355,8 @@ class LimitKeys(_Keys):
 class ExpectKeys(_Keys):
     type: Annotated[str, PlainValidator(_media_type), _native("string")] | None = None
     """The media type that has to arrive; "*/*" for any, HTML pages too."""
+    magic: Magics | None = None
+    """hex:BYTES[@OFFSET]: bytes that the file has there; several must all hold."""
 
 
 class TaskKeys(_Keys):

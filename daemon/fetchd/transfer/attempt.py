@@ -41,9 +41,11 @@ from fetchd.transfer.resume import WHOLE, Plan, date_of, is_strong, plan
 from fetchd.transfer.verify import (
     SNIFF_BYTES,
     check_digests,
+    check_magic,
     check_size,
     check_start,
     check_type,
+    fits_magic,
     grade,
 )
 
@@ -57,7 +59,7 @@ _BUSY_DELAY_S = 5.0
 #: Given up of a part on a full disk, so that its journal finds room.
 _JOURNAL_ROOM_BYTES = 64 * 1024
 #: With these the bytes that an attempt has written are of no use to the next one.
-_WORTHLESS = {"checksum_mismatch", "bad_size", "too_large"}
+_WORTHLESS = {"checksum_mismatch", "bad_size", "expectation_failed", "too_large"}
 
 
 class Transfer:
@@ -206,9 +208,24 @@ class _Fetch:
             previous
             and previous.url == self._attempt.source
             and _says_something(previous.validator)
+            and self._passes(standing)
         ):
             self._unless = previous.validator
         return None
+
+    def _passes(self, standing: Existing) -> bool:
+        """Tell whether the file passes the rules of today; if not, a 304 would not mend it."""
+        size, seen_bytes = self._rules.size, 0
+        end_bytes = max((magic.end_bytes for magic in self._rules.magic), default=0)
+        if standing.size_bytes < end_bytes or (size and standing.size_bytes not in size):
+            return False
+        with self._transfer.disk.read_existing(self._rules.root, self._path) as slices:
+            while seen_bytes < end_bytes and (piece := next(slices, None)) is not None:
+                if not fits_magic(self._rules, piece, seen_bytes):
+                    return False
+                seen_bytes += len(piece)
+                self._tell_hashed(seen_bytes, standing.size_bytes)
+        return True
 
     def _hash_standing(self, standing: Existing) -> tuple[Digest, ...]:
         hashes, hashed_bytes = self._new_hashes(), 0
@@ -223,6 +240,8 @@ class _Fetch:
 
     def _fetch(self) -> Outcome:
         part = self._part
+        if not self._kept_passes():
+            part.truncate()
         asked = plan(part.journal, self._attempt.source, digest_decides=bool(self._wanted))
         complete = part.journal is not None and part.journal.total == part.size_bytes
         if self._wanted and part.size_bytes and (asked.start or complete):
@@ -251,6 +270,15 @@ class _Fetch:
                 if instead is None:
                     return self._receive(asked, stream)
                 asked = instead
+
+    def _kept_passes(self) -> bool:
+        """Tell whether the kept bytes pass ``expect.magic``, which may be newer than they are."""
+        for magic in self._rules.magic:
+            room = self._buffer[: magic.end_bytes - magic.offset_bytes]
+            got = self._part.readinto(room, magic.offset_bytes)
+            if not fits_magic(self._rules, room[:got], magic.offset_bytes):
+                return False
+        return True
 
     def _open(self, asked: Plan) -> Stream:
         timeouts = self._rules.timeouts
@@ -321,6 +349,7 @@ class _Fetch:
         if stream.start == 0:
             got = self._read_start(stream)
             check_start(self._path, self._rules, self._buffer[:got])
+            check_magic(self._rules, self._buffer[:got], 0)
             part.truncate()
             self._hashes = self._new_hashes()
         else:
@@ -402,6 +431,7 @@ class _Fetch:
         self._wrote = True
         part.write(data)
         self._hashes.update(data)
+        check_magic(self._rules, data, size_bytes - len(data))
         self._transfer.failpoints.pass_by("transfer.received")
         due = size_bytes - self._marked_bytes >= CHECKPOINT_BYTES
         if due or self._clock.monotonic() - self._marked_s >= CHECKPOINT_S:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fetchd.digests import Digest
 from fetchd.errors import AttemptError
-from fetchd.model import Rules, Verify
+from fetchd.model import Magic, Rules, Verify
 
 #: How many first bytes are looked at before any is written.
 SNIFF_BYTES = 1024
@@ -41,12 +41,29 @@ def check_start(path: str, rules: Rules, start: memoryview) -> None:
         raise AttemptError("unexpected_html", _HTML_REASON.format("by its first bytes"))
 
 
+def check_magic(rules: Rules, data: memoryview, offset_bytes: int) -> None:
+    """Hold a piece of the file against what ``expect.magic`` says of it; raises AttemptError."""
+    for magic in rules.magic:
+        if (found := _instead_of(magic, data, offset_bytes)) is not None:
+            raise AttemptError("expectation_failed", f"expected {magic}, found {found}")
+
+
+def fits_magic(rules: Rules, data: memoryview, offset_bytes: int) -> bool:
+    """Tell whether a piece of the file is as ``expect.magic`` wants it."""
+    return all(_instead_of(magic, data, offset_bytes) is None for magic in rules.magic)
+
+
 def check_size(rules: Rules, size_bytes: int) -> None:
-    """Hold a complete size against the job's ``size``; raises AttemptError."""
+    """Hold a complete size against ``size`` and ``expect.magic``; raises AttemptError."""
     if rules.size is not None and size_bytes not in rules.size:
         raise AttemptError(
             "bad_size", f"the file has {size_bytes} bytes, `size` allows {rules.size}"
         )
+    for magic in rules.magic:
+        if magic.end_bytes > size_bytes:
+            raise AttemptError(
+                "expectation_failed", f"the file has {size_bytes} bytes, too few for {magic}"
+            )
 
 
 def check_digests(wanted: Sequence[Digest], found: Sequence[Digest]) -> None:
@@ -80,6 +97,20 @@ _HTML_REASON = (
     "an HTML page ({}) came where a file was asked for, often a login or error page; "
     "`expect: {{type: text/html}}` allows it"
 )
+
+
+def _instead_of(magic: Magic, data: memoryview, offset_bytes: int) -> Magic | None:
+    """Return what ``data``, which begins at ``offset_bytes``, has where the magic should stand.
+
+    None: nothing else, as far as the two overlap.
+    """
+    start = max(magic.offset_bytes, offset_bytes)
+    end = min(magic.end_bytes, offset_bytes + len(data))
+    if start >= end:
+        return None
+    found = bytes(data[start - offset_bytes : end - offset_bytes])
+    wanted = bytes.fromhex(magic.hex)[start - magic.offset_bytes : end - magic.offset_bytes]
+    return None if found == wanted else Magic(hex=found.hex(), offset_bytes=start)
 
 
 def _may_be_html(path: str, rules: Rules) -> bool:
