@@ -254,6 +254,7 @@ class TaskFailed(TaskEvent):
     reason: str
     attempts: int
     causes: tuple[str, ...] = field(default_factory=tuple)
+    quarantine: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

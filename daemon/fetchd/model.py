@@ -207,6 +207,26 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dossier:
+    r"""Content that was refused, for a person to see why.
+
+    ``url``: the source; ``expected``: what the job asks of the content; ``size_bytes``: as it came,
+    or as announced where it did not come to its end; ``digests``: those found in all of it.
+    ``start``: its first bytes, those that are not printable ASCII as \xff; "" when none was read.
+    ``quarantine``: where the bytes lie, below the root; "" when none was kept.
+    """
+
+    url: str
+    final_url: str
+    expected: tuple[str, ...]
+    content_type: str | None = None
+    size_bytes: int | None = None
+    digests: tuple[Digest, ...] = ()
+    start: str = ""
+    quarantine: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """What earlier attempts of a task left for the decision about the next one.
 
@@ -214,6 +234,7 @@ class History:
     durable progress; ``barred``: sources that failed for good; ``mismatched``: sources that
     served a wrong digest once; ``causes``: last failure by source ("code: reason");
     ``crashes``: without durable progress since; ``crash_bytes``: durable length at the last one.
+    ``dossier``: of the latest content that was refused, rather of some whose bytes were kept.
     """
 
     attempts: int = 0
@@ -225,6 +246,7 @@ class History:
     first_failed_at_s: float | None = None  # wall clock: it survives a restart
     crashes: int = 0
     crash_bytes: int = 0
+    dossier: Dossier | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,7 +398,8 @@ class Deferred:
 class Failure:
     """The attempt failed; ``code`` is a key of ``errors.CODES``. Goes unchanged everywhere.
 
-    ``progressed``: more bytes are durable in the part than when the attempt began.
+    ``progressed``: more bytes are durable in the part than when the attempt began. ``dossier``:
+    where it was the content that failed.
     """
 
     code: str
@@ -384,6 +407,7 @@ class Failure:
     transient: bool
     retry_after_s: float | None = None
     progressed: bool = False
+    dossier: Dossier | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -560,6 +584,7 @@ class FileView:
     resumed_from_bytes: int
     elapsed_s: float | None
     causes: tuple[tuple[int, str, str], ...] = ()
+    dossier: Dossier | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

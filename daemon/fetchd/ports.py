@@ -252,6 +252,19 @@ class Part(Protocol):
         """Remove part and journal: their content is worthless."""
         ...
 
+    def quarantine(self) -> str:
+        """Move the part, as ``discard`` would remove it, to where people may look at it.
+
+        Returns that place, below the root; "" when it is gone already. It holds one refused part
+        for each destination, the latest; none is ever opened as a part again. Publishing the
+        destination removes it.
+        """
+        ...
+
+    def drop_quarantined(self) -> bool:
+        """Remove what the destination has in quarantine; True when there was something."""
+        ...
+
     def free_bytes(self) -> int:
         """Return the free space of the part's file system."""
         ...
@@ -294,7 +307,8 @@ class Leftover:
     """A part in a hidden folder. ``path`` and ``durable_bytes`` by its journal, "" and 0 without.
 
     ``home``: path below the root of the file system's top folder, "" for the root's own.
-    ``modified_at_s``: wall clock, when it was last touched.
+    ``modified_at_s``: wall clock, when it was last touched. ``quarantined``: it was refused, and
+    is a part no more.
     """
 
     root: str
@@ -303,6 +317,7 @@ class Leftover:
     durable_bytes: int
     home: str = ""
     modified_at_s: float = 0.0
+    quarantined: bool = False
 
 
 # ---------------------------------------------------------------- the store

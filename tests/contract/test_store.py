@@ -7,12 +7,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from fetchd.digests import Digest
 from fetchd.errors import ConfigError, StoreError
 from fetchd.model import (
+    Dossier,
     FileRecord,
     History,
     IfExists,
@@ -195,6 +197,60 @@ def test_a_task_is_ready_until_it_is_started_and_again_when_it_waits(store):
         NOW_S + 30,
         "retry",
     )
+
+
+DOSSIER = Dossier(
+    url="http://one.example/f",
+    final_url="http://two.example/f",
+    expected=("sha256:" + "ab" * 32, "size 1..9"),
+    content_type="text/plain",
+    size_bytes=5,
+    digests=(Digest("sha256", "cd" * 32), Digest("md5", "ef" * 16)),
+    start="PK\\x03",
+    quarantine="caf\udce9/.fetchd/quarantine/q",
+)
+
+
+def test_rule_36_what_is_known_of_refused_content_is_kept_over_waits_and_shown(store):
+    opened = add(store, job("a", group("a", spec("f"), spec("g"))))
+    here = opened.groups[0].id
+    f, g = (r.task.id for r in window(store, here).tasks)
+    history = History(attempts=1, dossier=DOSSIER)
+
+    store.record(
+        [
+            Failed(task=f, code="checksum_mismatch", reason="r", history=history),
+            Waits(task=g, origin="http://one.example:80", history=history, due_at_s=0, reason=""),
+        ]
+    )
+
+    assert [f.dossier for f in store.failures(opened.run.id, 9)] == [DOSSIER]
+    (waiting,) = window(store, here).tasks
+    assert waiting.task.history == history
+    store.record([Intends(task=g, intent=INTENT, history=history)])
+    store.record(
+        [
+            Succeeded(
+                task=g,
+                root="default",
+                path="g",
+                url="u",
+                detail="downloaded",
+                unchanged=None,
+                record=None,
+            )
+        ]
+    )
+    shown = [file.dossier for file in store.files(opened.run.id)]
+    assert shown == [DOSSIER, replace(DOSSIER, quarantine="")]
+
+
+def test_a_history_that_was_recorded_before_there_were_dossiers_is_read():
+    history = History(attempts=2, causes=((0, "c", "r"),))
+    fields = json.loads(codec.history_text(history))
+    del fields["dossier"]
+
+    assert codec.history_of(json.dumps(fields)) == history
 
 
 def test_a_distant_wait_is_announced_not_given(store):

@@ -8,10 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from fetchd import events
+from fetchd.engine.engine import KEEP_PARTS_S
 from fetchd.model import (
     Batch,
     Cancel,
     Deferred,
+    Dossier,
     Expand,
     Expanded,
     Failure,
@@ -609,6 +611,31 @@ def test_a_crash_is_charged_only_without_durable_progress(lives):
         attempt = life.fetch()
         assert attempt.task.history.crashes == crashes
         life.calm()
+
+
+def test_n20_rule_36_the_last_word_about_refused_content_says_where_it_lies(hand):
+    hand.submit(job("a", group("a", spec("f", "http://one.example/f", "http://two.example/f"))))
+    for quarantine in ("q", ""):
+        attempt = hand.fetch()
+        dossier = Dossier(
+            url=attempt.source, final_url=attempt.source, expected=(), quarantine=quarantine
+        )
+        hand.settle(attempt, failure("expectation_failed", transient=False, dossier=dossier))
+
+    (told,) = of(hand, events.TaskFailed)
+    (shown,) = hand.store.failures(told.run, 9)
+    assert (told.quarantine, len(told.causes)) == ("q", 2)
+    assert shown.dossier == Dossier(
+        url="http://one.example/f",
+        final_url="http://one.example/f",
+        expected=(),
+        quarantine="q",
+    )
+
+
+def test_what_lies_in_quarantine_is_kept_for_a_week(hand):
+    assert hand.engine.needs_part("default", "", KEEP_PARTS_S - 1)
+    assert not hand.engine.needs_part("default", "", KEEP_PARTS_S + 1)
 
 
 def test_a_task_that_keeps_killing_the_daemon_runs_alone_and_then_is_poison(lives):

@@ -14,6 +14,7 @@ from fetchd.events import FolderFailed
 from fetchd.folder.outbox import FILED_TOGETHER
 from fetchd.folder.reports import MOST_FAILURES
 from fetchd.model import (
+    Dossier,
     FileView,
     RunState,
     TaskCounts,
@@ -137,6 +138,7 @@ def test_the_report_of_an_ended_job_has_its_failures_without_secrets(drop):
             {"source": 1, "code": "bad_status", "reason": "404"},
             {"source": 2, "code": "connect_failed", "reason": "refused"},
         ],
+        "dossier": None,
     }
 
 
@@ -163,11 +165,43 @@ def test_every_file_has_a_line_of_its_own(drop):
         "resumed_from_bytes": 7,
         "elapsed_s": 1.235,
         "causes": [],
+        "dossier": None,
     }
     assert (second["state"], second["detail"], second["etag"]) == ("failed", "bad_status", None)
     whole = (drop.jobs / "reports" / "x.files.jsonl").read_text()
     assert "sig=" not in whole
     assert "pw@" not in whole
+
+
+def test_n20_what_was_refused_is_shown_in_both_reports_without_secrets(drop):
+    dossier = Dossier(
+        url="https://me:pw@one.example/b?sig=abc",
+        final_url="https://login.example/?next=secret#x",
+        expected=("sha256:" + "1" * 64, "size 5..9", "hex:cafe@3"),
+        content_type="application/octet-stream; token=abc\x1b[2J",
+        size_bytes=7,
+        digests=(Digest("sha256", "0" * 64),),
+        start="PK\\x03 https://a.example/?key=abc",
+        quarantine=os.fsdecode(b"caf\xe9/.fetchd/quarantine/abc"),
+    )
+    drop.engine.end("x", RunState.FAILED, [failed("b", dossier=dossier)])
+
+    drop.turns()
+
+    (line,) = lines(drop)
+    (failure,) = drop.report("x")["failures"]
+    assert line["dossier"] == failure["dossier"]
+    shown = dict(failure["dossier"])
+    assert "\x1b" not in shown.pop("content_type")
+    assert shown == {
+        "url": "https://one.example/b?...",
+        "final_url": "https://login.example/?...",
+        "expected": ["sha256:" + "1" * 64, "size 5..9", "hex:cafe@3"],
+        "size_bytes": 7,
+        "digests": ["sha256:" + "0" * 64],
+        "start": "PK\\x03 https://a.example/?...",
+        "quarantine": "caf\\xe9/.fetchd/quarantine/abc",
+    }
 
 
 def test_names_that_are_not_utf8_are_escaped_and_a_line_stays_a_line(drop):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -411,6 +412,121 @@ def test_a_discarded_part_is_removed_once_and_never_under_anothers_name(disk, tm
         with disk.open_part("default", "a") as other:
             part.discard()
             assert [other.name] == names(tmp_path)
+
+
+# ---------------------------------------------------------------- quarantine
+
+
+def refused(tmp_path: Path, home: str = "") -> dict[str, bytes]:
+    folder = tmp_path / home / ".fetchd/quarantine"
+    return {f.name: f.read_bytes() for f in folder.iterdir()} if folder.exists() else {}
+
+
+def refuse(disk: DownloadDisk, path: str, data: bytes) -> str:
+    leave(disk, path, data, durable_bytes=len(data))
+    with disk.open_part("default", path) as part:
+        return part.quarantine()
+
+
+def test_rule_36_a_refused_part_is_moved_where_people_may_look_at_it(disk, tmp_path):
+    place = refuse(disk, "a/b", b"wrong")
+
+    assert place == f".fetchd/quarantine/{part_name('default', 'a/b')}"
+    assert (tmp_path / place).read_bytes() == b"wrong"
+    assert stat.S_IMODE((tmp_path / ".fetchd/quarantine").stat().st_mode) == 0o700
+    assert names(tmp_path) == []
+
+
+def test_rule_36_a_refused_part_is_no_part_any_more(disk, tmp_path):
+    place = refuse(disk, "a", b"wrong")
+
+    with disk.open_part("default", "a") as part:
+        assert (part.size_bytes, part.journal) == (0, None)
+        part.write(memoryview(b"new"))
+    assert (tmp_path / place).read_bytes() == b"wrong"
+    assert content(disk, "a") == b""
+
+
+def test_there_is_one_refused_part_for_each_destination_the_latest(disk, tmp_path):
+    for data in (b"first", b"second"):
+        refuse(disk, "a", data)
+    refuse(disk, "b", b"other")
+
+    assert sorted(refused(tmp_path).values()) == [b"other", b"second"]
+
+
+def test_d09_a_part_on_another_file_system_is_refused_there_by_a_rename(disk, system, tmp_path):
+    (tmp_path / "mnt").mkdir()
+    system.other_device = "mnt"
+
+    place = refuse(disk, "mnt/a", b"wrong")
+
+    assert place == f"mnt/.fetchd/quarantine/{part_name('default', 'mnt/a')}"
+    assert list(refused(tmp_path, "mnt").values()) == [b"wrong"]
+    (leftover,) = disk.leftovers()
+    assert (leftover.home, leftover.quarantined) == ("mnt", True)
+    assert disk.sweep(leftover)
+    assert refused(tmp_path, "mnt") == {}
+
+
+def test_p9_the_journal_of_a_refused_part_is_durably_forgotten_before_it_moves(disk, system):
+    leave(disk, "a", b"wrong", durable_bytes=5)
+
+    with disk.open_part("default", "a") as part:
+        system.calls.clear()
+        part.quarantine()
+
+    forgotten = system.calls.index("unlink .json")
+    assert system.calls[forgotten:] == ["unlink .json", "fsync", "rename "]
+
+
+def test_p9_a_part_that_cannot_be_moved_is_worth_nothing_all_the_same(disk, system, tmp_path):
+    leave(disk, "a", b"wrong", durable_bytes=5)
+    (tmp_path / ".fetchd/quarantine").write_text("in the way")
+
+    with disk.open_part("default", "a") as part, pytest.raises(AttemptError):
+        part.quarantine()
+
+    assert content(disk, "a") == b""
+
+
+def test_a_link_in_place_of_the_quarantine_is_not_followed(disk, tmp_path):
+    refuse(disk, "a", b"wrong")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".fetchd/quarantine").rename(tmp_path / "real")
+    (tmp_path / ".fetchd/quarantine").symlink_to(tmp_path / "elsewhere")
+
+    with disk.open_part("default", "a") as part:
+        part.write(memoryview(b"more"))
+        with pytest.raises(AttemptError):
+            part.quarantine()
+        with pytest.raises(AttemptError):
+            part.drop_quarantined()
+
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_what_is_in_quarantine_can_be_dropped_once_and_no_other_with_it(disk, tmp_path):
+    refuse(disk, "a", b"wrong")
+    refuse(disk, "b", b"other")
+
+    with disk.open_part("default", "a") as part:
+        assert [part.drop_quarantined(), part.drop_quarantined()] == [True, False]
+
+    assert list(refused(tmp_path).values()) == [b"other"]
+
+
+def test_refused_parts_are_leftovers_without_a_destination_and_with_their_age(disk, tmp_path):
+    refuse(disk, "a", b"wrong")
+    before_s = time.time()
+
+    (leftover,) = disk.leftovers()
+
+    assert (leftover.quarantined, leftover.path, leftover.durable_bytes) == (True, "", 0)
+    assert leftover.name == part_name("default", "a")
+    assert leftover.modified_at_s == pytest.approx(before_s, abs=60)
+    assert disk.sweep(leftover)
+    assert refused(tmp_path) == {}
 
 
 # ---------------------------------------------------------------- what lives leave behind

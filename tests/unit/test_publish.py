@@ -216,6 +216,19 @@ def test_rule_9_data_is_synced_before_it_is_named_and_folders_before_it_is_told(
     assert all(call.startswith("unlink") for call in system.calls[6:])
 
 
+def test_rule_36_a_published_file_clears_what_was_refused_for_it_and_no_other(disk, tmp_path):
+    for path in ("a", "b"):
+        with disk.open_part("default", path) as part:
+            part.write(memoryview(b"wrong " + path.encode()))
+            part.quarantine()
+
+    publish(disk, verified(disk, "a"))
+
+    folder = tmp_path / ".fetchd/quarantine"
+    assert [file.read_bytes() for file in folder.iterdir()] == [b"wrong b"]
+    assert visible(tmp_path) == {"a": b"new"}
+
+
 def test_a_group_of_any_size_and_of_none_is_published(disk, tmp_path):
     attempts = [verified(disk, f"{number % 7}/{number}", b"%d" % number) for number in range(150)]
 

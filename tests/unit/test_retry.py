@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fetchd.engine.retry import Again, GiveUp, after_crash, decide
-from fetchd.model import Failure, History, RetryPolicy
+from fetchd.model import Dossier, Failure, History, RetryPolicy
 from harness import NoJitter
 
 POLICY = RetryPolicy(attempts=3, delay_s=2, max_delay_s=10, give_up_after_s=100)
@@ -48,6 +49,18 @@ def test_a_round_goes_over_all_sources_without_delay_between_them():
     assert [first.delay_s, second.delay_s, third.delay_s] == [0, 0, 2]
     assert [first.history.source, second.history.source, third.history.source] == [1, 2, 0]
     assert third.history.round == 1
+
+
+def test_rule_36_the_dossier_that_stays_is_the_latest_but_one_with_kept_bytes_goes_before():
+    page = Dossier(url="http://a/", final_url="http://a/", expected=())
+    kept, later = replace(page, quarantine="q"), replace(page, url="http://b/", quarantine="q")
+    found = []
+    history = History()
+    for dossier in (None, page, kept, page, None, later):
+        history = choose(fail(dossier=dossier), history, sources=9).history
+        found.append(history.dossier)
+
+    assert found == [None, page, kept, kept, kept, later]
 
 
 def test_a_source_that_failed_for_good_is_not_asked_again():

@@ -18,6 +18,7 @@ from fetchd.disk import DownloadDisk, RootSpec, SystemOs, build
 from fetchd.errors import AttemptError, NotWanted
 from fetchd.model import (
     Deferred,
+    Dossier,
     Failure,
     Fetch,
     Fetched,
@@ -47,6 +48,7 @@ from fetchd.ports import PartJournal, RangeRefused, Request
 from fetchd.transfer import Transfer
 from fetchd.transfer import resume as resuming
 from fetchd.transfer.resume import WHOLE, Plan, plan
+from fetchd.transfer.verify import text_of
 
 KIB, MIB = 1024, 1024 * 1024
 URL, MIRROR = "http://h/a.bin", "http://m/a.bin"
@@ -289,6 +291,11 @@ class Bench:
     def kept(self) -> PartJournal | None:
         with self.disk.open_part("default", "a.bin") as part:
             return part.journal
+
+    @property
+    def refused(self) -> list[bytes]:
+        folder = self.folder / ".fetchd/quarantine"
+        return [file.read_bytes() for file in folder.iterdir()] if folder.exists() else []
 
     @property
     def parts(self) -> list[str]:
@@ -652,6 +659,191 @@ def test_a_304_does_not_clear_a_file_that_the_rules_of_today_refuse(
     )
     assert isinstance(outcome, UpToDate if asks_whether_changed else Failure)
     assert (bench.folder / "a.bin").read_bytes() == b"pqrst"
+
+
+# ---------------------------------------------------------------- refused content
+
+
+def test_p9_a_flipped_bit_anywhere_is_never_published_nor_used_again(bench):
+    data, chance = some_bytes(4096), random.Random(9)
+    (bench.folder / "a.bin").write_bytes(b"the last good file")
+    for _ in range(200):
+        at = chance.randrange(len(data))
+        wrong = data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
+        bench.origin = Origin(data=wrong)
+
+        outcome = bench.fetch(digests=sha256(data))
+
+        assert failure(outcome) == ("checksum_mismatch", False)
+        assert (bench.parts, bench.refused) == ([], [wrong])
+    assert (bench.folder / "a.bin").read_bytes() == b"the last good file"
+
+
+def test_n20_rule_36_the_dossier_of_a_wrong_digest_says_all_that_is_known(bench):
+    bench.origin = Origin(data=b"MZ\x90\0\\" + bytes(200), content_type="application/zip")
+
+    outcome = bench.fetch(digests=sha256(b"other"), size=SizeRange(most_bytes=999))
+
+    assert outcome.dossier == Dossier(
+        url=URL,
+        final_url=URL + "?final",
+        expected=(str(sha256(b"other")[0]), "size 0..999"),
+        content_type="application/zip",
+        size_bytes=205,
+        digests=sha256(bench.origin.data),
+        start="MZ\\x90\\x00\\x5c" + 59 * "\\x00",
+        quarantine=outcome.dossier.quarantine,
+    )
+    assert (bench.folder / outcome.dossier.quarantine).read_bytes() == bench.origin.data
+
+
+@pytest.mark.parametrize(
+    ("origin", "rules", "size_bytes", "start"),
+    [
+        # Refused by the head, or by the first bytes: nothing was written.
+        ({"content_type": "text/html"}, {}, 7, ""),
+        ({"data": HTML}, {}, len(HTML), "\\x0a<!-- hi --> <!DOCTYPE html><title>Log in</title>"),
+        ({}, {"expect_type": "application/zip"}, 7, ""),
+        ({}, {"magic": (Magic(hex="cafe"),)}, 7, "content"),
+        ({}, {"magic": (Magic(hex="cafe", offset_bytes=6),)}, 7, ""),
+        ({}, {"size": SizeRange(least_bytes=8)}, 7, ""),
+        # An empty body has no bytes that could be kept.
+        ({"data": b""}, {"digests": sha256(b"x")}, 0, ""),
+    ],
+)
+def test_n20_what_was_refused_unwritten_has_a_dossier_and_keeps_no_bytes(
+    bench, origin, rules, size_bytes, start
+):
+    bench.origin = Origin(**{"data": b"content"} | origin)
+
+    outcome = bench.fetch(**rules)
+
+    assert isinstance(outcome, Failure)
+    assert (outcome.dossier.size_bytes, outcome.dossier.start) == (size_bytes, start)
+    assert outcome.dossier.quarantine == ""
+    assert (bench.parts, bench.refused) == ([], [])
+
+
+def test_rule_36_a_whole_body_of_the_wrong_size_is_kept_aside(bench):
+    bench.origin = Origin(data=b"too short", total_known=False)
+
+    outcome = bench.fetch(size=SizeRange(least_bytes=100, most_bytes=100))
+
+    assert (outcome.code, outcome.dossier.size_bytes) == ("bad_size", 9)
+    assert bench.refused == [b"too short"]
+
+
+def test_rule_36_wrong_magic_further_on_keeps_the_bytes_that_show_it(bench):
+    bench.origin = Origin(data=DATA, read_bytes=1024)
+
+    outcome = bench.fetch(magic=(Magic(hex="cafe", offset_bytes=5000),))
+
+    (kept,) = bench.refused
+    assert kept == DATA[: len(kept)]
+    assert 5002 <= len(kept) < 7000
+    assert (outcome.dossier.size_bytes, outcome.dossier.digests) == (len(DATA), ())
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [{"max_bytes": 9000}, {"budget_bytes": 9000}, {"size": SizeRange(most_bytes=9000)}],
+)
+def test_n11_what_has_no_end_is_not_worth_a_place_in_quarantine(bench, rules):
+    bench.origin = Origin(data=bytes(MIB), total_known=False, read_bytes=1000)
+
+    assert isinstance(bench.fetch(**rules), Failure)
+    assert (bench.parts, bench.refused) == ([], [])
+
+
+def test_n20_a_resumed_file_with_a_wrong_digest_is_kept_aside_whole(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT, digests=sha256(b"other"))
+
+    outcome = bench.fetch(digests=sha256(b"other"))
+
+    assert failure(outcome)[0] == "checksum_mismatch"
+    assert bench.refused == [DATA]
+    assert outcome.dossier.start == text_of(DATA[:64])
+    assert outcome.progressed is False
+
+
+def test_a_login_page_in_answer_to_a_resume_says_so_and_keeps_the_part(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT)
+    bench.origin = Origin(data=HTML, validator=Validator(), content_type="text/html")
+
+    outcome = bench.fetch()
+
+    assert (outcome.dossier.content_type, outcome.dossier.start) == ("text/html", "")
+    assert bench.kept.durable_bytes == CUT
+    assert bench.refused == []
+
+
+def test_what_was_refused_is_not_in_the_way_of_the_right_file(bench):
+    bench.origin.data = b"wrong"
+    bench.fetch(digests=sha256(DATA))
+    bench.origin.data = DATA
+
+    assert bench.publish(bench.fetch(digests=sha256(DATA))) == DATA
+    assert bench.refused == []
+
+
+def test_d04_what_cannot_be_kept_aside_is_discarded(bench):
+    (bench.folder / ".fetchd").mkdir()
+    (bench.folder / ".fetchd/quarantine").touch()
+    bench.origin.data = b"wrong"
+
+    outcome = bench.fetch(digests=sha256(DATA))
+
+    assert failure(outcome) == ("checksum_mismatch", False)
+    assert outcome.dossier.quarantine == ""
+    assert bench.parts == []
+
+
+def test_d01_what_was_refused_gives_way_when_its_destination_needs_the_room(bench):
+    bench.origin.data = DATA[::-1]
+    bench.fetch(digests=sha256(DATA))
+    bench.origin.data = DATA
+    bench.system.free_bytes = lambda fd: len(DATA) - len(bench.refused)
+
+    assert bench.publish(bench.fetch(digests=sha256(DATA))) == DATA
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_d01_a_disk_that_is_full_all_the_same_takes_what_was_refused_first(bench, number):
+    bench.origin.data = DATA[::-1]
+    bench.fetch(digests=sha256(DATA))
+    bench.origin.data = DATA
+    bench.system.faults = {"write": [None, number]}
+
+    assert isinstance(bench.fetch(digests=sha256(DATA)), Deferred)
+    assert bench.refused == []
+    assert bench.publish(bench.fetch(digests=sha256(DATA))) == DATA
+
+
+@pytest.mark.parametrize(
+    ("data", "rules"),
+    [
+        (b"wrong", {"digests": sha256(b"right")}),
+        (b"wrong", {"magic": (Magic(hex="cafe"),)}),
+        (b"wrong" * 999, {"magic": (Magic(hex="cafe", offset_bytes=4000),)}),
+        (b"wrong", {"size": SizeRange(most_bytes=4)}),
+        (HTML, {}),
+        (bytes(5000), {"max_bytes": 4000}),
+    ],
+)
+@pytest.mark.parametrize("total_known", [True, False])
+def test_rule_38_whatever_is_refused_the_last_good_file_stays(bench, data, rules, total_known):
+    (bench.folder / "a.bin").write_bytes(b"good")
+    before = (bench.folder / "a.bin").stat()
+    bench.origin = Origin(data=data, total_known=total_known, read_bytes=1024)
+
+    assert isinstance(bench.fetch(**rules), Failure)
+
+    after = (bench.folder / "a.bin").stat()
+    assert (bench.folder / "a.bin").read_bytes() == b"good"
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert bench.parts == []
 
 
 # ---------------------------------------------------------------- what stands there already

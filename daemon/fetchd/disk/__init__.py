@@ -13,12 +13,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 
 from fetchd.clock import Failpoints
 from fetchd.disk.part import (
+    drop_quarantined,
     find_folder,
     homes,
     lock,
     names,
     open_part,
     part_name,
+    quarantined,
     read_journal,
     remove,
 )
@@ -92,16 +94,23 @@ class DownloadDisk:
         return self._publisher.publish(attempts)
 
     def leftovers(self) -> list[Leftover]:
-        """Return every part of every root, also those that are open right now."""
+        """Return every part of every root, also those that are open, and what was refused."""
         return [leftover for root in self._roots.values() for leftover in self._leftovers(root)]
 
     def sweep(self, leftover: Leftover) -> bool:
-        """Remove a part and its journal; False: somebody has it open, or the disk refused."""
+        """Remove a part and its journal, or what was refused.
+
+        False: somebody has it open, it is gone, or the disk does not let it go.
+        """
         with (
             suppress(OSError, AttemptError, PartBusy),
             self._parts(self._root(leftover.root), leftover.home) as folder_fd,
         ):
-            return folder_fd is None or self._sweep(folder_fd, leftover.name)
+            if folder_fd is None:
+                return True
+            if leftover.quarantined:
+                return drop_quarantined(self._system, folder_fd, leftover.name)
+            return self._sweep(folder_fd, leftover.name)
         return False
 
     def _root(self, name: str) -> Root:
@@ -143,6 +152,16 @@ class DownloadDisk:
                 for name in names(folder_fd):
                     if leftover := self._leftover(root, home, folder_fd, name):
                         yield leftover
+                for name, since_s in quarantined(self._system, folder_fd).items():
+                    yield Leftover(
+                        root=root.name,
+                        path="",
+                        name=name,
+                        durable_bytes=0,
+                        home=home,
+                        modified_at_s=since_s,
+                        quarantined=True,
+                    )
 
     def _leftover(self, root: Root, home: str, folder_fd: int, name: str) -> Leftover | None:
         size_bytes, modified_at_s = 0, 0.0

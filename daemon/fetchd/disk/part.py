@@ -19,10 +19,14 @@ from fetchd.model import Validator
 from fetchd.ports import Os, PartBusy, PartJournal
 
 _PARTS = "parts"
+_QUARANTINE = "quarantine"
 _PLACES = "places"
 _JOURNAL = ".json"
 _DRAFT = ".json.tmp"
 _LONGEST_JOURNAL_BYTES = 256 * 1024
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+#: The quarantine as reached from the folder of the parts.
+_BESIDE = f"../{_QUARANTINE}"
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -35,12 +39,15 @@ def part_name(root: str, path: str) -> str:
 class DiskPart:
     """A destination's part, locked as long as ``fd`` is open. One thread. See ``ports.Part``."""
 
-    def __init__(self, system: Os, root: str, path: str, fd: int, folder_fd: int) -> None:
+    def __init__(
+        self, system: Os, root: str, path: str, home: str, fd: int, folder_fd: int
+    ) -> None:
         """Take a locked part over; what its journal does not vouch for is cut off."""
         self.name = part_name(root, path)
         self._system = system
         self._root = root
         self._path = path
+        self._home = home
         self._fd = fd
         self._folder_fd = folder_fd
         self._discarded = False
@@ -109,13 +116,29 @@ class DiskPart:
             return  # the name may be another's by now
         with explained(self._root, self._path, "removing the part"):
             remove(self._system, self._folder_fd, self.name)
-        self._discarded = True
-        self.journal = None
-        self.size_bytes = 0
+        self._gone()
+
+    def quarantine(self) -> str:
+        if self._discarded:
+            return ""
+        with explained(self._root, self._path, f"moving the part to {HIDDEN}/{_QUARANTINE}"):
+            self._forget()
+            move_to_quarantine(self._system, self._folder_fd, self.name)
+        self._gone()
+        return "/".join(filter(None, (self._home, HIDDEN, _QUARANTINE, self.name)))
+
+    def drop_quarantined(self) -> bool:
+        with explained(self._root, self._path, f"removing from {HIDDEN}/{_QUARANTINE}"):
+            return drop_quarantined(self._system, self._folder_fd, self.name)
 
     def free_bytes(self) -> int:
         with explained(self._root, self._path, "asking for free space"):
             return self._system.free_bytes(self._fd)
+
+    def _gone(self) -> None:
+        self._discarded = True
+        self.journal = None
+        self.size_bytes = 0
 
     def _forget(self) -> None:
         """Remove the journal, durably: it must never vouch for bytes that are written next."""
@@ -149,6 +172,7 @@ def open_part(system: Os, root: Root, path: str) -> Iterator[DiskPart]:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         with explained(root.name, path, f"the folder {HIDDEN}"):
             folder_fd = _make_folder(system, root, place.home_fd, place.home)
+            home = place.home
     fd = None
     try:
         with explained(root.name, path, "the part"):
@@ -160,7 +184,7 @@ def open_part(system: Os, root: Root, path: str) -> Iterator[DiskPart]:
                 remove(system, folder_fd, name)
                 fd = lock(system, folder_fd, name, make=True)
         assert fd is not None
-        yield DiskPart(system, root.name, path, fd, folder_fd)
+        yield DiskPart(system, root.name, path, home, fd, folder_fd)
     finally:
         if fd is not None:
             os.close(fd)
@@ -245,6 +269,48 @@ def remove(system: Os, folder_fd: int, name: str) -> None:
         system.fsync(folder_fd)
     with suppress(FileNotFoundError):
         system.unlink(name, dir_fd=folder_fd)
+
+
+def move_to_quarantine(system: Os, folder_fd: int, name: str) -> None:
+    """Move a part beside the folder of the parts; one that is there already makes room.
+
+    Nothing is synced: what a power cut leaves of refused bytes is good enough.
+    """
+    with suppress(FileExistsError):
+        system.mkdir(_BESIDE, 0o700, dir_fd=folder_fd)
+    quarantine_fd = system.open(_BESIDE, _FOLDER, dir_fd=folder_fd)
+    try:
+        system.rename(name, name, src_dir_fd=folder_fd, dst_dir_fd=quarantine_fd)
+    finally:
+        os.close(quarantine_fd)
+
+
+def drop_quarantined(system: Os, folder_fd: int, name: str) -> bool:
+    """Remove what was moved from the folder of the parts under this name; True if there was any."""
+    try:
+        quarantine_fd = system.open(_BESIDE, _FOLDER, dir_fd=folder_fd)
+    except FileNotFoundError:
+        return False
+    try:
+        system.unlink(name, dir_fd=quarantine_fd)
+    except FileNotFoundError:
+        return False
+    finally:
+        os.close(quarantine_fd)
+    return True
+
+
+def quarantined(system: Os, folder_fd: int) -> dict[str, float]:
+    """Return what lies in quarantine beside the folder of the parts, and since when."""
+    try:
+        quarantine_fd = system.open(_BESIDE, _FOLDER, dir_fd=folder_fd)
+    except FileNotFoundError:
+        return {}
+    try:
+        with os.scandir(quarantine_fd) as entries:
+            return {entry.name: entry.stat(follow_symlinks=False).st_ctime for entry in entries}
+    finally:
+        os.close(quarantine_fd)
 
 
 def names(folder_fd: int) -> list[str]:

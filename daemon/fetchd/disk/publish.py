@@ -10,7 +10,14 @@ from contextlib import ExitStack, suppress
 
 from fetchd.clock import Failpoints
 from fetchd.digests import Hashes
-from fetchd.disk.part import find_folder, forget_journal, lock, read_journal, remove
+from fetchd.disk.part import (
+    drop_quarantined,
+    find_folder,
+    forget_journal,
+    lock,
+    read_journal,
+    remove,
+)
 from fetchd.disk.roots import Place, Root, existing_at, explain, shown
 from fetchd.errors import AttemptError
 from fetchd.model import Attempt, Failure, Outcome, Publish, Published
@@ -201,6 +208,8 @@ class _Member:
             return
         # What cannot be removed is swept later; the file itself is published.
         part = self.intent.part
+        with suppress(OSError):
+            drop_quarantined(self._system, self._parts_fd, part)
         with suppress(OSError):
             forget_journal(self._system, self._parts_fd, part)
             if os.stat(part, dir_fd=self._parts_fd, follow_symlinks=False).st_ino == found.st_ino:

@@ -338,6 +338,7 @@ class Decisions:
                     f"{task.spec.sources[index]}: {code}: {reason}"
                     for index, code, reason in history.causes
                 ),
+                quarantine=history.dossier.quarantine if history.dossier else "",
             )
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fetchd.clock import Random
-from fetchd.model import Failure, History, RetryPolicy
+from fetchd.model import Dossier, Failure, History, RetryPolicy
 
 #: These concern the destination or the task itself, so that another source cannot help.
 _FINAL = frozenset(
@@ -58,6 +58,7 @@ def decide(
         barred=barred,
         mismatched=mismatched,
         causes=tuple((index, *causes[index]) for index in sorted(causes)),
+        dossier=_telling(failure.dossier, history.dossier),
         first_failed_at_s=now_s if history.first_failed_at_s is None else history.first_failed_at_s,
     )
     left = [index for index in range(sources) if index not in barred]
@@ -82,6 +83,13 @@ def decide(
     if now_s + delay_s - history.first_failed_at_s > policy.give_up_after_s:
         return _give_up(failure, history, sources)
     return Again(history=history, delay_s=delay_s)
+
+
+def _telling(new: Dossier | None, old: Dossier | None) -> Dossier | None:
+    """Return the dossier that tells more: the later one, unless the bytes of the other are kept."""
+    if new is None or (old is not None and old.quarantine and not new.quarantine):
+        return old
+    return new
 
 
 def _give_up(failure: Failure, history: History, sources: int) -> GiveUp:

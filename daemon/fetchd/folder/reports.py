@@ -68,6 +68,7 @@ def _failure(file: FileView) -> dict[str, Any]:
         "url": redact_url(file.url),
         "attempts": file.attempts,
         "causes": _causes(file),
+        "dossier": _dossier(file),
     }
 
 
@@ -90,6 +91,7 @@ def _file(file: FileView) -> dict[str, Any]:
         "resumed_from_bytes": file.resumed_from_bytes,
         "elapsed_s": None if file.elapsed_s is None else round(file.elapsed_s, 3),
         "causes": _causes(file),
+        "dossier": _dossier(file),
     }
 
 
@@ -98,6 +100,22 @@ def _causes(file: FileView) -> list[dict[str, Any]]:
         {"source": source + 1, "code": code, "reason": redact_text(reason)}
         for source, code, reason in file.causes
     ]
+
+
+def _dossier(file: FileView) -> dict[str, Any] | None:
+    dossier = file.dossier
+    if dossier is None:
+        return None
+    return {
+        "url": redact_url(dossier.url),
+        "final_url": redact_url(dossier.final_url),
+        "expected": list(dossier.expected),
+        "content_type": dossier.content_type and redact_text(dossier.content_type),
+        "size_bytes": dossier.size_bytes,
+        "digests": [str(digest) for digest in dossier.digests],
+        "start": redact_text(dossier.start),
+        "quarantine": _shown(dossier.quarantine),
+    }
 
 
 def _moment(wall_s: float | None) -> str | None:

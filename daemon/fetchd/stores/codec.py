@@ -8,6 +8,7 @@ from typing import Any
 
 from fetchd.digests import Digest
 from fetchd.model import (
+    Dossier,
     FileRecord,
     History,
     IfExists,
@@ -129,6 +130,8 @@ def history_text(history: History) -> str | None:
     fields = asdict(history)
     fields["barred"] = sorted(history.barred)
     fields["mismatched"] = sorted(history.mismatched)
+    if history.dossier is not None:
+        fields["dossier"]["digests"] = digests_text(history.dossier.digests)
     return json.dumps(fields)
 
 
@@ -139,6 +142,10 @@ def history_of(text: str | None) -> History:
     fields["barred"] = frozenset(fields["barred"])
     fields["mismatched"] = frozenset(fields["mismatched"])
     fields["causes"] = tuple((source, code, reason) for source, code, reason in fields["causes"])
+    if dossier := fields.get("dossier"):
+        dossier["digests"] = digests_of(dossier["digests"])
+        dossier["expected"] = tuple(dossier["expected"])
+        fields["dossier"] = Dossier(**dossier)
     return History(**fields)
 
 

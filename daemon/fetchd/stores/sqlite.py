@@ -6,6 +6,7 @@ import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import resources
 from typing import Any
@@ -565,13 +566,15 @@ def _file_view(row: tuple[Any, ...], groups: dict[int, str]) -> FileView:
         "resumed_from_bytes": 0,
         "elapsed_s": None,
     }
-    attempts = history.attempts
+    attempts, dossier = history.attempts, history.dossier
     if STATES[state] is TaskState.SUCCEEDED and detail == "up_to_date":
         (size_bytes, verified, digests, url) = codec.unchanged_of(result)
         view |= {"size_bytes": size_bytes, "verified": verified, "digests": digests, "url": url}
     elif STATES[state] is TaskState.SUCCEEDED:
         intent = codec.intent_of(result, text)
         attempts += 1
+        if dossier is not None:  # to publish a file clears what was in quarantine for it
+            dossier = replace(dossier, quarantine="")
         view |= {
             "url": intent.url,
             "final_url": intent.final_url,
@@ -591,5 +594,6 @@ def _file_view(row: tuple[Any, ...], groups: dict[int, str]) -> FileView:
         reason=reason,
         attempts=attempts,
         causes=history.causes,
+        dossier=dossier,
         **view,
     )

@@ -13,6 +13,7 @@ from fetchd.errors import AttemptError, NotWanted
 from fetchd.model import (
     Attempt,
     Deferred,
+    Dossier,
     Failure,
     Fetch,
     Fetched,
@@ -45,8 +46,10 @@ from fetchd.transfer.verify import (
     check_size,
     check_start,
     check_type,
+    expected_of,
     fits_magic,
     grade,
+    text_of,
 )
 
 CHECKPOINT_BYTES = 64 * 1024 * 1024
@@ -56,8 +59,13 @@ _BUFFER_BYTES = 1024 * 1024
 _REPORT_S = 0.25
 _DISK_FULL_DELAY_S = 30.0
 _BUSY_DELAY_S = 5.0
+#: How much a dossier tells of the content, and of what the origin said in a head.
+_START_BYTES = 64
+_LONGEST_TEXT = 1000
 #: Given up of a part on a full disk, so that its journal finds room.
 _JOURNAL_ROOM_BYTES = 64 * 1024
+#: With these it is the content that is refused, and a dossier says what it was.
+_REFUSALS = {"checksum_mismatch", "bad_size", "expectation_failed", "unexpected_html"}
 #: With these the bytes that an attempt has written are of no use to the next one.
 _WORTHLESS = {"checksum_mismatch", "bad_size", "expectation_failed", "too_large"}
 
@@ -104,6 +112,7 @@ class Transfer:
                 transient=exc.transient,
                 retry_after_s=exc.retry_after_s,
                 progressed=work.progressed,
+                dossier=work.dossier,
             )
 
     @property
@@ -127,6 +136,7 @@ class _Fetch:
 
     def __init__(self, transfer: Transfer, attempt: Fetch) -> None:
         self.progressed = False
+        self.dossier: Dossier | None = None
         self._transfer = transfer
         self._attempt = attempt
         self._clock = transfer.clock
@@ -143,6 +153,8 @@ class _Fetch:
         self._resumed_from_bytes = 0
         self._received_bytes = 0
         self._wrote = False  # the part holds bytes of this attempt
+        self._start = b""  # the first bytes that came, written or not
+        self._ended = False  # the body came to its end
         self._marked_bytes = 0  # the part's length at the last checkpoint, or when one was due
         self._marked_s = self._began_s
         self._window_s = 0.0
@@ -268,7 +280,12 @@ class _Fetch:
                     return self._not_modified()
                 instead = self._judge(asked, stream)
                 if instead is None:
-                    return self._receive(asked, stream)
+                    try:
+                        return self._receive(asked, stream)
+                    except AttemptError as exc:
+                        if exc.code in _REFUSALS:
+                            self.dossier = self._describe(stream)
+                        raise
                 asked = instead
 
     def _kept_passes(self) -> bool:
@@ -348,6 +365,7 @@ class _Fetch:
         got = 0
         if stream.start == 0:
             got = self._read_start(stream)
+            self._start = bytes(self._buffer[: min(got, _START_BYTES)])
             check_start(self._path, self._rules, self._buffer[:got])
             check_magic(self._rules, self._buffer[:got], 0)
             part.truncate()
@@ -377,11 +395,28 @@ class _Fetch:
             raise AttemptError(
                 "short_body", f"the body ended at byte {part.size_bytes} of {stream.total}"
             )
+        self._ended = True
         check_size(self._rules, part.size_bytes)
         check_digests(self._wanted, self._hashes.digests())
         self._tell(self._progress())
         said = stream.validator if _says_something(stream.validator) else vouched
         return self._fetched(self._attempt.source, stream.final_url, said, verified)
+
+    def _describe(self, stream: Stream) -> Dossier:
+        start, content_type = self._start, stream.content_type
+        if self._wrote:  # behind what an earlier attempt has brought, perhaps
+            with suppress(AttemptError):
+                got = self._part.readinto(self._buffer[:_START_BYTES], 0)
+                start = bytes(self._buffer[:got])
+        return Dossier(
+            url=self._attempt.source,
+            final_url=stream.final_url[:_LONGEST_TEXT],
+            expected=expected_of(self._rules, self._wanted),
+            content_type=None if content_type is None else content_type[:_LONGEST_TEXT],
+            size_bytes=self._part.size_bytes if self._ended else stream.total,
+            digests=self._hashes.digests() if self._ended else (),
+            start=text_of(start),
+        )
 
     def _check_head(self, stream: Stream) -> Verify:
         """Refuse what can be refused before a byte is kept; return what the body will prove."""
@@ -474,6 +509,11 @@ class _Fetch:
 
     def _check_space(self, missing_bytes: int) -> None:
         free_bytes = self._part.free_bytes()
+        if (
+            free_bytes - self._transfer.reserve_bytes < missing_bytes
+            and self._part.drop_quarantined()
+        ):
+            free_bytes = self._part.free_bytes()
         if free_bytes - self._transfer.reserve_bytes < missing_bytes:
             raise AttemptError(
                 "disk_full",
@@ -526,14 +566,29 @@ class _Fetch:
         part = self._part
         code = exc.code if isinstance(exc, AttemptError) else ""
         useless = self._wrote and (code in _WORTHLESS or not self._resumable)
+        # What overflows `size` may have no end, so it is worth no room: only a whole body is.
+        refused = self._wrote and (code == "expectation_failed" or (self._ended and self.dossier))
+        if code == "disk_full":
+            with suppress(AttemptError):
+                part.drop_quarantined()
         with suppress(AttemptError):
-            if useless or code == "disk_error" or part.size_bytes == 0:
+            if refused:
+                self._quarantine()
+            elif useless or code == "disk_error" or part.size_bytes == 0:
                 part.discard()
             elif self._wrote and part.size_bytes > self._durable_bytes:
                 if code == "disk_full":
                     kept_bytes = max(self._durable_bytes, part.size_bytes - _JOURNAL_ROOM_BYTES)
                     part.truncate(kept_bytes)
                 self._checkpoint()
+
+    def _quarantine(self) -> None:
+        """Keep refused bytes aside for people, or none where even that fails."""
+        assert self.dossier is not None
+        try:
+            self.dossier = replace(self.dossier, quarantine=self._part.quarantine())
+        except AttemptError:
+            self._part.discard()
 
     def _fetched(self, url: str, final_url: str, validator: Validator, verified: Verify) -> Fetched:
         device, inode = self._part.identity()

@@ -74,6 +74,23 @@ def check_digests(wanted: Sequence[Digest], found: Sequence[Digest]) -> None:
             raise AttemptError("checksum_mismatch", f"expected {digest}, found {other}")
 
 
+def expected_of(rules: Rules, wanted: Sequence[Digest]) -> tuple[str, ...]:
+    """Return what a job asks of the content of a file, each in a few words."""
+    asked = [str(digest) for digest in wanted]
+    if rules.size is not None:
+        asked.append(f"size {rules.size}")
+    if rules.expect_type is not None:
+        asked.append(f"type {rules.expect_type}")
+    return (*asked, *map(str, rules.magic))
+
+
+def text_of(start: bytes) -> str:
+    r"""Return bytes as a line of text: printable ASCII as it is, all others as \xff."""
+    return "".join(
+        chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in start
+    )
+
+
 def grade(rules: Rules, wanted: Sequence[Digest], *, delimited: bool) -> Verify:
     """Return what a complete body of this kind proves; raises AttemptError if that is too little.
 
