@@ -262,7 +262,7 @@ class Part(Protocol):
         ...
 
     def drop_quarantined(self) -> bool:
-        """Remove what the destination has in quarantine; True when there was something."""
+        """Remove what the destination has in quarantine; False: nothing, or the disk refused."""
         ...
 
     def free_bytes(self) -> int:

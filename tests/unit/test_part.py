@@ -500,8 +500,7 @@ def test_a_link_in_place_of_the_quarantine_is_not_followed(disk, tmp_path):
         part.write(memoryview(b"more"))
         with pytest.raises(AttemptError):
             part.quarantine()
-        with pytest.raises(AttemptError):
-            part.drop_quarantined()
+        assert not part.drop_quarantined()
 
     assert list((tmp_path / "elsewhere").iterdir()) == []
 

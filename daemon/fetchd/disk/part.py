@@ -128,8 +128,9 @@ class DiskPart:
         return "/".join(filter(None, (self._home, HIDDEN, _QUARANTINE, self.name)))
 
     def drop_quarantined(self) -> bool:
-        with explained(self._root, self._path, f"removing from {HIDDEN}/{_QUARANTINE}"):
+        with suppress(OSError):
             return drop_quarantined(self._system, self._folder_fd, self.name)
+        return False
 
     def free_bytes(self) -> int:
         with explained(self._root, self._path, "asking for free space"):

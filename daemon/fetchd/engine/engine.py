@@ -49,7 +49,8 @@ from fetchd.ports import (
 
 #: Runs that have ended and are still shown.
 RECENT_RUNS = 20
-#: Parts of failed tasks, and of tasks that are not ours (``get`` leaves some), are kept this long.
+#: Parts of failed tasks, of tasks that are not ours (``get`` leaves some), and what was refused
+#: are kept this long.
 KEEP_PARTS_S = 7 * 86400.0
 
 

@@ -569,8 +569,7 @@ class _Fetch:
         # What overflows `size` may have no end, so it is worth no room: only a whole body is.
         refused = self._wrote and (code == "expectation_failed" or (self._ended and self.dossier))
         if code == "disk_full":
-            with suppress(AttemptError):
-                part.drop_quarantined()
+            part.drop_quarantined()
         with suppress(AttemptError):
             if refused:
                 self._quarantine()
