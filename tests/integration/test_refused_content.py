@@ -72,16 +72,16 @@ def test_n20_p9_rule_36_rule_38_wrong_bytes_are_kept_aside_with_a_dossier_until_
 
 
 def test_n20_a_file_of_another_kind_is_refused_at_its_magic_bytes(daemon):
-    image = bytearray(content("image", 200_000))
-    image[32769:32774] = b"CD001"
+    image = bytearray(content("image", 2_000_000))
+    image[1_500_000:1_500_005] = b"CD001"  # behind whatever one read may bring
     routes: dict[str, Handler] = {
         "/good.iso": file(bytes(image)),
-        "/other.iso": file(content("other", 200_000)),
+        "/other.iso": file(content("other", 2_000_000)),
         "/page.iso": html(),
     }
     with Server(routes) as server:
         lines = "".join(f"  - {server.url(path)}\n" for path in routes)
-        daemon.drop("x.yaml", f'expect: {{ magic: "hex:4344303031@32769" }}\nurls:\n{lines}')
+        daemon.drop("x.yaml", f'expect: {{ magic: "hex:4344303031@1500000" }}\nurls:\n{lines}')
         assert daemon.run_once() == 1
 
     failures = {failure["path"]: failure for failure in daemon.report("x")["failures"]}
@@ -91,6 +91,6 @@ def test_n20_a_file_of_another_kind_is_refused_at_its_magic_bytes(daemon):
     }
     assert [path.name for path in visible_files(daemon.downloads)] == ["good.iso"]
     kept = daemon.downloads / failures["other.iso"]["dossier"]["quarantine"]
-    assert kept.read_bytes() == content("other", 200_000)[: kept.stat().st_size]
+    assert kept.read_bytes() == content("other", 2_000_000)[: kept.stat().st_size]
     page = failures["page.iso"]["dossier"]
     assert (page["content_type"], page["quarantine"]) == ("text/html; charset=utf-8", "")
