@@ -84,7 +84,8 @@ class AttemptError(FetchdError):
     """One attempt failed. Raised within a thread; at its border it becomes a ``model.Failure``.
 
     ``code`` is a key of ``CODES``; ``transient`` overrides the code's default; ``retry_after_s``
-    is the origin's wish (seconds from now), None where it has none.
+    is the origin's wish (seconds from now), None where it has none; ``status`` is that of the
+    origin's answer (RFC 9110 §15) where the answer is what failed.
     """
 
     def __init__(
@@ -94,12 +95,14 @@ class AttemptError(FetchdError):
         *,
         transient: bool | None = None,
         retry_after_s: float | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
         self.transient = CODES[code].transient if transient is None else transient
         self.retry_after_s = retry_after_s
+        self.status = status
 
 
 class NotWanted(Exception):

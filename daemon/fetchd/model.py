@@ -73,13 +73,18 @@ class Magic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """``attempts`` counts rounds over all sources; ``give_up_after_s`` from the first failure."""
+    """``attempts`` counts rounds over all sources; ``give_up_after_s`` from the first failure.
+
+    ``wait_for_s``: how long a file that the origin does not have is "not there yet", counted from
+    the first such answer; None: it is a failure.
+    """
 
     attempts: int = 8
     delay_s: float = 2.0
     max_delay_s: float = 300.0
     give_up_after_s: float = 86400.0
     max_retry_after_s: float = 3600.0
+    wait_for_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,8 +238,9 @@ class History:
     ``source``: index of the next source; ``round``: rounds over the sources since the last
     durable progress; ``barred``: sources that failed for good; ``mismatched``: sources that
     served a wrong digest once; ``causes``: last failure by source ("code: reason");
-    ``crashes``: without durable progress since; ``crash_bytes``: durable length at the last one.
-    ``dossier``: of the latest content that was refused, rather of some whose bytes were kept.
+    ``crashes``: without durable progress since; ``crash_bytes``: durable length at the last one;
+    ``dossier``: of the latest content that was refused, rather of some whose bytes were kept;
+    ``not_yet``: sources whose last answer was "not there yet"; ``not_yet_at_s``: the first of all.
     """
 
     attempts: int = 0
@@ -247,6 +253,8 @@ class History:
     crashes: int = 0
     crash_bytes: int = 0
     dossier: Dossier | None = None
+    not_yet: frozenset[int] = frozenset()
+    not_yet_at_s: float | None = None  # wall clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -399,7 +407,7 @@ class Failure:
     """The attempt failed; ``code`` is a key of ``errors.CODES``. Goes unchanged everywhere.
 
     ``progressed``: more bytes are durable in the part than when the attempt began. ``dossier``:
-    where it was the content that failed.
+    where it was the content that failed; ``status``: where it was that of the origin's answer.
     """
 
     code: str
@@ -408,6 +416,7 @@ class Failure:
     retry_after_s: float | None = None
     progressed: bool = False
     dossier: Dossier | None = None
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -185,7 +185,13 @@ def test_a_task_is_ready_until_it_is_started_and_again_when_it_waits(store):
 
     store.record([Started(task=first)])
     assert ready(store, here) == ["g"]
-    history = History(attempts=1, causes=((0, "c", "r"),), barred=frozenset({0}))
+    history = History(
+        attempts=1,
+        causes=((0, "c", "r"),),
+        barred=frozenset({0}),
+        not_yet=frozenset({1}),
+        not_yet_at_s=NOW_S,
+    )
     origin = "http://one.example:80"
     store.record(
         [Waits(task=first, origin=origin, history=history, due_at_s=NOW_S + 30, reason="retry")]

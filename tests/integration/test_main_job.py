@@ -183,6 +183,30 @@ def test_an_address_that_is_not_allowed_is_never_connected_to(tmp_path):
     assert "network.allow" in failure["reason"]
 
 
+def test_a_file_that_is_not_there_yet_is_waited_for(daemon):
+    routes = {"/soon.bin": flapping(status(404), status(403), file(ONE)), "/never.bin": status(410)}
+    with Server(routes) as server:
+        daemon.drop(
+            "w.yaml",
+            "retry: {attempts: 1}\ntasks:\n"
+            f"  soon: {{url: {server.url('/soon.bin')}, wait_for: 1h}}\n"
+            f"  never: {{url: {server.url('/never.bin')}, wait_for: 1s}}\n",
+        )
+
+        code = daemon.run_once()
+        first, *_, last = [r.at_s for r in server.requests if r.path == "/never.bin"]
+
+    assert code == 1
+    soon, never = daemon.files("w")
+    assert (soon["state"], soon["attempts"]) == ("succeeded", 1)
+    assert (never["state"], never["detail"], never["attempts"]) == ("failed", "bad_status", 1)
+    assert 0.9 < last - first < 3
+    waits = daemon.events("task.deferred")
+    assert {event["wait"] for event in waits} == {"not_yet"}
+    assert [event["reason"][:3] for event in waits if event["path"] == "soon.bin"] == ["404", "403"]
+    assert daemon.events("task.retry_scheduled") == []
+
+
 def test_cancel_and_retry_by_control_files(daemon):
     slow = file(ONE, rate=20_000)
     with Server({"/slow.bin": flapping(slow, file(ONE)), "/gone.bin": status(404)}) as server:

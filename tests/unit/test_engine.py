@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -126,6 +127,47 @@ def test_the_next_source_is_tried_at_once_in_its_own_origin(hand):
     second = hand.fetch()
 
     assert [first.source, second.source] == ["http://one.example/f", "http://two.example/f"]
+
+
+def not_there(status: int = 404) -> Failure:
+    return failure("bad_status", transient=False, status=status)
+
+
+def test_a_file_that_is_not_there_yet_is_waited_for_without_being_charged(hand):
+    hand.submit(job("a", group("a", spec("f"), retry=replace(QUICK, wait_for_s=3600))))
+
+    hand.settle(hand.fetch(), not_there())
+
+    assert hand.fetch() is None
+    view = hand.engine.view().runs[0]
+    assert (view.waiting, view.next_due_at_s) == ({"not_yet": 1}, hand.clock.wall() + 10)
+    (told,) = of(hand, events.TaskDeferred)
+    assert (told.wait, told.reason, told.delay_s) == ("not_yet", "bad_status happened", 10)
+    assert of(hand, events.TaskRetryScheduled) == []
+    hand.clock.advance(10)
+    again = hand.fetch()
+    assert again.number == 1
+    hand.succeed(again)
+    (done,) = of(hand, events.TaskDone)
+    assert (done.outcome, done.attempts) == ("downloaded", 1)
+
+
+def test_when_the_wait_is_over_a_file_that_is_not_there_is_a_failure(hand):
+    answer = hand.submit(job("a", group("a", spec("f"), retry=replace(QUICK, wait_for_s=15))))
+
+    hand.settle(hand.fetch(), not_there(403))
+    hand.clock.advance(10)
+    hand.settle(hand.fetch(), not_there(410))
+    hand.clock.advance(4.9)
+    early = hand.fetch()
+    hand.clock.advance(0.1)
+    hand.settle(hand.fetch(), not_there(404))
+
+    assert early is None
+    assert hand.store.run_view(answer.run).state is RunState.FAILED
+    (failed,) = of(hand, events.TaskFailed)
+    assert (failed.code, failed.attempts) == ("bad_status", 1)
+    assert "after waiting 15.0 s for it" in failed.reason
 
 
 def test_a_stop_costs_no_attempt(hand):
@@ -726,6 +768,24 @@ def test_a_wait_outlives_its_life(lives):
     assert second.fetch() is None
     second.clock.advance(3)
     assert second.fetch().number == 2
+
+
+def test_the_time_of_waiting_for_a_file_goes_on_over_lives(lives):
+    first = lives()
+    first.submit(job("a", group("a", spec("f"), retry=replace(QUICK, wait_for_s=100))))
+    first.settle(first.fetch(), not_there())
+
+    second = lives()
+    second.engine.recover({})
+    second.calm()
+    (view,) = second.engine.view().runs
+    second.clock.advance(90)
+    second.settle(second.fetch(), not_there())
+    second.clock.advance(10)
+    second.settle(second.fetch(), not_there())
+
+    assert view.waiting == {"not_yet": 1}
+    assert len(of(second, events.TaskFailed)) == 1
 
 
 def test_a_wait_that_ran_out_between_two_lives_is_not_shown_as_one(lives):

@@ -116,6 +116,10 @@ def test_a_status_is_told_in_its_usual_words_never_in_the_servers():
     assert error.reason == "404 Not Found from https://files.test/a?..."
 
 
+def test_a_status_is_data_too():
+    assert head(404).refused(NOW_S).status == 404
+
+
 def test_a_status_that_nobody_knows_stands_alone():
     assert head(599, url="https://h/").refused(NOW_S).reason == "599 from https://h/"
 

@@ -121,6 +121,131 @@ def test_progress_resets_the_rounds_but_not_the_day():
     assert isinstance(late, GiveUp)
 
 
+# ---------------------------------------------------------------- wait_for
+
+WAITING = RetryPolicy(attempts=3, delay_s=2, max_delay_s=60, give_up_after_s=100, wait_for_s=3600)
+
+
+def absent(status=404, **more) -> Failure:
+    return fail("bad_status", transient=False, status=status, **more)
+
+
+def probes(policy, sources=1, answer=absent):
+    """Ask until the end; returns the delay of each wait, and the end."""
+    history, now_s = History(), 0.0
+    delays: list[float] = []
+    while True:
+        decision = choose(answer(), history, policy=policy, sources=sources, now_s=now_s)
+        if isinstance(decision, GiveUp):
+            return delays, decision
+        history = decision.history
+        now_s += decision.delay_s
+        delays.append(decision.delay_s)
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_a_file_that_is_not_there_yet_is_waited_for_and_nothing_is_charged(status):
+    again = choose(absent(status), History(attempts=1, round=1), policy=WAITING, now_s=50)
+
+    assert isinstance(again, Again)
+    assert (again.wait, again.delay_s) == ("not_yet", 10)
+    assert again.history == History(attempts=1, not_yet=frozenset({0}), not_yet_at_s=50)
+
+
+@pytest.mark.parametrize("status", [400, 401, 405, 451, 501])
+def test_other_statuses_are_failures_during_the_wait_too(status):
+    assert isinstance(choose(absent(status), policy=WAITING), GiveUp)
+
+
+def test_without_wait_for_a_missing_file_fails_at_once():
+    assert isinstance(choose(absent(), policy=POLICY), GiveUp)
+
+
+def test_the_probes_double_up_to_max_delay_and_the_last_one_is_at_the_end_of_the_wait():
+    delays, end = probes(WAITING)
+
+    assert delays[:5] == [10, 20, 40, 60, 60]
+    assert sum(delays) == 3600
+    assert (end.code, end.history.attempts) == ("bad_status", 1)
+    assert end.reason == "why, after waiting 1 h 0 m for it"
+
+
+def test_a_probe_comes_earlier_by_chance_but_never_at_once():
+    drawn = []
+    for seed in range(50):
+        chance = random.Random(seed)
+        again = decide(absent(), History(), WAITING, sources=1, now_s=0.0, random=chance)
+        assert isinstance(again, Again)
+        drawn.append(again.delay_s)
+
+    assert all(5 <= delay_s <= 10 for delay_s in drawn)
+    assert len(set(drawn)) > 40
+
+
+def test_every_source_is_asked_without_delay_before_the_wait_and_at_its_end():
+    delays, end = probes(WAITING, sources=3)
+
+    assert delays[:6] == [0, 0, 10, 0, 0, 20]
+    assert delays[-2:] == [0, 0]
+    assert sum(delays) == 3600
+    assert end.history.attempts == 3
+    assert [index for index, _, _ in end.history.causes] == [0, 1, 2]
+
+
+def test_while_one_source_does_not_have_the_file_yet_no_other_one_uses_up_the_attempts():
+    history = History()
+    for round_ in range(20):
+        first = choose(absent(), history, policy=WAITING, sources=2, now_s=100.0 * round_)
+        second = choose(fail(), first.history, policy=WAITING, sources=2, now_s=100.0 * round_)
+        history = second.history
+
+        assert (first.history.source, second.history.source) == (1, 0)
+        assert (first.wait, second.wait) == ("not_yet", "not_yet")
+        assert second.delay_s >= 10
+    assert history.attempts == 20
+
+
+def test_a_source_that_failed_for_good_is_not_probed():
+    first = choose(fail("bad_length", transient=False), policy=WAITING, sources=2)
+    second = choose(absent(), first.history, policy=WAITING, sources=2)
+
+    assert (second.history.source, second.wait) == (1, "not_yet")
+
+
+def test_once_the_file_is_there_its_failures_are_ordinary_ones_and_the_wait_was_no_failure():
+    waited = choose(absent(), History(first_failed_at_s=0.0, round=2), policy=WAITING, now_s=90)
+
+    cut = choose(fail(), waited.history, policy=WAITING, now_s=1000)
+
+    assert (cut.wait, cut.delay_s) == ("retry", 2)
+    assert (cut.history.round, cut.history.first_failed_at_s) == (1, 1000)
+    assert cut.history.not_yet == frozenset()
+
+
+def test_the_wait_counts_from_the_first_time_even_if_the_file_came_and_went():
+    waited = choose(absent(), policy=WAITING, now_s=0)
+    cut = choose(fail(), waited.history, policy=WAITING, now_s=3000)
+    gone = choose(absent(), cut.history, policy=WAITING, now_s=3590)
+    end = choose(absent(), gone.history, policy=WAITING, now_s=3600)
+
+    assert (gone.wait, gone.delay_s) == ("not_yet", 10)
+    assert isinstance(end, GiveUp)
+
+
+def test_retry_after_is_obeyed_during_the_wait_but_never_beyond_its_end():
+    near = choose(absent(retry_after_s=30), policy=WAITING)
+    far = choose(absent(retry_after_s=1800), History(not_yet_at_s=0.0), policy=WAITING, now_s=3500)
+
+    assert 30 <= near.delay_s <= 31
+    assert far.delay_s == 100
+
+
+def test_a_clock_that_was_set_back_makes_the_wait_no_longer_than_it_is():
+    again = choose(absent(), History(not_yet_at_s=1e9), policy=WAITING, now_s=0)
+
+    assert again.delay_s == 10
+
+
 @settings(derandomize=True, max_examples=200)
 @given(
     st.lists(

@@ -1587,17 +1587,18 @@ def test_an_unexpected_error_passes_up_and_the_lock_is_free(bench):
     assert bench.publish(bench.fetch()) == DATA
 
 
-def test_the_wish_of_the_origin_to_wait_goes_into_the_failure(bench):
+def test_status_and_wish_of_the_origin_go_into_the_failure(bench):
     def refuse(request, wanted):
-        raise AttemptError("bad_status", "status 503", transient=True, retry_after_s=7.0)
+        raise AttemptError(
+            "bad_status", "status 503", transient=True, retry_after_s=7.0, status=503
+        )
 
     bench.origin.open = refuse
 
     outcome = bench.fetch()
 
-    assert (
-        Failure(code="bad_status", reason="status 503", transient=True, retry_after_s=7.0)
-        == outcome
+    assert outcome == Failure(
+        code="bad_status", reason="status 503", transient=True, retry_after_s=7.0, status=503
     )
     assert bench.parts == []
 

@@ -31,8 +31,7 @@ class Waits:
     def __call__(self, event: Event) -> None:
         if not isinstance(event, TaskDeferred | TaskRetryScheduled):
             return
-        short = isinstance(event, TaskRetryScheduled) and event.delay_s < _LONG_S
-        if not short and LINES[type(event)].level < self._logged:
+        if event.delay_s >= _LONG_S and LINES[type(event)].level < self._logged:
             self._heard.put(event)
 
     def lines(self) -> Iterator[str]:

@@ -303,19 +303,30 @@ class Decisions:
             group.move(before, TaskState.FAILED)
             self._give_up(group, task, decision, effects)
             return
-        effects.happened.append(
-            events.TaskRetryScheduled(
-                **about_task(attempt, source_of(task, task.history)),
-                attempt=decision.history.attempts,
-                code=failure.code,
-                reason=failure.reason,
-                delay_s=decision.delay_s,
-                next_url=source_of(task, decision.history),
+        about = about_task(attempt, source_of(task, task.history))
+        if decision.wait == "not_yet":
+            effects.happened.append(
+                events.TaskDeferred(
+                    **about,
+                    wait=decision.wait,
+                    reason=failure.reason,
+                    delay_s=decision.delay_s,
+                )
             )
-        )
+        else:
+            effects.happened.append(
+                events.TaskRetryScheduled(
+                    **about,
+                    attempt=decision.history.attempts,
+                    code=failure.code,
+                    reason=failure.reason,
+                    delay_s=decision.delay_s,
+                    next_url=source_of(task, decision.history),
+                )
+            )
         group.move(before, TaskState.READY)
         self._put_back(
-            group, task, decision.history, decision.delay_s, "retry", out.previous, effects
+            group, task, decision.history, decision.delay_s, decision.wait, out.previous, effects
         )
 
     def _give_up(self, group: Group, task: Task, decision: retry.GiveUp, effects: Effects) -> None:

@@ -6,19 +6,28 @@ from dataclasses import dataclass, replace
 
 from fetchd.clock import Random
 from fetchd.model import Dossier, Failure, History, RetryPolicy
+from fetchd.units import format_duration
 
 #: These concern the destination or the task itself, so that another source cannot help.
 _FINAL = frozenset(
     {"dest_conflict", "dest_denied", "exists", "cancelled", "poison", "list_changed"}
 )
+#: What an origin answers for a file that it does not have, or does not show, yet.
+_NOT_YET = frozenset({403, 404, 410})
+#: A file that is not there yet is asked for less often than one that failed: after so many delays.
+_DELAYS_TO_PROBE = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Again:
-    """The next attempt is at ``history.source``, not before ``delay_s`` from now."""
+    """The next attempt is at ``history.source``, not before ``delay_s`` from now.
+
+    ``wait``: the reason that is shown, ``retry`` or ``not_yet``.
+    """
 
     history: History
     delay_s: float
+    wait: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,26 +51,26 @@ def decide(
     ``now_s`` is wall clock. A round is one pass over the sources that are still in play; the
     delay, exponential with full jitter, stands between rounds. A source that failed for good
     leaves the round; one that served a wrong digest may serve once more.
+
+    While ``policy.wait_for_s`` lasts, a source that does not have the file yet stays in play and
+    is not charged: behind a round with such a source the task waits, for five delays at first,
+    doubled each time. At the end of it all sources are asked once more, and a failure is one.
     """
     source = history.source
-    barred, mismatched = history.barred, history.mismatched
-    if failure.code == "checksum_mismatch" and source not in mismatched:
-        mismatched |= {source}
-    elif not failure.transient:
-        barred |= {source}
-    causes = {index: (code, reason) for index, code, reason in history.causes}
-    causes[source] = (failure.code, failure.reason)
-    history = replace(
-        history,
-        attempts=history.attempts + 1,
-        round=0 if failure.progressed else history.round,
-        barred=barred,
-        mismatched=mismatched,
-        causes=tuple((index, *causes[index]) for index in sorted(causes)),
-        dossier=_telling(failure.dossier, history.dossier),
-        first_failed_at_s=now_s if history.first_failed_at_s is None else history.first_failed_at_s,
-    )
-    left = [index for index in range(sources) if index not in barred]
+    begun_s = now_s if history.not_yet_at_s is None else history.not_yet_at_s
+    waited_s = max(0.0, now_s - begun_s)
+    left_s = (policy.wait_for_s or 0.0) - waited_s
+    absent = failure.status in _NOT_YET and not failure.transient
+    wait = "retry"
+    if absent and left_s > 0:
+        wait = "not_yet"
+        history = replace(history, not_yet=history.not_yet | {source}, not_yet_at_s=begun_s)
+    else:
+        if absent and history.not_yet_at_s is not None:
+            waited = format_duration(waited_s)
+            failure = replace(failure, reason=f"{failure.reason}, after waiting {waited} for it")
+        history = _charge(failure, history, now_s)
+    left = [index for index in range(sources) if index not in history.barred]
     if failure.code in _FINAL or not left:
         return _give_up(failure, history, sources)
 
@@ -69,6 +78,12 @@ def decide(
     if later:
         history = replace(history, source=later[0])
         delay_s = 0.0
+    elif history.not_yet and left_s > 0:
+        wait = "not_yet"
+        # Whatever else happened before: the origin is well, and the time of waiting is not failing.
+        history = replace(history, source=left[0], round=0, first_failed_at_s=None)
+        longest_s = min(policy.max_delay_s, _DELAYS_TO_PROBE * policy.delay_s + waited_s)
+        delay_s = random.uniform(longest_s / 2, longest_s)
     else:
         history = replace(history, source=left[0], round=history.round + 1)
         if history.round >= policy.attempts:
@@ -79,10 +94,35 @@ def decide(
         # A little jitter on top, lest all tasks of an origin come back in the same instant.
         wished_s = min(failure.retry_after_s, policy.max_retry_after_s)
         delay_s = max(delay_s, wished_s + random.uniform(0, min(1.0, policy.delay_s)))
+    if wait == "not_yet":
+        return Again(history=history, delay_s=min(delay_s, left_s), wait=wait)
     assert history.first_failed_at_s is not None
     if now_s + delay_s - history.first_failed_at_s > policy.give_up_after_s:
         return _give_up(failure, history, sources)
-    return Again(history=history, delay_s=delay_s)
+    return Again(history=history, delay_s=delay_s, wait=wait)
+
+
+def _charge(failure: Failure, history: History, now_s: float) -> History:
+    """Count a failure of ``history.source``, and bar the source if it was one for good."""
+    source = history.source
+    barred, mismatched = history.barred, history.mismatched
+    if failure.code == "checksum_mismatch" and source not in mismatched:
+        mismatched |= {source}
+    elif not failure.transient:
+        barred |= {source}
+    causes = {index: (code, reason) for index, code, reason in history.causes}
+    causes[source] = (failure.code, failure.reason)
+    return replace(
+        history,
+        attempts=history.attempts + 1,
+        round=0 if failure.progressed else history.round,
+        barred=barred,
+        mismatched=mismatched,
+        causes=tuple((index, *causes[index]) for index in sorted(causes)),
+        dossier=_telling(failure.dossier, history.dossier),
+        first_failed_at_s=now_s if history.first_failed_at_s is None else history.first_failed_at_s,
+        not_yet=history.not_yet - {source},
+    )
 
 
 def _telling(new: Dossier | None, old: Dossier | None) -> Dossier | None:

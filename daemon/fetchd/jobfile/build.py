@@ -189,7 +189,12 @@ def _rules(
         headers=tuple((draft.get("headers") or {}).items()),
         retry=replace(
             defaults.retry,
-            **_given(attempts=retry.attempts, delay_s=retry.delay, max_delay_s=retry.max_delay),
+            **_given(
+                attempts=retry.attempts,
+                delay_s=retry.delay,
+                max_delay_s=retry.max_delay,
+                wait_for_s=draft.get("wait_for"),
+            ),
         ),
         timeouts=replace(
             defaults.timeouts,

@@ -25,7 +25,7 @@ from fetchd.yamldoc import did_you_mean
 #: Keys of the job file's design that this version does not know how to obey.
 NOT_BUILT = frozenset(
     {
-        "schedule", "window", "publish", "keep", "wait_for", "matrix", "sums", "segments", "from",
+        "schedule", "window", "publish", "keep", "matrix", "sums", "segments", "from",
         "if", "may_fail", "steps", "on_success", "on_failure",
         "limits.rate",
     }
@@ -392,6 +392,8 @@ class TaskKeys(_Keys):
     """When to try again."""
     timeout: TimeoutKeys | None = None
     """When to give up waiting."""
+    wait_for: Duration | None = None
+    """So long 404, 410 and 403 mean that the file is not there yet."""
 
 
 class TaskEntry(TaskKeys):

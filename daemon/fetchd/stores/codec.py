@@ -132,6 +132,7 @@ def history_text(history: History) -> str | None:
     fields["mismatched"] = sorted(history.mismatched)
     if history.dossier is not None:
         fields["dossier"]["digests"] = digests_text(history.dossier.digests)
+    fields["not_yet"] = sorted(history.not_yet)
     return json.dumps(fields)
 
 
@@ -141,6 +142,7 @@ def history_of(text: str | None) -> History:
     fields = json.loads(text)
     fields["barred"] = frozenset(fields["barred"])
     fields["mismatched"] = frozenset(fields["mismatched"])
+    fields["not_yet"] = frozenset(fields.get("not_yet", ()))  # written since `wait_for`
     fields["causes"] = tuple((source, code, reason) for source, code, reason in fields["causes"])
     if dossier := fields.get("dossier"):
         dossier["digests"] = digests_of(dossier["digests"])

@@ -113,6 +113,7 @@ class Transfer:
                 retry_after_s=exc.retry_after_s,
                 progressed=work.progressed,
                 dossier=work.dossier,
+                status=exc.status,
             )
 
     @property

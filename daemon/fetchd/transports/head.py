@@ -77,6 +77,7 @@ class Head:
             f"{self.status} {phrase}".rstrip() + f" from {redact_url(self.url)}",
             transient=server_side or self.status in _TRANSIENT,
             retry_after_s=retry_after_s(self.one("Retry-After"), self.one("Date"), now_s),
+            status=self.status,
         )
 
 
