@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from faults.server import Handler, Server, content, file, flapping, html, status
+from faults.server import Handler, Server, content, file, flapping, html, redirect, status
 from fetchd.model import RunState
 from process import DaemonProcess, visible_files, wait_until
 
@@ -205,6 +205,39 @@ def test_a_file_that_is_not_there_yet_is_waited_for(daemon):
     assert {event["wait"] for event in waits} == {"not_yet"}
     assert [event["reason"][:3] for event in waits if event["path"] == "soon.bin"] == ["404", "403"]
     assert daemon.events("task.retry_scheduled") == []
+
+
+def test_rule_21_an_expired_link_is_asked_for_anew_and_the_part_goes_on(daemon):
+    half, old = len(ONE) // 2, "/old?sig=1"
+    routes: dict[str, Handler] = {
+        # The second time the origin still leads to the link that has expired meanwhile.
+        "/one.bin": flapping(redirect(old), redirect(old), redirect("/new?sig=2")),
+        "/old": flapping(file(ONE, cut_after=half), status(403)),
+        "/new": file(ONE),
+        "/closed.bin": redirect("/shut"),
+        "/shut": status(403),
+    }
+    with Server(routes) as server:
+        urls = [server.url("/one.bin"), server.url("/closed.bin")]
+        daemon.drop("s.yaml", f"urls: {urls}\n")
+
+        code = daemon.run_once()
+        asked = [(r.path, r.header("Range")) for r in server.requests]
+
+    assert code == 1
+    rest = f"bytes={half}-"
+    assert [pair for pair in asked if pair[0] in {"/one.bin", "/old", "/new"}] == [
+        ("/one.bin", None),
+        ("/old", None),
+        ("/one.bin", rest),
+        ("/old", rest),
+        ("/one.bin", rest),
+        ("/new", rest),
+    ]
+    assert (daemon.downloads / "one.bin").read_bytes() == ONE
+    one, closed = daemon.files("s")
+    assert (one["detail"], one["resumed_from_bytes"], one["attempts"]) == ("resumed", half, 3)
+    assert (closed["detail"], closed["attempts"]) == ("bad_status", 1)
 
 
 def test_cancel_and_retry_by_control_files(daemon):

@@ -1305,6 +1305,51 @@ def test_what_an_overlap_joined_is_never_resumed_without_its_digest(bench):
     assert bench.origin.starts == [0]
 
 
+def refusing(status: int) -> Callable[..., FakeStream]:
+    def refuse(request, wanted):
+        raise AttemptError("bad_status", f"status {status}", status=status)
+
+    return refuse
+
+
+@pytest.mark.parametrize("status", [401, 403, 410])
+def test_rule_21_a_link_that_expired_costs_no_kept_byte_and_is_tried_again(bench, status):
+    bench.origin.data = DATA
+    bench.break_off(CUT)
+    good, bench.origin.open = bench.origin.open, refusing(status)
+
+    expired = bench.fetch()
+    bench.origin.open = good
+    whole = bench.fetch()
+
+    assert failure(expired) == ("bad_status", True)
+    assert bench.origin.starts == [CUT]
+    assert bench.publish(whole) == DATA
+
+
+@pytest.mark.parametrize("status", [401, 403, 410])
+def test_rule_21_with_nothing_kept_such_a_status_is_final(bench, status):
+    bench.origin.open = refusing(status)
+
+    assert failure(bench.fetch()) == ("bad_status", False)
+
+
+def test_rule_21_a_404_is_final_whatever_is_kept(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT)
+    bench.origin.open = refusing(404)
+
+    assert failure(bench.fetch()) == ("bad_status", False)
+
+
+def test_rule_21_a_source_that_brought_none_of_the_kept_bytes_has_no_link_that_expired(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT, digests=sha256(DATA))
+    bench.origin.open = refusing(403)
+
+    assert failure(bench.fetch(url=MIRROR, digests=sha256(DATA))) == ("bad_status", False)
+
+
 @pytest.mark.parametrize("digest", [True, False])
 def test_n21_n40_a_mirror_goes_on_with_the_part_only_where_a_digest_decides(bench, digest):
     digests = sha256(DATA) if digest else ()

@@ -66,6 +66,8 @@ _LONGEST_TEXT = 1000
 _JOURNAL_ROOM_BYTES = 64 * 1024
 #: With these it is the content that is refused, and a dossier says what it was.
 _REFUSALS = {"checksum_mismatch", "bad_size", "expectation_failed", "unexpected_html"}
+#: What an origin that has served the file before may answer to a link that has expired.
+_EXPIRED = {401, 403, 410}
 #: With these the bytes that an attempt has written are of no use to the next one.
 _WORTHLESS = {"checksum_mismatch", "bad_size", "expectation_failed", "too_large"}
 
@@ -310,7 +312,15 @@ class _Fetch:
             stall_s=timeouts.stall_s,
             deadline_s=self._deadline_s,
         )
-        return self._transfer.transport.open(request, self._is_wanted)
+        try:
+            return self._transfer.transport.open(request, self._is_wanted)
+        except AttemptError as exc:
+            journal = self._part.journal
+            if exc.status in _EXPIRED and journal and journal.url == self._attempt.source:
+                # A redirect led to a link that was good for a while: the next attempt begins at
+                # the job's own URL again, and may be led to a fresh one.
+                exc.transient = True
+            raise
 
     def _not_modified(self) -> Outcome:
         previous = self._attempt.previous
