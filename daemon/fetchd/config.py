@@ -33,7 +33,7 @@ from fetchd.units import (
     parse_rate_bytes_per_s,
     parse_size_bytes,
 )
-from fetchd.urls import check_url
+from fetchd.urls import check_url, local_path
 from fetchd.yamldoc import Fields, Node, Scalar
 
 #: Where the configuration is looked for when neither --config nor the environment names it.
@@ -184,7 +184,10 @@ def _read_group(value: Any) -> str:
 
 
 def _read_proxy(value: Any) -> str:
-    return check_url(_text(value))
+    proxy = check_url(_text(value))
+    if local_path(proxy) is not None:
+        raise ValueProblem(f"{proxy!r} is no proxy; write http://HOST:PORT")
+    return proxy
 
 
 def _one_or_more(value: Any) -> Any:

@@ -143,6 +143,40 @@ class Transport(Protocol):
         ...
 
 
+class LocalFile(Protocol):
+    """A regular file below a download root, open for reading. One thread.
+
+    ``version``: a text without spaces and quotes that no other file and no other state of this
+    one has; it and ``size_bytes`` are those of the moment of opening. ``modified_at_s``: wall
+    clock.
+    """
+
+    size_bytes: int
+    version: str
+    modified_at_s: float
+
+    def readinto(self, buffer: memoryview, offset: int) -> int:
+        """Read at an offset; may read less than asked, 0 at the end; raises AttemptError."""
+        ...
+
+    def changed(self) -> bool:
+        """Tell whether anything has changed since the opening, so that bytes may be mixed."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LocalFiles(Protocol):
+    """The files that a file: URL may name: those below the download roots. Any thread."""
+
+    def open_file(self, path: str) -> LocalFile:
+        """Open an absolute path; raises AttemptError (source_denied, not_found, disk_error).
+
+        Links are not followed, and fetchd's own folders not shown.
+        """
+        ...
+
+
 class Dialer(Protocol):
     """Names and sockets; the seam of the network tests."""
 
@@ -295,6 +329,10 @@ class Disk(Protocol):
 
         A folder is ``dest_conflict``; what is no file at all is ``dest_denied``.
         """
+        ...
+
+    def is_destination(self, root: str, path: str, file: str) -> bool:
+        """Tell whether the absolute path ``file`` is the destination's own."""
         ...
 
     def read_existing(self, root: str, path: str) -> AbstractContextManager[Iterator[memoryview]]:

@@ -85,6 +85,7 @@ class Works:
             redirects=settings.network.redirects,
             workers=settings.workers,
             clock=clock,
+            files=self.disk,
             on_death=self._thread_died,
         )
         stop_early.append(self.transports.close)

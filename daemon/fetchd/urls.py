@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, unquote_to_bytes, urljoin, urlsplit
 from fetchd.errors import ValueProblem
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_SCHEMES = (*_DEFAULT_PORTS, "file")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\<>\"`{}|^]")
 _HOST = re.compile(r"[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -33,8 +34,12 @@ def check_url(text: str) -> str:
         raise ValueProblem(f"not a URL: {exc}") from None
     if not parts.scheme:
         raise ValueProblem(f"{text!r} is not an absolute URL; write http://... or https://...")
-    if parts.scheme not in _DEFAULT_PORTS:
-        raise ValueProblem(f"the scheme {parts.scheme!r} is not fetched; allowed: http, https")
+    if parts.scheme not in _SCHEMES:
+        allowed = ", ".join(_SCHEMES)
+        raise ValueProblem(f"the scheme {parts.scheme!r} is not fetched; allowed: {allowed}")
+    if parts.scheme == "file":
+        _check_file(text, parts)
+        return text
     if "@" in parts.netloc:
         raise ValueProblem("user name and password may not stand in a URL")
     host = parts.netloc.rpartition(":")[0] if port is not None else parts.netloc.rstrip(":")
@@ -53,8 +58,13 @@ def join_url(base: str, relative: str) -> str:
 
 
 def origin_of(url: str) -> str:
-    """Return ``scheme://host:port`` in lower case, the port always given (RFC 6454 §4)."""
+    """Return ``scheme://host:port`` in lower case, the port always given (RFC 6454 §4).
+
+    All files of this machine are of one origin, ``file://``.
+    """
     parts = urlsplit(url)
+    if parts.scheme == "file":
+        return "file://"
     port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
     return f"{parts.scheme}://{_host(parts)}:{port}"
 
@@ -81,6 +91,17 @@ def path_of(url: str) -> str:
     )
 
 
+def local_path(url: str) -> str | None:
+    """Return the absolute path that a checked file: URL names, None for any other URL.
+
+    Percent-decoded once; bytes that are not UTF-8 become surrogates, as in ``os.fsdecode``.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "file":
+        return None
+    return unquote_to_bytes(parts.path).decode("utf-8", "surrogateescape")
+
+
 def redact_url(url: str) -> str:
     """Return the URL without user name, password, query values and fragment."""
     try:
@@ -90,6 +111,25 @@ def redact_url(url: str) -> str:
     netloc = parts.netloc.rpartition("@")[2]
     query = "?..." if parts.query else ""
     return f"{parts.scheme}://{netloc}{parts.path}{query}" if parts.scheme else parts.path + query
+
+
+def _check_file(text: str, parts: SplitResult) -> None:
+    """Refuse a file: URL (RFC 8089) that is not one absolute path, written in one way."""
+    if parts.netloc not in {"", "localhost"} or "//" not in text[:7]:
+        raise ValueProblem(f"{text!r} is not a file of this machine; write file:///folder/name")
+    if "?" in text or "#" in text:
+        raise ValueProblem("a file: URL has no query and no fragment; write ? as %3F, # as %23")
+    first, *segments = parts.path.split("/")
+    if segments and not segments[-1]:
+        segments.pop()  # of a folder, as in a base
+    for segment in map(unquote_to_bytes, segments):
+        if segment in {b"", b".", b".."} or b"/" in segment or b"\0" in segment:
+            raise ValueProblem(
+                f"{text!r} has the component {segment.decode('utf-8', 'replace')!r}; a file: URL "
+                "names its file without '.', '..' and empty components"
+            )
+    if first or not segments:
+        raise ValueProblem(f"{text!r} names no file; write file:///folder/name")
 
 
 def _host(parts: SplitResult) -> str:

@@ -245,6 +245,7 @@ def test_the_settings_do_not_change():
         ("roots.media", "{path: x, group: no-such-group}", "there is no group 'no-such-group'"),
         ("network.ca", "/nowhere/ca.pem", "/nowhere/ca.pem cannot be read: no such file"),
         ("network.proxy", "socks5://x", "the scheme 'socks5' is not fetched"),
+        ("network.proxy", "file:///srv/x", "'file:///srv/x' is no proxy"),
         ("network.proxy", "http://a:b@proxy", "user name and password may not stand in a URL"),
         ("network.allow", "{a: b}", "found keys; a list is needed"),
         ("network.allow", "[privat]", "or host:port; did you mean 'private'?"),

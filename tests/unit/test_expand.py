@@ -221,7 +221,7 @@ def test_a_name_without_meaning_is_a_bad_item(text: str, expected: str) -> None:
     ("url", "expected"),
     [
         ("a.iso", "'a.iso' is not an absolute URL; write http://... or https://..."),
-        ("ftp://example.org/a", "the scheme 'ftp' is not fetched; allowed: http, https"),
+        ("ftp://example.org/a", "the scheme 'ftp' is not fetched; allowed: http, https, file"),
         ("https://example.org/", "the URL's last segment is empty; give a filename"),
         ("https://example.org", "the URL's last segment is empty; give a filename"),
         (

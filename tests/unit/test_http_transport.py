@@ -918,10 +918,14 @@ def test_as_many_redirects_as_allowed_are_followed(net, server):
     ["file:///etc/passwd", "ftp://h/f", "data:,x", "javascript:1", "gopher://h/"],
     ids=["N42-file", "N42-ftp", "N42-data", "N42-javascript", "N42-unknown"],
 )
-def test_a_redirect_to_another_scheme_is_denied(net, server, location):
+def test_a_redirect_to_another_scheme_is_denied_and_no_file_opened(make, server, location):
+    class Files:
+        def open_file(self, path):
+            raise AssertionError(f"{path} was opened")
+
     server.routes["/a"] = redirect(location)
 
-    error = failure(net, server.url("/a"))
+    error = failure(make(files=Files()), server.url("/a"))
 
     assert (error.code, error.transient) == ("scheme_denied", False)
 

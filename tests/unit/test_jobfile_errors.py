@@ -221,7 +221,7 @@ BAD = {
     ),
     "scheme": (
         "url: ftp://example.org/a\n",
-        "iso.yaml:1:6: url: the scheme 'ftp' is not fetched; allowed: http, https",
+        "iso.yaml:1:6: url: the scheme 'ftp' is not fetched; allowed: http, https, file",
     ),
     "URL without a name": (
         "url: https://example.org/\n",
@@ -393,7 +393,7 @@ def test_each_bad_line_of_urls_is_told() -> None:
 
     assert headlines(text) == [
         "iso.yaml:3:5: urls[1]: 'b' is not an absolute URL; write http://... or https://...",
-        "iso.yaml:4:5: urls[2]: the scheme 'ftp' is not fetched; allowed: http, https",
+        "iso.yaml:4:5: urls[2]: the scheme 'ftp' is not fetched; allowed: http, https, file",
         (
             "iso.yaml:5:5: urls[3]: the line has 4 fields; write URL [filename] [algorithm:hex], "
             "with a TAB between the fields if a name has spaces"
@@ -513,7 +513,7 @@ def test_what_stands_in_a_circle_is_tried_all_the_same() -> None:
     )
 
     assert headlines(text) == [
-        "iso.yaml:2:12: tasks.a.url: the scheme 'ftp' is not fetched; allowed: http, https",
+        "iso.yaml:2:12: tasks.a.url: the scheme 'ftp' is not fetched; allowed: http, https, file",
         "iso.yaml:2:42: tasks.a.needs: the needs go in a circle: a -> b -> a",
     ]
 
@@ -522,7 +522,7 @@ def test_json_names_the_path_of_keys_and_the_place_of_a_syntax_error() -> None:
     wrong = {"tasks": {"a": {"url": "ftp://example.org/a"}, "b": {"urls": ["x"]}}, "zone": 1}
 
     assert sorted(headlines(json.dumps(wrong), "x.json")) == [
-        "x.json: tasks.a.url: the scheme 'ftp' is not fetched; allowed: http, https",
+        "x.json: tasks.a.url: the scheme 'ftp' is not fetched; allowed: http, https, file",
         "x.json: tasks.b.urls[0]: 'x' is not an absolute URL; write http://... or https://...",
         "x.json: zone: unknown key (did you mean 'timezone'?)",
     ]
@@ -593,7 +593,7 @@ def test_arguments_are_tried_like_lines() -> None:
 
     assert sorted(caught.value.headlines()) == [
         "arguments: the checksum md5:00 stands before any URL",
-        "arguments: urls[0]: the scheme 'ftp' is not fetched; allowed: http, https",
+        "arguments: urls[0]: the scheme 'ftp' is not fetched; allowed: http, https, file",
         "arguments: urls[1]: 'b' is not an absolute URL; write http://... or https://...",
     ]
 

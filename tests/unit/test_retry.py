@@ -152,6 +152,20 @@ def test_a_file_that_is_not_there_yet_is_waited_for_and_nothing_is_charged(statu
     assert again.history == History(attempts=1, not_yet=frozenset({0}), not_yet_at_s=50)
 
 
+def test_a_local_file_that_does_not_exist_yet_is_waited_for_too():
+    again = choose(fail("not_found", transient=False), policy=WAITING)
+
+    assert isinstance(again, Again)
+    assert again.wait == "not_yet"
+
+
+def test_a_status_that_may_pass_is_a_failure_to_be_repeated_even_during_the_wait():
+    again = choose(fail("bad_status", status=403), policy=WAITING)
+
+    assert isinstance(again, Again)
+    assert (again.wait, again.history.attempts) == ("retry", 1)
+
+
 @pytest.mark.parametrize("status", [400, 401, 405, 451, 501])
 def test_other_statuses_are_failures_during_the_wait_too(status):
     assert isinstance(choose(absent(status), policy=WAITING), GiveUp)

@@ -1,7 +1,7 @@
 """The download roots: safe paths, parts with journals, durable publication.
 
 The only room that touches a root. ``roots`` walks, ``part`` is what transfers write, ``publish``
-alone makes anything visible; ``system`` is the machine behind them.
+alone makes anything visible, ``source`` is what jobs copy; ``system`` is the machine behind them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from fetchd.disk.part import (
 )
 from fetchd.disk.publish import Publisher
 from fetchd.disk.roots import Root, RootSpec, existing_at, explained, shown
+from fetchd.disk.source import SourceFile
 from fetchd.disk.system import SystemOs
 from fetchd.errors import AttemptError
 from fetchd.model import Attempt, Outcome, Publish
@@ -51,7 +52,7 @@ def build(
 
 
 class DownloadDisk:
-    """``ports.Disk`` over the configured roots, and what only the service asks of them.
+    """``ports.Disk`` and ``LocalFiles`` over the roots, and what only the service asks of them.
 
     Any thread, except ``publish``: one thread.
     """
@@ -88,6 +89,21 @@ class DownloadDisk:
                 yield self._slices(fd, root, path)
             finally:
                 os.close(fd)
+
+    def is_destination(self, root: str, path: str, file: str) -> bool:
+        return self._root(root).below(file) == path
+
+    def open_file(self, path: str) -> SourceFile:
+        # The innermost root first: it may be a link within another one.
+        for root in sorted(self._roots.values(), key=lambda root: len(root.path), reverse=True):
+            below = root.below(path)
+            if below is not None:
+                return SourceFile(self._system, root.open_file(below), root.name, below)
+        raise AttemptError(
+            "source_denied",
+            f"{shown(path)} is outside the download roots; files are copied only from below one, "
+            "so add its folder to `roots` in the configuration",
+        )
 
     def publish(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
         """Make verified parts visible and durable; Published or Failure for each."""

@@ -18,6 +18,7 @@ from fetchd.ports import Existing, Os
 HIDDEN = ".fetchd"
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _PROBE = "probe"
 #: How a file system or kernel says that it knows no files without a name (open(2), O_TMPFILE).
 _NO_NAMELESS = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
@@ -72,7 +73,8 @@ class Root:
     def __init__(self, name: str, spec: RootSpec, system: Os) -> None:
         """Make the root's folder if need be and open it; raises ConfigError."""
         self.name = name
-        self.path = spec.path
+        # Not resolve(): a URL names the root as the configuration does, even where that is a link.
+        self.path = os.path.abspath(spec.path)  # noqa: PTH100
         self.mode = spec.mode
         self.gid = _gid(name, spec.group)
         self._system = system
@@ -123,6 +125,51 @@ class Root:
             if missing:
                 raise AttemptError("disk_error", f"{self.name}:{shown(path)}: no such folder")
             yield fd
+
+    def below(self, path: str) -> str | None:
+        """Return an absolute path as one below the root, by its name alone; None: it is not."""
+        top = self.path.rstrip("/") + "/"
+        return path.removeprefix(top) if path.startswith(top) else None
+
+    def open_file(self, path: str) -> int:
+        """Open the regular file at ``path`` for reading, as a source; raises AttemptError."""
+        *folders, name = components = path.split("/")
+        for component in components:
+            if component in {"", ".", "..", HIDDEN} or "\0" in component:
+                raise self._no_source(path, f"the component {shown(component)!r} is not allowed")
+        with ExitStack() as stack:
+            fd = self.fd
+            for folder in folders:
+                fd = self._open_source(fd, folder, _FOLDER, path)
+                stack.callback(os.close, fd)
+            fd = self._open_source(fd, name, _FILE, path)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise self._no_source(path, "a folder, device, pipe or socket is no file")
+        return fd
+
+    def _open_source(self, parent_fd: int, component: str, flags: int, path: str) -> int:
+        try:
+            return self._system.open(component, flags, dir_fd=parent_fd)
+        except OSError as exc:
+            if exc.errno in {errno.ENOTDIR, errno.ELOOP} and _is_link(parent_fd, component):
+                raise self._no_source(
+                    path,
+                    f"{shown(component)!r} is a symbolic link, which is not followed; name the "
+                    "file that it leads to, and make that one's folder a root",
+                ) from None
+            if exc.errno in {errno.ENOENT, errno.ENOTDIR}:
+                raise AttemptError(
+                    "not_found", f"{self.name}:{shown(path)}: there is no {shown(component)!r}"
+                ) from None
+            if exc.errno in {errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENAMETOOLONG}:
+                raise self._no_source(
+                    path, f"{exc.strerror}; check kind, owner and mode of {shown(component)!r}"
+                ) from None
+            raise explain(exc, self.name, path, "opening the source") from exc
+
+    def _no_source(self, path: str, why: str) -> AttemptError:
+        return AttemptError("source_denied", f"{self.name}:{shown(path)}: {why}")
 
     def _components(self, path: str) -> list[str]:
         components = path.split("/")

@@ -13,7 +13,8 @@ _FINAL = frozenset(
     {"dest_conflict", "dest_denied", "exists", "cancelled", "poison", "list_changed"}
 )
 #: What an origin answers for a file that it does not have, or does not show, yet.
-_NOT_YET = frozenset({403, 404, 410})
+_ABSENT_STATUS = frozenset({403, 404, 410})
+_ABSENT_CODE = "not_found"
 #: A file that is not there yet is asked for less often than one that failed: after so many delays.
 _DELAYS_TO_PROBE = 5
 
@@ -60,9 +61,9 @@ def decide(
     begun_s = now_s if history.not_yet_at_s is None else history.not_yet_at_s
     waited_s = max(0.0, now_s - begun_s)
     left_s = (policy.wait_for_s or 0.0) - waited_s
-    absent = failure.status in _NOT_YET and not failure.transient
+    absent = failure.status in _ABSENT_STATUS or failure.code == _ABSENT_CODE
     wait = "retry"
-    if absent and left_s > 0:
+    if absent and not failure.transient and left_s > 0:
         wait = "not_yet"
         history = replace(history, not_yet=history.not_yet | {source}, not_yet_at_s=begun_s)
     else:

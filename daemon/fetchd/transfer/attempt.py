@@ -51,6 +51,7 @@ from fetchd.transfer.verify import (
     grade,
     text_of,
 )
+from fetchd.urls import local_path
 
 CHECKPOINT_BYTES = 64 * 1024 * 1024
 CHECKPOINT_S = 5.0
@@ -173,6 +174,12 @@ class _Fetch:
         standing = disk.existing(self._rules.root, self._path)
         if standing is not None and (outcome := self._consider(standing)):
             return outcome
+        file = local_path(self._attempt.source)
+        if file is not None and disk.is_destination(self._rules.root, self._path, file):
+            raise AttemptError(
+                "source_denied",
+                "the file would be copied onto itself; choose another dest or filename",
+            )
         with disk.open_part(self._rules.root, self._path) as part:
             self._part = part
             began_bytes = self._durable_bytes

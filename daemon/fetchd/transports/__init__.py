@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 from fetchd import __version__
 from fetchd.clock import Clock
 from fetchd.errors import AttemptError
-from fetchd.ports import Dialer, Request, Stream, Transport
+from fetchd.ports import Dialer, LocalFiles, Request, Stream, Transport
 from fetchd.threads import Worker
 from fetchd.transports.address import Policy
 from fetchd.transports.deadlines import Deadlines
+from fetchd.transports.file import FileTransport
 from fetchd.transports.http import HttpTransport
 from fetchd.transports.resolver import Line, Resolver, SystemDialer
 
@@ -19,6 +20,7 @@ from fetchd.transports.resolver import Line, Resolver, SystemDialer
 SCHEMES: dict[str, Callable[..., Transport]] = {
     "http": HttpTransport,
     "https": HttpTransport,
+    "file": FileTransport,
 }
 
 
@@ -62,6 +64,7 @@ def build(
     redirects: int,
     workers: int,
     clock: Clock,
+    files: LocalFiles | None = None,
     user_agent: str | None = None,
     dialer: Dialer | None = None,
     on_death: Callable[[Worker, BaseException], None] | None = None,
@@ -69,7 +72,8 @@ def build(
     """Return the transports with their threads running; raises ConfigError, naming the key.
 
     ``policy_allow``: the list of ``network.allow``. ``workers``: how many streams may be open at
-    once with their connections kept. ``on_death`` hears of a thread that ended by an error.
+    once with their connections kept. ``files``: what file: URLs may name, None: nothing.
+    ``on_death`` hears of a thread that ended by an error.
     """
     policy = Policy(policy_allow)
     dial = dialer or SystemDialer()
@@ -86,6 +90,7 @@ def build(
                 ca=ca,
                 redirects=redirects,
                 workers=workers,
+                files=files,
                 user_agent=user_agent or f"fetchd/{__version__}",
             )
             for make in set(SCHEMES.values())

@@ -151,6 +151,7 @@ class HttpTransport:
         redirects: int,
         workers: int,
         user_agent: str,
+        **_: object,
     ) -> None:
         """``proxy``: ``http://[user:password@]host:port`` or None. Raises ConfigError."""
         if proxy is not None:
