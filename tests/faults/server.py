@@ -12,6 +12,11 @@ writes bytes to it. The functions below (``file``, ``status``, ``redirect``, ``r
 usual handlers; a lambda or function makes any other. Behind a handler that neither closed nor
 reset its connection, the next request on it is read. A path without a route is answered by 404.
 
+``greeting`` is a handler too: it meets every connection when it is accepted, before TLS and
+before a byte is read. What it closes, resets or stalls is served no further, so
+``Server(greeting=raw(b"", "reset"))`` resets whoever connects. ``routes``, ``greeting`` and ``tls``
+may be changed at any time. ``Request.raw`` is a request head as it came over the wire.
+
 As a process, for tests that kill the other side::
 
     python tests/faults/server.py [--port 0]
@@ -27,6 +32,7 @@ from __future__ import annotations
 
 import argparse
 import email.utils
+import fcntl
 import functools
 import hashlib
 import json
@@ -37,13 +43,15 @@ import socket
 import ssl
 import struct
 import sys
+import termios
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 _BLOCK = 64 * 1024
@@ -64,6 +72,7 @@ class Request:
     method: str
     target: str
     headers: list[tuple[str, str]]
+    raw: bytes
     connection: int  # counts from 1
     at_s: float  # monotonic
     status: int | None = None
@@ -78,29 +87,21 @@ class Request:
         return next((v for k, v in self.headers if k.lower() == name.lower()), None)
 
 
-@dataclass
-class Exchange:
-    """A request and the connection to answer on. ``number``: the how-manieth for its path."""
+@dataclass(kw_only=True)
+class Connection:
+    """What a greeting has in hand. ``number`` counts connections from 1."""
 
     server: Server
-    request: Request
-    number: int
     sock: socket.socket
+    number: int
     keep: bool = True
-
-    def head(self, status, reason="", headers=()) -> None:
-        """Send a status line and headers, given as pairs or a mapping."""
-        pairs = headers.items() if isinstance(headers, Mapping) else headers
-        lines = [f"HTTP/1.1 {status} {reason}".rstrip(), *(f"{k}: {v}" for k, v in pairs)]
-        self.request.status = status
-        self.sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape"))
 
     def send(self, data) -> None:
         view = memoryview(data)
         for start in range(0, len(view), _SLICE):
             piece = view[start : start + _SLICE]
             self.sock.sendall(piece)
-            self.request.sent += len(piece)
+            self._sent(len(piece))
 
     def drip(self, data, size=1, every_s=0.05) -> None:
         """Send ``size`` bytes at a time with a pause before each."""
@@ -113,21 +114,55 @@ class Exchange:
         """Send nothing more until the peer hangs up or the server ends."""
         self.keep = False
         while not self.server.closing.is_set():
+            # What still comes is read, past any TLS, for the peer's end stands behind it.
             if select.select([self.sock], [], [], 0.02)[0]:
-                return
+                try:
+                    left = not socket.socket.recv(self.sock, 65536)
+                except OSError:
+                    left = True
+                if left:
+                    return
 
     def close(self) -> None:
         """End the connection in the orderly way (FIN) after the handler."""
         self.keep = False
 
     def reset(self) -> None:
-        """End the connection by RST after the handler; what was not delivered yet may be lost."""
+        """End the connection by RST after the handler, when all that was sent has arrived."""
         self.keep = False
+        until_s = time.monotonic() + 2.0
+        while _unsent(self.sock) and time.monotonic() < until_s:
+            time.sleep(0.001)
         linger = struct.pack("ii", 1, 0)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
+    def _sent(self, count) -> None:
+        pass
 
-Handler = Callable[[Exchange], None]
+
+@dataclass(kw_only=True)
+class Exchange(Connection):
+    """A request and the connection to answer on. ``number``: the how-manieth for its path."""
+
+    request: Request
+
+    def head(self, status, reason="", headers=()) -> None:
+        """Send a status line and headers, given as pairs or a mapping."""
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        lines = [f"HTTP/1.1 {status} {reason}".rstrip(), *(f"{k}: {v}" for k, v in pairs)]
+        self.request.status = status
+        self.sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape"))
+
+    def _sent(self, count) -> None:
+        self.request.sent += count
+
+
+def _unsent(sock):
+    """Return how many bytes the peer's kernel has not acknowledged yet."""
+    return struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+
+
+Handler = Callable[[Any], None]  # of an Exchange; a greeting: of a Connection
 
 
 class Server:
@@ -138,22 +173,27 @@ class Server:
         routes: Mapping[str, Handler] | None = None,
         *,
         tls: ssl.SSLContext | None = None,
+        greeting: Handler | None = None,
         fallback: Handler | None = None,
+        address: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
         self.routes: dict[str, Handler] = dict(routes or {})
+        self.greeting = greeting
+        self.tls = tls
         self.fallback = fallback or status(404)
         self.requests: list[Request] = []
         self.connections = 0
         self.closing = threading.Event()
-        self._tls = tls
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}  # guarded by _lock
         self._open: set[socket.socket] = set()  # guarded by _lock
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", port), backlog=256)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._listener = socket.create_server((address, port), family=family, backlog=256)
         self.port: int = self._listener.getsockname()[1]
-        self.origin = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        host = f"[{address}]" if ":" in address else address
+        self.origin = f"{'https' if tls else 'http'}://{host}:{self.port}"
 
     def url(self, path: str) -> str:
         return self.origin + path
@@ -205,8 +245,13 @@ class Server:
         sock = plain
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is not None:
-                sock = self._tls.wrap_socket(plain, server_side=True)
+            if self.greeting is not None:
+                connection = Connection(server=self, sock=plain, number=number)
+                self.greeting(connection)
+                if not connection.keep:
+                    return
+            if self.tls is not None:
+                sock = self.tls.wrap_socket(plain, server_side=True)
                 with self._lock:
                     self._open.discard(plain)
                     self._open.add(sock)
@@ -218,7 +263,7 @@ class Server:
                 with self._lock:
                     self.requests.append(request)
                     count = self._counts[request.path] = self._counts.get(request.path, 0) + 1
-                exchange = Exchange(self, request, count, sock)
+                exchange = Exchange(server=self, sock=sock, number=count, request=request)
                 self.routes.get(request.path, self.fallback)(exchange)
                 if not exchange.keep or (request.header("Connection") or "").lower() == "close":
                     return
@@ -241,7 +286,8 @@ def _read_request(sock, rest, number):
     first, *lines = head.decode("latin-1").split("\r\n")
     method, target, _ = [*first.split(" ", 2), "", ""][:3]
     headers = [(k, v.strip()) for k, _, v in (line.partition(":") for line in lines)]
-    return Request(method, target, headers, number, time.monotonic()), rest
+    raw = head + b"\r\n\r\n"
+    return Request(method, target, headers, raw, number, time.monotonic()), rest
 
 
 # ---------------------------------------------------------------- handlers
@@ -402,7 +448,23 @@ def endless(data, head=b"") -> Handler:
 
 def stalled() -> Handler:
     """Read the request and never answer."""
-    return Exchange.stall
+    return Connection.stall
+
+
+def interim(data, then: Handler) -> Handler:
+    """Send the heads of interim answers (``data``, as they are), then answer."""
+
+    def answer(exchange):
+        exchange.send(data)
+        then(exchange)
+
+    return answer
+
+
+def once(first: Handler, then: Handler) -> Handler:
+    """Let the next request meet ``first`` and every later one ``then``."""
+    handlers = [first]
+    return lambda exchange: (handlers.pop() if handlers else then)(exchange)
 
 
 def flapping(*handlers: Handler) -> Handler:
@@ -413,19 +475,96 @@ def flapping(*handlers: Handler) -> Handler:
 # ---------------------------------------------------------------- TLS
 
 
+class Authority:
+    """Issues certificates. ``ca``: the path of its own one, which clients must trust."""
+
+    def __init__(self, folder: Path) -> None:
+        import trustme
+
+        self._authority = trustme.CA()
+        path = folder / "ca.pem"
+        self._authority.cert_pem.write_to_path(str(path))
+        self.ca = str(path)
+
+    def context(self, *names: str, **options) -> ssl.SSLContext:
+        """Return a server's TLS context for ``names`` (default 127.0.0.1).
+
+        ``options`` go to ``trustme.CA.issue_cert``, such as ``not_after``.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._authority.issue_cert(*(names or ("127.0.0.1",)), **options).configure_cert(context)
+        return context
+
+    def old_tls_context(self) -> ssl.SSLContext:
+        """Return the context of a server that speaks no later TLS than 1.0."""
+        context = self.context()
+        with warnings.catch_warnings(action="ignore"):  # of the version, which is the point
+            context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        return context
+
+
 def certificates(folder: Path, *names: str, **options):
-    """Return a server's TLS context for ``names`` (default 127.0.0.1) and its CA file's path.
+    """Return a server's TLS context from an authority of its own, and its CA file's path."""
+    authority = Authority(folder)
+    return authority.context(*names, **options), authority.ca
 
-    ``options`` go to ``trustme.CA.issue_cert``, such as ``not_after``.
-    """
-    import trustme
 
-    authority = trustme.CA()
+def self_signed_context(folder: Path, name: str = "127.0.0.1") -> ssl.SSLContext:
+    """Return the TLS context of a server that vouches for itself."""
+    import datetime as dt
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    called = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    address = x509.IPAddress(ipaddress.ip_address(name))
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder(called, called, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / "self-signed.pem"
+    path.write_bytes(private + certificate.public_bytes(pem))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(*(names or ("127.0.0.1",)), **options).configure_cert(context)
-    path = folder / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return context, str(path)
+    context.load_cert_chain(path)
+    return context
+
+
+# ---------------------------------------------------------------- ports without a server
+
+
+def unused_port() -> int:
+    """Return a port of 127.0.0.1 on which nobody listens: whoever connects is refused."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        return int(gone.getsockname()[1])
+
+
+@contextmanager
+def full_backlog() -> Iterator[int]:
+    """Yield a port of 127.0.0.1 whose queue of connections is full: nobody gets an answer."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        waiting: list[socket.socket] = []
+        try:
+            while not waiting or select.select([], [waiting[-1]], [], 0.2)[1]:
+                sock = socket.socket()
+                waiting.append(sock)
+                sock.setblocking(False)
+                sock.connect_ex(listener.getsockname())
+            yield int(listener.getsockname()[1])
+        finally:
+            for sock in waiting:
+                sock.close()
 
 
 # ---------------------------------------------------------------- as a process
