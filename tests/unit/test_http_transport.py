@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import socket
 import threading
 import time
@@ -405,6 +406,26 @@ def test_the_threads_end_with_the_transports(make):
 
     assert [t.name for t in threads] == ["deadlines", "resolver-0", "resolver-1"]
     assert not any(t.alive() for t in threads)
+
+
+def test_idle_connections_end_with_the_transports_and_not_with_the_garbage(make, server):
+    before = _sockets()
+    server.routes |= {"/bad": raw(b"HTTP/1.1 \r\n\r\n"), "/f": file(BODY)}
+    net = make()
+    gc.disable()
+    try:
+        failure(net, server.url("/bad"))
+        fetch(net, server.url("/f"))
+
+        net.close()
+        server.hang_up()
+
+        until_s = time.monotonic() + 5
+        while _sockets() > before and time.monotonic() < until_s:
+            time.sleep(0.005)
+        assert _sockets() <= before
+    finally:
+        gc.enable()
 
 
 # ---------------------------------------------------------------- bodies that break

@@ -236,6 +236,15 @@ class Adapter(HTTPAdapter):
         self._use_own_pools(manager)
         return manager
 
+    def close(self) -> None:
+        """Close every idle connection now; urllib3 leaves that to the garbage collector."""
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 -- a container that cannot be iterated
+                pool = manager.pools.get(key)
+                if pool is not None:
+                    pool.close()
+        super().close()
+
     def build_connection_pool_key_attributes(
         self, request: Any, verify: Any, cert: Any = None
     ) -> Any:
