@@ -9,17 +9,6 @@ from faults.rig import BODY, Rig, Trial, bounds
 from faults.server import Authority, Server, file
 from fetchd import service
 
-#: What only a strict parser of answer heads can do: tests that have one of these in their names.
-WAITS_FOR_STRICT_HEAD = (
-    "test_n14_a_flood_of_interim_answers",
-    "N15-102",
-    "N15-103",
-    "N16-bare-lf",
-    "N16-only-lf",
-    "N16-over-64-KiB",
-    "N16-101",
-)
-
 
 @pytest.fixture(scope="session")
 def ca(tmp_path_factory):
@@ -55,12 +44,6 @@ def trial(request, rig, server):
 @pytest.fixture
 def resumed(rig, server):
     return Trial(rig, server, resumed=True)
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if any(name in item.name for name in WAITS_FOR_STRICT_HEAD):
-            item.add_marker(pytest.mark.xfail(strict=True, reason="needs the strict head parser"))
 
 
 def pytest_configure(config):

@@ -207,5 +207,5 @@ def test_a_server_that_speaks_first_is_no_http_server(rig, server, data):
     assert server.connections == 2
 
 
-def test_n17_garbage_that_drips_ends_with_the_patience(trial):
-    assert recovered(trial.meet(dripping(content("noise", 5000))), "stalled")
+def test_n17_garbage_that_drips_is_not_waited_for(trial):
+    assert recovered(trial.meet(dripping(content("noise", 5000))), "bad_response")
