@@ -209,7 +209,7 @@ BAD = {
     ),
     "unknown algorithm": (
         "url: https://example.org/a\nchecksum: sha265:abcd\n",
-        "iso.yaml:2:11: checksum: unknown checksum algorithm 'sha265' (did you mean sha256?); known: sha256, sha512, sha1, md5, sha384, sha224, blake2b, blake2s, sha3-256, sha3-512",
+        "iso.yaml:2:11: checksum: unknown checksum algorithm 'sha265' (did you mean sha256?); known: sha256, sha512, sha1, md5, sha384, sha224, blake2b, blake2s, sha3-256, sha3-512, crc32c, xxh64",
     ),
     "short checksum": (
         "url: https://example.org/a\nchecksum: sha256:abcd\n",

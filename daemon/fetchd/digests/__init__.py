@@ -18,6 +18,26 @@ class Hasher(Protocol):
     def hexdigest(self) -> str: ...
 
 
+class _Crc32c:
+    def __init__(self) -> None:
+        import google_crc32c  # noqa: PLC0415 -- an extra, and only for those who ask for it
+
+        self._extend = google_crc32c.extend
+        self._value = 0
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        self._value = self._extend(self._value, bytes(data))  # it takes no other buffer
+
+    def hexdigest(self) -> str:
+        return f"{self._value:08x}"
+
+
+def _xxh64() -> Hasher:
+    import xxhash  # noqa: PLC0415 -- as above
+
+    return xxhash.xxh64()
+
+
 #: Name in a job file -> (constructor, length of the hex text).
 ALGORITHMS: dict[str, tuple[Callable[[], Hasher], int]] = {
     "sha256": (hashlib.sha256, 64),
@@ -30,7 +50,10 @@ ALGORITHMS: dict[str, tuple[Callable[[], Hasher], int]] = {
     "blake2s": (hashlib.blake2s, 64),
     "sha3-256": (hashlib.sha3_256, 64),
     "sha3-512": (hashlib.sha3_512, 128),
+    "crc32c": (_Crc32c, 8),
+    "xxh64": (_xxh64, 16),
 }
+_EXTRA = {"crc32c", "xxh64"}
 
 _FORM = re.compile(r"([A-Za-z0-9-]+):([0-9A-Fa-f]+)")
 
@@ -59,10 +82,23 @@ class Digest:
             raise ValueProblem(
                 f"a {algorithm} checksum has {length} hex digits, this one has {len(value)}"
             )
+        require(algorithm)
         return cls(algorithm, value)
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
+
+
+def require(algorithm: str) -> None:
+    """Raise ValueProblem if the algorithm needs an extra of fetchd that is not installed."""
+    if algorithm in _EXTRA:
+        try:
+            ALGORITHMS[algorithm][0]()
+        except ImportError:
+            raise ValueProblem(
+                f"{algorithm} checksums need an extra that is not installed; "
+                "install fetchd[hashes] where fetchd runs"
+            ) from None
 
 
 class Hashes:
