@@ -143,6 +143,7 @@ class Template:
     dest: str = ""
     filename: str | None = None
     checksums: tuple[str, ...] = ()
+    sums: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,14 +191,16 @@ class TaskSpec:
     """A task before it has an id: only what differs from its group.
 
     ``key`` is stable over edits: the path below the root. ``path`` is relative, cleaned, in the
-    surrogate-escaped form of ``os.fsdecode``. ``problem``: why this item can only fail
-    ("code", "reason"), None for good ones.
+    surrogate-escaped form of ``os.fsdecode``. ``sums``: URLs of one sums file, to be asked in
+    this order; what it says of the file has to hold beside ``digests``. ``problem``: why this item
+    can only fail ("code", "reason"), None for good ones.
     """
 
     key: str
     sources: tuple[str, ...]
     path: str
     digests: tuple[Digest, ...] = ()
+    sums: tuple[str, ...] = ()
     problem: tuple[str, str] | None = None
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -126,7 +130,9 @@ def test_a_job_comes_back_as_it_was(store):
         retry=RetryPolicy(attempts=2),
         timeouts=Timeouts(attempt_s=3.0),
     )
-    template = Template(base=("http://a/", "http://b/"), dest="d", checksums=("md5:x",))
+    template = Template(
+        base=("http://a/", "http://b/"), dest="d", checksums=("md5:x",), sums="${url}.md5"
+    )
     made = Job(
         name="a",
         revision="r",
@@ -157,6 +163,22 @@ def test_a_group_that_was_recorded_before_there_was_magic_is_read():
     del fields["rules"]["magic"]
 
     assert codec.group_of(json.dumps(fields)) == made
+
+
+def test_what_a_task_is_held_against_comes_back_as_it_was(store):
+    sums = ("http://one.example/SHA256SUMS", "http://two.example/SHA256SUMS")
+    made = [
+        replace(spec("a"), sums=sums),
+        replace(spec("b"), sums=sums[:1], digests=(Digest("md5", "0" * 32),)),
+        spec("c"),
+    ]
+    opened = add(store, job("a", group("a", *made)))
+
+    kept = window(store, opened.groups[0].id).tasks
+    store.record([Started(task=kept[0].task.id)])
+
+    assert [one.task.spec for one in kept] == made
+    assert [left.task.spec for left in store.unfinished()] == made[:1]
 
 
 def test_paths_that_are_not_utf8_survive(store):
@@ -651,7 +673,7 @@ def test_s06_a_newer_schema_is_refused_and_both_versions_are_named(tmp_path):
     db.execute("PRAGMA user_version = 99")
     db.close()
 
-    with pytest.raises(ConfigError, match="version 99, this fetchd knows up to 1"):
+    with pytest.raises(ConfigError, match="version 99, this fetchd knows up to 2"):
         SqliteStore(str(path), FakeClock(), lambda e: None)
 
 
@@ -676,3 +698,174 @@ def test_a_foreign_database_is_not_touched(tmp_path):
 
     with pytest.raises(ConfigError, match="another program"):
         SqliteStore(str(path), FakeClock(), lambda e: None)
+
+
+# ---------------------------------------------------------------- an older schema
+
+
+@pytest.fixture
+def old(tmp_path):
+    """The path of a database that a fetchd of schema version 1 has left."""
+    path = tmp_path / "fetchd.db"
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.executescript(Path(__file__).with_name("version-1.sql").read_text())
+    db.close()
+    return path
+
+
+def reopened(path: Path) -> SqliteStore:
+    return SqliteStore(str(path), FakeClock(), lambda error: None)
+
+
+def version(path: Path) -> int:
+    db = sqlite3.connect(path)
+    number: int = db.execute("PRAGMA user_version").fetchone()[0]
+    db.close()
+    return number
+
+
+def rows(path: Path) -> list[tuple]:
+    """Every row of the tables of version 1, in the columns that it had."""
+    db = sqlite3.connect(path)
+    found = []
+    for table in ("job", "run", "task_group", "task", "file"):
+        columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+        known = ", ".join(c for c in columns if (table, c) != ("task", "sums"))
+        found += db.execute(f"SELECT {known} FROM {table}").fetchall()
+    db.close()
+    return found
+
+
+def schema(path: Path) -> dict[str, list[tuple]]:
+    db = sqlite3.connect(path)
+    names = [row[0] for row in db.execute("SELECT name FROM sqlite_master ORDER BY name")]
+    found = {name: db.execute(f"PRAGMA table_xinfo('{name}')").fetchall() for name in names}
+    found |= {f"{n} index": db.execute(f"PRAGMA index_list('{n}')").fetchall() for n in names}
+    db.close()
+    return found
+
+
+def test_s05_what_version_1_left_goes_on(old):
+    store = reopened(old)
+    tools, crawl = store.open_runs()
+    left = store.unfinished()
+    ready_now = {g.group.name: ready(store, g.id) for g in (*tools.groups, *crawl.groups)}
+    waiting = window(store, tools.groups[0].id, now_s=NOW_S + 60).tasks
+    store.close()
+
+    assert [(one.task.spec.path, one.intent is not None) for one in left] == [
+        ("tools/b.zip", True),
+        ("caf\udce9.zip", False),
+    ]
+    assert ready_now == {"tools": ["tools/c.zip"], "index": ["index.json"], "crawl": ["x.csv"]}
+    assert [one.task.history.barred for one in waiting] == [frozenset({0})]
+    assert all(one.task.spec.sums == () for one in (*left, *waiting))
+    assert tools.groups[0].group.template == Template(
+        base=("https://one.example/", "https://two.example/"), dest="tools"
+    )
+    assert tools.groups[1].group.items == (Item(url="index.json"),)
+    assert crawl.groups[0].position == Position(offset_bytes=60, prefix_sha256="cd" * 32, lines=2)
+
+
+def test_a_migrated_schema_is_that_of_a_new_database(old, tmp_path):
+    new = tmp_path / "new.db"
+    reopened(new).close()
+    reopened(old).close()
+
+    assert version(old) == version(new) == 2
+    assert schema(old) == schema(new)
+
+
+def test_a_group_whose_names_are_not_utf8_is_migrated(old):
+    db = sqlite3.connect(old)
+    db.execute("""UPDATE task_group SET document = replace(document, 'crawl.urls', 'caf\\udce9')""")
+    db.commit()
+    db.close()
+
+    store = reopened(old)
+    _, crawl = store.open_runs()
+    store.close()
+
+    assert crawl.groups[0].group.items == ListFile(path="/jobs/active/caf\udce9")
+
+
+def test_the_older_state_is_kept_beside_the_new_one_for_its_owner_only(old):
+    before = rows(old)
+    reopened(old).close()
+    kept = old.with_name("fetchd.db.version-1")
+
+    assert (version(kept), rows(kept)) == (1, before)
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in old.parent.iterdir()) == [old.name, kept.name]
+
+    reopened(old).close()
+    assert version(kept) == 1  # a second start migrates nothing
+
+
+def test_s05_no_copy_no_migration(old):
+    before = rows(old)
+    old.with_name("fetchd.db.version-1").mkdir()
+
+    with pytest.raises(ConfigError, match=r"no copy of it could be kept as .*\.version-1: "):
+        reopened(old)
+
+    assert (version(old), rows(old)) == (1, before)
+    assert not old.with_name("fetchd.db.copying").exists()
+
+
+def test_s05_a_migration_that_fails_leaves_all_as_it_was(old, monkeypatch):
+    before = rows(old)
+    steps = {"2": "ALTER TABLE task ADD COLUMN sums TEXT; DELETE FROM task; SELECT nonsense;"}
+    monkeypatch.setattr("fetchd.stores.sqlite._named", lambda file: steps)
+
+    with pytest.raises(ConfigError, match="nonsense"):
+        reopened(old)
+
+    assert (version(old), rows(old)) == (1, before)
+
+
+#: Opens the store and dies before the Nth statement of the database.
+DYING = """
+import os, sqlite3, sys
+from fetchd.clock import SystemClock
+from fetchd.stores import SqliteStore
+
+left = int(sys.argv[2])
+
+def die(statement):
+    global left
+    left -= 1
+    if left == 0:
+        os._exit(9)
+
+class Watched(sqlite3.Connection):
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        self.set_trace_callback(die)
+
+plain = sqlite3.connect
+sqlite3.connect = lambda *args, **more: plain(*args, factory=Watched, **more)
+SqliteStore(sys.argv[1], SystemClock(), print).close()
+"""
+
+
+def test_s05_killed_at_any_statement_it_is_of_the_old_version_or_the_new_one(old):
+    before, seen = rows(old), []
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for number in range(1, 60):
+        command = [sys.executable, "-c", DYING, str(old), str(number)]
+        code = subprocess.run(command, env=environ, check=False).returncode
+        seen.append(version(old))
+        if seen[-1] == 1:
+            assert rows(old) == before
+        if code == 0 or seen[-1] == 2:
+            break
+
+    assert code == 9  # it died, and had come so far
+    assert seen == [1] * (len(seen) - 1) + [2]
+    assert len(seen) > 8
+    assert version(old.with_name("fetchd.db.version-1")) == 1
+    store = reopened(old)
+    assert len(store.unfinished()) == 2
+    store.close()

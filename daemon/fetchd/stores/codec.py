@@ -103,6 +103,7 @@ def group_of(text: str) -> TaskGroup:
             dest=template["dest"],
             filename=template["filename"],
             checksums=tuple(template["checksums"]),
+            sums=template["sums"],
         ),
         rules=Rules(
             **{

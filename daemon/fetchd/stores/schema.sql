@@ -1,4 +1,4 @@
--- The state of fetchd, version 1. Every migration is numbered and runs in one transaction.
+-- The state of fetchd, version 2. The way here from an older one is in migrations.sql.
 -- Times are Unix seconds. Paths are bytes, because names need not be UTF-8.
 
 CREATE TABLE job (
@@ -50,7 +50,8 @@ CREATE TABLE task (
     detail  TEXT NOT NULL DEFAULT '',   -- how it succeeded, the code of its failure, or its wait
     reason  TEXT NOT NULL DEFAULT '',
     history TEXT,                       -- JSON; NULL: no attempt has failed
-    result  TEXT                        -- JSON: the publish intent, later what was published
+    result  TEXT,                       -- JSON: the publish intent, later what was published
+    sums    TEXT NOT NULL DEFAULT ''    -- URLs of its sums file, one a line
 );
 CREATE INDEX task_ready ON task (grp, origin, due, id) WHERE state = 0;
 CREATE INDEX task_unfinished ON task (id) WHERE state IN (1, 2);

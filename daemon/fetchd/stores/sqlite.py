@@ -6,9 +6,11 @@ import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from fetchd.clock import Clock
@@ -49,7 +51,7 @@ from fetchd.stores import codec
 from fetchd.stores.ledger import Ledger
 from fetchd.urls import origin_of
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x66746364  # "ftcd"
 
 #: TaskState <-> column task.state; the queries know these numbers.
@@ -68,16 +70,17 @@ _AHEAD_S = 60.0
 _PAGE = 1000
 
 
-def _load_queries() -> dict[str, str]:
-    text = resources.files(__package__).joinpath("queries.sql").read_text()
-    queries = {}
+def _named(file: str) -> dict[str, str]:
+    """Return the statements of a file by the names above them."""
+    text = resources.files(__package__).joinpath(file).read_text()
+    statements = {}
     for block in text.split("-- name: ")[1:]:
         name, _, sql = block.partition("\n")
-        queries[name.strip()] = sql.strip()
-    return queries
+        statements[name.strip()] = sql.strip()
+    return statements
 
 
-Q = _load_queries()
+Q = _named("queries.sql")
 
 
 class SqliteStore:
@@ -273,6 +276,10 @@ def _connect(path: str | None) -> sqlite3.Connection:
             )
         if version == 0:
             _create(db, path)
+        elif version < SCHEMA_VERSION:
+            assert path is not None  # memory begins empty
+            _back_up(db, path, version)
+            _migrate(db, version)
     except sqlite3.OperationalError as exc:
         db.close()
         raise ConfigError(f"{path}: the state database cannot be used: {exc}") from None
@@ -297,6 +304,46 @@ def _create(db: sqlite3.Connection, path: str | None) -> None:
         f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
         "COMMIT;"
     )
+
+
+def _back_up(db: sqlite3.Connection, path: str, version: int) -> None:
+    """Copy the whole state beside it, durably, before a migration; raises ConfigError."""
+    copy, unfinished = Path(f"{path}.version-{version}"), Path(f"{path}.copying")
+    try:
+        # For its owner only, and empty: what another attempt left would be refused.
+        fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            db.execute("VACUUM INTO ?", (str(unfinished),))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        unfinished.replace(copy)
+        fd = os.open(copy.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except (OSError, sqlite3.Error) as exc:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise ConfigError(
+            f"{path}: the state is of schema version {version}, this fetchd has {SCHEMA_VERSION}; "
+            f"it stays as it is, because no copy of it could be kept as {copy}: {exc}"
+        ) from None
+
+
+def _migrate(db: sqlite3.Connection, version: int) -> None:
+    """Bring the schema up to date, wholly or not at all."""
+    steps = _named("migrations.sql")
+    script = "".join(steps[str(number)] for number in range(version + 1, SCHEMA_VERSION + 1))
+    try:
+        db.executescript(
+            f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+    except sqlite3.Error:
+        if db.in_transaction:
+            db.rollback()
+        raise
 
 
 # ---------------------------------------------------------------- statements
@@ -329,6 +376,7 @@ def _add_tasks(
                 path,
                 "\n".join(spec.sources),
                 codec.digests_text(spec.digests),
+                "\n".join(spec.sums),
                 origin_of(spec.sources[0]) if problem is None else "",
                 state,
                 detail,
@@ -426,7 +474,7 @@ def _window(
         if len(rows) == per_origin:
             cut.add(origin)
         for row in rows:
-            if row[7]:
+            if row[8]:
                 held += 1
             else:
                 ready.append(_ready(row, group, origin))
@@ -441,23 +489,24 @@ def _window(
 # ---------------------------------------------------------------- rows -> values
 
 
-def _spec(path: bytes, sources: str, digests: str) -> TaskSpec:
+def _spec(path: bytes, sources: str, digests: str, sums: str) -> TaskSpec:
     text = codec.path_text(path)
     return TaskSpec(
         key=text,
         path=text,
         sources=tuple(sources.split("\n")),
         digests=codec.digests_of(digests),
+        sums=tuple(sums.split("\n")) if sums else (),
     )
 
 
 def _ready(row: tuple[Any, ...], group: int, origin: str) -> Ready:
-    task_id, path, sources, digests, due_s, wait, history, _held, *record = row
+    task_id, path, sources, digests, sums, due_s, wait, history, _held, *record = row
     return Ready(
         task=Task(
             id=task_id,
             group=group,
-            spec=_spec(path, sources, digests),
+            spec=_spec(path, sources, digests, sums),
             history=codec.history_of(history),
         ),
         origin=origin,
@@ -468,8 +517,8 @@ def _ready(row: tuple[Any, ...], group: int, origin: str) -> Ready:
 
 
 def _unfinished(row: tuple[Any, ...]) -> Unfinished:
-    group, task_id, run, path, sources, digests, history, state, result, *record = row
-    spec = _spec(path, sources, digests)
+    group, task_id, run, path, sources, digests, sums, history, state, result, *record = row
+    spec = _spec(path, sources, digests, sums)
     return Unfinished(
         run=run,
         task=Task(id=task_id, group=group, spec=spec, history=codec.history_of(history)),

@@ -1,0 +1,6 @@
+-- From each version of the schema to the next, told by the version that it leads to.
+
+-- name: 2
+-- A task may be held against a sums file.
+ALTER TABLE task ADD COLUMN sums TEXT NOT NULL DEFAULT '';
+UPDATE task_group SET document = json_set(document, '$.template.sums', NULL);
