@@ -40,7 +40,8 @@ CODES: dict[str, Code] = {
     "length_unknown": Code(False, "neither length, chunks nor checksum say when it is complete"),
     "unexpected_html": Code(False, "an HTML page arrived where a file was asked for"),
     "expectation_failed": Code(
-        False, "the content is not what `expect` or `verify: digest` asks for"
+        False,
+        "the content is not what `expect` asks for, or the checksum asked for is missing",
     ),
     "dest_conflict": Code(False, "another task of the run, or a folder, has the destination"),
     "bad_item": Code(False, "a line of a list could not be understood"),

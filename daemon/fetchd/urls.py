@@ -57,6 +57,11 @@ def join_url(base: str, relative: str) -> str:
     return urljoin(base if base.endswith("/") else base + "/", relative)
 
 
+def resolve_url(url: str, relative: str) -> str:
+    """Return ``relative`` resolved against ``url``, whose last segment is a file (RFC 3986 §5)."""
+    return urljoin(url, relative)
+
+
 def origin_of(url: str) -> str:
     """Return ``scheme://host:port`` in lower case, the port always given (RFC 6454 §4).
 
@@ -100,6 +105,19 @@ def local_path(url: str) -> str | None:
     if parts.scheme != "file":
         return None
     return unquote_to_bytes(parts.path).decode("utf-8", "surrogateescape")
+
+
+def path_beside(url: str, other: str) -> str | None:
+    """Return the path of ``url``, decoded, below the folder in which ``other`` stands.
+
+    None: it is of another origin, or not below that folder.
+    """
+    folder = path_of(other).rpartition("/")[0]
+    path = path_of(url)
+    prefix = f"{folder}/" if folder else ""
+    if origin_of(url) != origin_of(other) or not path.startswith(prefix):
+        return None
+    return path.removeprefix(prefix)
 
 
 def redact_url(url: str) -> str:

@@ -52,6 +52,7 @@ from fetchd.transfer.verify import text_of
 
 KIB, MIB = 1024, 1024 * 1024
 URL, MIRROR = "http://h/a.bin", "http://m/a.bin"
+SUMS = "http://h/SHA256SUMS"
 LAST_MODIFIED = "Mon, 02 Nov 2026 10:00:00 GMT"
 LATER = "Mon, 02 Nov 2026 10:01:00 GMT"
 TOO_SOON = "Mon, 02 Nov 2026 10:00:59 GMT"
@@ -83,6 +84,7 @@ class Origin:
     """An origin that can be told to misbehave; the transport for it too."""
 
     data: bytes = b""
+    sums: bytes = b""  # what stands at SUMS
     validator: Validator = field(default_factory=lambda: Validator(etag='"1"'))
     content_type: str | None = "application/octet-stream"
     total_known: bool = True
@@ -106,6 +108,9 @@ class Origin:
         if not wanted():
             raise NotWanted
         self.open_streams += 1
+        if request.url == SUMS:
+            beside = Origin(data=self.sums, requests=self.requests)
+            return FakeStream(beside, start=0, body=self.sums, of=self)
         unless = request.unless
         if unless is not None and unless.etag == self.validator.etag:
             return FakeStream(self, start=0, body=b"", not_modified=True)
@@ -133,7 +138,13 @@ class Origin:
 
 class FakeStream:
     def __init__(
-        self, origin: Origin, *, start: int, body: bytes, not_modified: bool = False
+        self,
+        origin: Origin,
+        *,
+        start: int,
+        body: bytes,
+        not_modified: bool = False,
+        of: Origin | None = None,
     ) -> None:
         self.start = start
         self.total = len(origin.data) + origin.total_offset if origin.total_known else None
@@ -147,6 +158,7 @@ class FakeStream:
         self.content_type = origin.content_type
         self.final_url = origin.requests[-1].url + "?final"
         self._origin = origin
+        self._counted = of or origin
         self._body = memoryview(body)
         self._at = 0
         self._cut = origin.cut_after
@@ -165,7 +177,7 @@ class FakeStream:
         return got
 
     def close(self) -> None:
-        self._origin.open_streams -= 1
+        self._counted.open_streams -= 1
 
 
 class FaultyOs(SystemOs):
@@ -219,10 +231,11 @@ class Bench:
         digests: tuple[Digest, ...] = (),
         previous: FileRecord | None = None,
         budget_bytes: int | None = None,
+        sums: tuple[str, ...] = (),
         **rules,
     ) -> Fetch:
         group = TaskGroup(name="g", items=(Item(url=url),), rules=Rules(**rules))
-        spec = TaskSpec(key=path, sources=(URL, MIRROR), path=path, digests=digests)
+        spec = TaskSpec(key=path, sources=(URL, MIRROR), path=path, digests=digests, sums=sums)
         return Fetch(
             fence=1,
             job=Job(name="j", revision="r", groups=(group,)),
@@ -1805,3 +1818,90 @@ def test_p8_no_file_ever_mixes_two_versions(tmp_path_factory, data, digest, stro
             break
         assert failure(outcome)[0] in {"short_body", "checksum_mismatch"}
     bench.disk.close()
+
+
+# ---------------------------------------------------------------- held against a sums file
+
+
+def line_of(data: bytes) -> bytes:
+    return f"{sha256(data)[0].hex}  a.bin\n".encode()
+
+
+def test_what_the_sums_file_says_is_proof_of_the_file(bench):
+    bench.origin.data = some_bytes(20 * KIB)
+    bench.origin.sums = line_of(bench.origin.data)
+
+    outcome = bench.fetch(sums=(SUMS,), verify=Verify.DIGEST)
+
+    assert isinstance(outcome, Fetched)
+    assert outcome.intent.verified is Verify.DIGEST
+    assert outcome.intent.digests == sha256(bench.origin.data)
+    assert [request.url for request in bench.origin.requests] == [SUMS, URL]
+
+
+def test_other_bytes_than_the_sums_file_says_are_a_mismatch_and_not_kept(bench):
+    bench.origin.data = some_bytes(20 * KIB)
+    bench.origin.sums = line_of(b"other")
+
+    assert failure(bench.fetch(sums=(SUMS,))) == ("checksum_mismatch", False)
+    assert bench.parts == []
+
+
+def test_without_a_line_nothing_of_the_file_is_asked_for(bench):
+    bench.origin.data = b"x"
+    bench.origin.sums = line_of(b"x").replace(b"a.bin", b"b.bin")
+
+    assert failure(bench.fetch(sums=(SUMS,))) == ("expectation_failed", False)
+    assert [request.url for request in bench.origin.requests] == [SUMS]
+    assert bench.parts == []
+
+
+def test_an_equal_file_costs_no_request_but_the_sums_file(bench):
+    (bench.folder / "a.bin").write_bytes(b"as it should be")
+    bench.origin.sums = line_of(b"as it should be")
+
+    outcome = bench.fetch(sums=(SUMS,))
+
+    assert isinstance(outcome, UpToDate)
+    assert (outcome.how, outcome.digests) == ("digest", sha256(b"as it should be"))
+    assert [request.url for request in bench.origin.requests] == [SUMS]
+
+
+@pytest.mark.parametrize("if_exists", [IfExists.UPDATE, IfExists.OVERWRITE])
+def test_a_file_that_is_not_as_the_sums_file_says_is_fetched(bench, if_exists):
+    (bench.folder / "a.bin").write_bytes(b"stale")
+    bench.origin.data = some_bytes(KIB)
+    bench.origin.sums = line_of(bench.origin.data)
+
+    assert isinstance(bench.fetch(sums=(SUMS,), if_exists=if_exists), Fetched)
+
+
+@pytest.mark.parametrize(
+    ("if_exists", "expected"), [(IfExists.SKIP, UpToDate), (IfExists.FAIL, Failure)]
+)
+def test_whatever_stands_there_is_left_alone_before_the_sums_file_is_asked(
+    bench, if_exists, expected
+):
+    (bench.folder / "a.bin").write_bytes(b"stale")
+
+    assert isinstance(bench.fetch(sums=(SUMS,), if_exists=if_exists), expected)
+    assert bench.origin.requests == []
+
+
+def test_a_part_without_strong_validator_is_resumed_because_the_sums_file_decides(bench):
+    bench.origin.data = some_bytes(300 * KIB)
+    bench.origin.sums = line_of(bench.origin.data)
+    bench.origin.validator = Validator()
+    bench.break_off(200 * KIB, sums=(SUMS,))
+
+    outcome = bench.fetch(sums=(SUMS,))
+
+    assert isinstance(outcome, Fetched)
+    assert outcome.intent.resumed_from_bytes == 200 * KIB
+    assert bench.publish(outcome) == bench.origin.data
+
+
+def test_who_is_not_wanted_any_more_does_not_wait_for_a_sums_file(bench):
+    bench.wanted = False
+
+    assert isinstance(bench.fetch(sums=(SUMS,)), Interrupted)

@@ -44,7 +44,7 @@ _Table = dict[str, dict[str, str]]  # algorithm -> name -> hex, or _TWO
 class Sums:
     """What a sums file says, by the names in it. Never changes once read; any thread."""
 
-    def __init__(self, data: bytes, file_name: str) -> None:
+    def __init__(self, data: bytes | bytearray, file_name: str) -> None:
         """Read a sums file; ``file_name`` may tell the algorithm, as in ``SHA256SUMS``.
 
         Lines that are no sums are passed over, as are those of algorithms that fetchd does not
@@ -106,7 +106,7 @@ class Sums:
         _add(self._by_name.setdefault(algorithm, {}), name.rpartition("/")[2], value)
 
 
-def _lines(data: bytes) -> Iterator[str]:
+def _lines(data: bytes | bytearray) -> Iterator[str]:
     """Yield the lines that may be sums; a signature around them (RFC 9580 §7) is taken off."""
     signed = signature = False
     for raw in io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")):

@@ -39,6 +39,7 @@ from fetchd.ports import (
     Transport,
 )
 from fetchd.transfer.resume import WHOLE, Plan, date_of, is_strong, plan
+from fetchd.transfer.sums import SumsFiles
 from fetchd.transfer.verify import (
     SNIFF_BYTES,
     check_digests,
@@ -95,6 +96,7 @@ class Transfer:
         self.clock = clock
         self.failpoints = failpoints
         self.reserve_bytes = reserve_bytes
+        self.sums = SumsFiles(transport, clock)
         self._local = threading.local()
 
     def __call__(self, attempt: Fetch) -> Outcome:
@@ -165,14 +167,22 @@ class _Fetch:
         self._window_bytes = 0
 
     def run(self) -> Outcome:
-        if self._rules.verify is Verify.DIGEST and not self._wanted:
+        spec = self._attempt.task.spec
+        if self._rules.verify is Verify.DIGEST and not (spec.digests or spec.sums):
             raise AttemptError(
                 "expectation_failed",
                 "`verify: digest` asks for a checksum and the job gives none for this file",
             )
         disk = self._transfer.disk
         standing = disk.existing(self._rules.root, self._path)
-        if standing is not None and (outcome := self._consider(standing)):
+        if standing is not None and (outcome := self._leave_alone(standing)):
+            return outcome
+        if spec.sums:
+            self._wanted = self._transfer.sums.digests_of(
+                self._attempt, self._is_wanted_still, self._deadline_s
+            )
+            self._hashes = self._new_hashes()
+        if standing is not None and (outcome := self._consider_update(standing)):
             return outcome
         file = local_path(self._attempt.source)
         if file is not None and disk.is_destination(self._rules.root, self._path, file):
@@ -192,8 +202,8 @@ class _Fetch:
 
     # ------------------------------------------------------------ what stands there already
 
-    def _consider(self, standing: Existing) -> Outcome | None:
-        """Apply ``if_exists`` to what has the destination."""
+    def _leave_alone(self, standing: Existing) -> Outcome | None:
+        """Apply what ``if_exists`` says of any file, whatever is in it."""
         match self._rules.if_exists:
             case IfExists.SKIP:
                 return UpToDate(
@@ -203,13 +213,13 @@ class _Fetch:
                 raise AttemptError(
                     "exists", "the file exists and `if_exists: fail` forbids to replace it"
                 )
-            case IfExists.OVERWRITE:
+            case IfExists.OVERWRITE | IfExists.UPDATE:
                 return None
-            case IfExists.UPDATE:
-                # A link is not the file that was asked for; its name is taken over.
-                return None if standing.link else self._consider_update(standing)
 
     def _consider_update(self, standing: Existing) -> Outcome | None:
+        # A link is not the file that was asked for; its name is taken over.
+        if self._rules.if_exists is not IfExists.UPDATE or standing.link:
+            return None
         previous = self._attempt.previous
         if previous is not None and not _is_same(previous, standing):
             previous = None
@@ -652,6 +662,10 @@ class _Fetch:
         self._check_deadline(now_s)
         if now_s - self._reported_s >= _REPORT_S:
             self._tell(Progress(have_bytes=hashed_bytes, total_bytes=size_bytes, verifying=True))
+
+    def _is_wanted_still(self) -> bool:
+        """As ``_is_wanted``, before there is a part."""
+        return self._transfer.report(self._attempt, Progress())
 
     def _is_wanted(self) -> bool:
         return self._transfer.report(self._attempt, self._progress())

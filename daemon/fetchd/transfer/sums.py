@@ -1,0 +1,257 @@
+"""Sums files: each fetched once a run, whoever of its tasks comes first, and read by all."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from fetchd.clock import Clock
+from fetchd.digests import Digest
+from fetchd.digests.sums import Sums
+from fetchd.errors import AttemptError, NotWanted, ValueProblem
+from fetchd.model import Fetch, Rules, Run, TaskSpec
+from fetchd.ports import Request, Stream, Transport
+from fetchd.transfer.verify import SNIFF_BYTES, check_start, check_type
+from fetchd.urls import file_name_of, origin_of, path_beside, redact_url
+
+MOST_BYTES = 16 * 1024 * 1024
+#: So many files, of so many bytes together, are remembered; those least recently asked for go.
+MOST_REMEMBERED = 256
+MOST_REMEMBERED_BYTES = MOST_BYTES
+#: So long a final failure is the answer for all who ask; the next one tries again.
+REMEMBER_FAILURE_S = 30.0
+#: However slowly it comes: others wait for it.
+LONGEST_S = 300.0
+
+_LOOK_S = 0.25
+_BUFFER_BYTES = 64 * 1024
+_AS_ANY_FILE = Rules()
+
+#: A run, and where to ask with which headers.
+_Key = tuple[int, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What one URL answered."""
+
+    url: str
+    sums: Sums
+    size_bytes: int
+
+
+#: A failure as it is; None: whoever asked was sent away, and one who waits has to ask.
+_Answer = _Told | AttemptError | None
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One sums file of one run. ``run`` itself tells a run from the same one, opened again."""
+
+    run: Run
+    answer: Future[_Answer] = field(default_factory=Future)
+    size_bytes: int = 0
+    forget_at_s: float = math.inf  # monotonic
+
+
+class SumsFiles:
+    """What publishers say of their files. Any thread; memory is bounded."""
+
+    def __init__(self, transport: Transport, clock: Clock) -> None:
+        self._transport = transport
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()  # guarded by _lock
+
+    def digests_of(
+        self, attempt: Fetch, wanted: Callable[[], bool], deadline_s: float | None
+    ) -> tuple[Digest, ...]:
+        """Return every digest that the attempt's file must have, by its job and its sums file.
+
+        Waits while another attempt fetches that, asking ``wanted`` all the time. Raises
+        AttemptError (as a file's own transfer does, and expectation_failed), NotWanted.
+        """
+        spec = attempt.task.spec
+        if not spec.sums:
+            return spec.digests
+        told = self._told(attempt, wanted, deadline_s)
+        source = next((s for s in spec.sources if path_beside(s, told.url)), spec.sources[0])
+        try:
+            found = told.sums.of(path_beside(source, told.url), file_name_of(source))
+            return _together(spec.digests, found)
+        except ValueProblem as exc:
+            raise _named(AttemptError("expectation_failed", str(exc)), told.url) from None
+
+    def _told(self, attempt: Fetch, wanted: Callable[[], bool], deadline_s: float | None) -> _Told:
+        key = _key(attempt)
+        while True:
+            entry, mine = self._entry(key, attempt.run)
+            if mine:
+                answer: _Answer = None
+                try:
+                    answer = self._ask(key, attempt, wanted, deadline_s)
+                finally:
+                    self._remember(key, entry, answer)
+                    entry.answer.set_result(answer)
+            else:
+                answer = self._wait(entry, attempt.task.spec, wanted, deadline_s)
+            if isinstance(answer, AttemptError):
+                raise _copy(answer)
+            if answer is not None:
+                return answer
+
+    def _entry(self, key: _Key, run: Run) -> tuple[_Entry, bool]:
+        """Return the entry of a sums file; True: it is new, and the caller has to fill it."""
+        now_s = self._clock.monotonic()
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None or entry.run is not run or now_s >= entry.forget_at_s:
+                entry = self._entries[key] = _Entry(run)
+                return entry, True
+            self._entries.move_to_end(key)
+            return entry, False
+
+    def _remember(self, key: _Key, entry: _Entry, answer: _Answer) -> None:
+        with self._lock:
+            if isinstance(answer, _Told):
+                entry.size_bytes = answer.size_bytes
+            elif answer is not None and not answer.transient:
+                entry.forget_at_s = self._clock.monotonic() + REMEMBER_FAILURE_S
+            elif self._entries.get(key) is entry:
+                del self._entries[key]
+            size_bytes = sum(one.size_bytes for one in self._entries.values())
+            for old, one in list(self._entries.items()):
+                if len(self._entries) <= MOST_REMEMBERED and size_bytes <= MOST_REMEMBERED_BYTES:
+                    break
+                if one.answer.done():
+                    size_bytes -= one.size_bytes
+                    del self._entries[old]
+
+    def _wait(
+        self,
+        entry: _Entry,
+        spec: TaskSpec,
+        wanted: Callable[[], bool],
+        deadline_s: float | None,
+    ) -> _Answer:
+        while True:
+            try:
+                return entry.answer.result(_LOOK_S)
+            except TimeoutError:
+                if not wanted():
+                    raise NotWanted from None
+                if deadline_s is not None and self._clock.monotonic() >= deadline_s:
+                    late = AttemptError("deadline", "the time limit of the attempt ran out")
+                    raise _named(late, spec.sums[0]) from None
+
+    # ------------------------------------------------------------ asking
+
+    def _ask(
+        self,
+        key: _Key,
+        attempt: Fetch,
+        wanted: Callable[[], bool],
+        deadline_s: float | None,
+    ) -> _Told | AttemptError:
+        """Ask one place after the other; a failure that may pass goes before one that is final."""
+        timeouts = attempt.group.rules.timeouts
+        failures = []
+        for url, headers in key[1]:
+            longest_s = self._clock.monotonic() + LONGEST_S
+            request = Request(
+                url=url,
+                headers=headers,
+                connect_s=timeouts.connect_s,
+                stall_s=timeouts.stall_s,
+                deadline_s=longest_s if deadline_s is None else min(longest_s, deadline_s),
+            )
+            try:
+                return self._fetch(request, wanted)
+            except AttemptError as exc:
+                failure = _named(exc, url)
+                if deadline_s is not None and self._clock.monotonic() >= deadline_s:
+                    raise failure from None  # the limit of this attempt, and of no other
+                failures.append(failure)
+        return next((one for one in failures if one.transient), failures[0])
+
+    def _fetch(self, request: Request, wanted: Callable[[], bool]) -> _Told:
+        name = file_name_of(request.url)
+        with closing(self._transport.open(request, wanted)) as stream:
+            _refuse_html(name, stream.content_type, b"")
+            if stream.total is None and not stream.framed:
+                raise AttemptError(
+                    "length_unknown",
+                    "the server tells neither length nor chunks, so a cut would go unseen",
+                )
+            _check_size(stream.total or 0)
+            body = self._body(stream, request, wanted)
+        _refuse_html(name, None, body)
+        try:
+            return _Told(request.url, Sums(body, name), len(body))
+        except ValueProblem as exc:
+            raise AttemptError("expectation_failed", str(exc)) from None
+
+    def _body(self, stream: Stream, request: Request, wanted: Callable[[], bool]) -> bytearray:
+        body = bytearray()
+        buffer = memoryview(bytearray(_BUFFER_BYTES))
+        told_s = self._clock.monotonic()
+        while got := stream.readinto(buffer):
+            body += buffer[:got]
+            _check_size(len(body))
+            now_s = self._clock.monotonic()
+            if request.deadline_s is not None and now_s >= request.deadline_s:
+                raise AttemptError("deadline", "it took too long")
+            if now_s - told_s >= _LOOK_S:
+                told_s = now_s
+                if not wanted():
+                    raise NotWanted
+        return body
+
+
+def _key(attempt: Fetch) -> _Key:
+    """Return the key of the attempt's sums file. A job's headers go to its files' origins only."""
+    spec, headers = attempt.task.spec, attempt.group.rules.headers
+    own = {origin_of(source) for source in spec.sources} if headers else set()
+    return attempt.run.id, tuple(
+        (url, headers if origin_of(url) in own else ()) for url in spec.sums
+    )
+
+
+def _together(said: tuple[Digest, ...], found: tuple[Digest, ...]) -> tuple[Digest, ...]:
+    """Return the digests of job and sums file; raises ValueProblem where no file can have both."""
+    by_algorithm = {digest.algorithm: digest for digest in said}
+    for digest in found:
+        other = by_algorithm.setdefault(digest.algorithm, digest)
+        if other != digest:
+            raise ValueProblem(f"it says {digest}, and `checksum` of the job says {other}")
+    return tuple(by_algorithm.values())
+
+
+def _refuse_html(name: str, content_type: str | None, start: bytes | bytearray) -> None:
+    try:
+        check_type(name, _AS_ANY_FILE, content_type)
+        check_start(name, _AS_ANY_FILE, memoryview(start)[:SNIFF_BYTES])
+    except AttemptError as exc:
+        raise AttemptError(exc.code, "an HTML page came, often a login or error page") from None
+
+
+def _check_size(size_bytes: int) -> None:
+    if size_bytes > MOST_BYTES:
+        raise AttemptError("too_large", f"it has more than {MOST_BYTES} bytes")
+
+
+def _named(exc: AttemptError, url: str) -> AttemptError:
+    """Return the failure as one of the sums file."""
+    return _copy(exc, f"the sums file {redact_url(url)}: {exc.reason}")
+
+
+def _copy(exc: AttemptError, reason: str | None = None) -> AttemptError:
+    """Return the failure anew: one exception is never raised by two threads."""
+    return AttemptError(
+        exc.code, reason or exc.reason, transient=exc.transient, retry_after_s=exc.retry_after_s
+    )
