@@ -284,6 +284,7 @@ tasks:
   files:
     needs: [index]
     dest: d
+    sums: SHA256SUMS
     urls:
       - "a-${v}.bin md5:900150983cd24fb0d6963f7d28e17f72"
 """,
@@ -301,6 +302,8 @@ tasks:
         "    from https://one.example/a-3.bin",
         "    or   https://two.example/a-3.bin",
         "    with md5:900150983cd24fb0d6963f7d28e17f72",
+        "    sums https://one.example/SHA256SUMS",
+        "    or   https://two.example/SHA256SUMS",
         "    after index",
     ]
 

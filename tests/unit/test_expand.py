@@ -301,6 +301,77 @@ def test_verify_digest_wants_a_checksum_for_each_item() -> None:
     assert spec.problem == ("bad_item", "iso:1: has no checksum, and verify: digest asks for one")
 
 
+BASES = ("https://example.org/r/", "https://example.net/r/")
+
+
+@pytest.mark.parametrize(
+    ("url", "sums", "base", "expected"),
+    [
+        ("a.iso", "SHA256SUMS", BASES, [f"{base}SHA256SUMS" for base in BASES]),
+        ("d/a.iso", "SHA256SUMS", BASES, [f"{base}SHA256SUMS" for base in BASES]),
+        ("d/a.iso", "../SUMS", BASES, ["https://example.org/SUMS", "https://example.net/SUMS"]),
+        ("d/a.iso", "${url}.sha256", BASES, [f"{base}d/a.iso.sha256" for base in BASES]),
+        ("https://h.example/d/a.iso", "SHA256SUMS", (), ["https://h.example/d/SHA256SUMS"]),
+        ("https://h.example/d/a.iso?k=v", "SUMS?k=v", (), ["https://h.example/d/SUMS?k=v"]),
+        ("https://h.example/d/a.iso", "/SUMS", (), ["https://h.example/SUMS"]),
+        ("https://h.example/a.iso", "${url}.md5", (), ["https://h.example/a.iso.md5"]),
+        ("https://h.example/a.iso", "${url}.md5", BASES, ["https://h.example/a.iso.md5"]),
+        ("https://h.example/a.iso", "SUMS", BASES, [f"{base}SUMS" for base in BASES]),
+        ("a.iso", "https://sums.example/S", BASES, ["https://sums.example/S"]),
+        ("a.iso", "/sums/${url.path}", BASES[:1], ["https://example.org/sums/r/a.iso"]),
+        ("a.iso", "${run.date}/${v}", BASES[:1], ["https://example.org/r/2026-11-23/SUMS"]),
+    ],
+)
+def test_the_sums_file_has_a_url_for_each_source_in_their_order(url, sums, base, expected) -> None:
+    spec = expand_one(url, variables={"v": "SUMS"}, base=base, sums=sums)
+
+    assert (spec.problem, list(spec.sums)) == (None, expected)
+
+
+@pytest.mark.parametrize(
+    ("sums", "expected"),
+    [
+        ("${empty}", "is empty"),
+        ("ftp://h.example/SUMS", "the scheme 'ftp' is not fetched; allowed: http, https"),
+        ("SHA256 SUMS", "the URL has the character ' ' at position"),
+        ("${url}.${nope}", "unknown variable ${nope}"),
+        ("https://me@h.example/SUMS", "user name and password may not stand in a URL"),
+    ],
+)
+@pytest.mark.parametrize("base", [(), BASES])
+def test_a_sums_file_that_cannot_be_asked_for_is_told_at_once(sums, expected, base) -> None:
+    item = Item(url="https://example.org/a.iso")
+    group = group_of(item, base=base, sums=sums)
+
+    (spec,) = Expander()(job_of(group, variables={"empty": ""}), group, RUN, None).specs
+
+    assert spec.problem is not None
+    assert expected in spec.problem[1]
+
+
+def test_every_line_of_a_list_has_the_sums_of_its_group(tmp_path: Path) -> None:
+    path = tmp_path / "l.urls"
+    path.write_text("https://example.org/a/x\nhttps://example.org/b/y\n")
+    items = ListFile(path=str(path))
+    group = TaskGroup(name="l", items=items, template=Template(sums="SUMS"))
+
+    specs = Expander()(job_of(group), group, RUN, None).specs
+
+    assert [spec.sums for spec in specs] == [
+        ("https://example.org/a/SUMS",),
+        ("https://example.org/b/SUMS",),
+    ]
+
+
+def test_a_sums_file_is_enough_for_verify_digest() -> None:
+    rules = Rules(verify=Verify.DIGEST)
+    group = group_of("https://example.org/a", rules=rules, sums="SUMS")
+
+    (spec,) = Expander()(job_of(group), group, RUN, None).specs
+
+    assert spec.problem is None
+
+
 def test_a_bad_template_makes_every_item_a_bad_one_with_a_path_of_its_own() -> None:
     group = group_of("https://example.org/a", "https://example.org/b", dest="../x")
 

@@ -109,6 +109,7 @@ size: 1MiB..7GiB
 expect: { type: Application/Octet-Stream, magic: "hex:43443030AF@32769" }
 filename: ${task.name}.iso
 checksum: [md5:900150983cd24fb0d6963f7d28e17f72]
+sums: ${url}.sha256
 url: x
 x-note: [anything, { at: all }]
 """,
@@ -128,12 +129,13 @@ x-note: [anything, { at: all }]
         groups=(
             TaskGroup(
                 name="ubuntu",
-                items=(Item(url="x", line=21, column=6),),
+                items=(Item(url="x", line=22, column=6),),
                 template=Template(
                     base=("https://a.example.org/${series}/", "https://b.example.org/"),
                     dest="u",
                     filename="${task.name}.iso",
                     checksums=("md5:900150983cd24fb0d6963f7d28e17f72",),
+                    sums="${url}.sha256",
                 ),
                 rules=Rules(
                     root="mirrors",

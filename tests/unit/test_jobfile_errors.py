@@ -33,7 +33,7 @@ BAD = {
     ),
     "unknown key without a near one": (
         "url: https://example.org/a\nzzzz: 1\n",
-        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, size, verify, expect, if_exists, headers, retry, timeout, wait_for, version, name, description, priority, timezone, vars, limits, tasks",
+        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, retry, timeout, wait_for, version, name, description, priority, timezone, vars, limits, tasks",
     ),
     "F05 duplicate key": (
         "url: https://example.org/a\nurl: https://example.org/b\n",
@@ -210,6 +210,18 @@ BAD = {
     "unknown algorithm": (
         "url: https://example.org/a\nchecksum: sha265:abcd\n",
         "iso.yaml:2:11: checksum: unknown checksum algorithm 'sha265' (did you mean sha256?); known: sha256, sha512, sha1, md5, sha384, sha224, blake2b, blake2s, sha3-256, sha3-512, crc32c, xxh64",
+    ),
+    "a sums file that cannot be asked for": (
+        "url: https://example.org/a\nsums: ftp://example.org/SUMS\n",
+        "iso.yaml:2:7: sums: the scheme 'ftp' is not fetched; allowed: http, https",
+    ),
+    "a sums file of the item that cannot be asked for": (
+        "url: https://example.org/a\nsums: S U\n",
+        "iso.yaml:2:7: sums: the URL has the character ' ' at position 22; write it percent-encoded: %20",
+    ),
+    "several sums files": (
+        "url: https://example.org/a\nsums: [SUMS]\n",
+        "iso.yaml:2:7: sums: needs a text, not a list",
     ),
     "short checksum": (
         "url: https://example.org/a\nchecksum: sha256:abcd\n",
@@ -485,7 +497,7 @@ def test_a_small_file_cannot_fill_the_memory(text: str) -> None:
     assert "the URLs are too long together; write them into *.urls files" in found[-1]
 
 
-@pytest.mark.parametrize("key", ["dest", "filename", "checksum", "base", "url", "urls"])
+@pytest.mark.parametrize("key", ["dest", "filename", "checksum", "sums", "base", "url", "urls"])
 def test_an_open_variable_is_told_at_its_key(key: str) -> None:
     text = "${x" if key != "urls" else "[ '${x' ]"
     other = "" if key in {"url", "urls"} else URL
@@ -667,7 +679,8 @@ def test_any_bytes_are_a_job_or_an_error(data: bytes, file: str) -> None:
 
 KEYS = st.sampled_from(
     [
-        *("url", "urls", "base", "dest", "filename", "checksum", "headers", "retry", "tasks"),
+        *("url", "urls", "base", "dest", "filename", "checksum", "sums", "headers", "retry"),
+        "tasks",
         *("vars", "needs", "limits", "expect", "timeout", "size", "verify", "name", "x-a"),
         *("attempts", "type", "a", "b", "schedule", "urll"),
     ]

@@ -147,6 +147,7 @@ def _shown(group: TaskGroup, spec: TaskSpec) -> dict[str, Any]:
         "path": spec.path,
         "sources": list(spec.sources),
         "checksums": [str(digest) for digest in spec.digests],
+        "sums": list(spec.sums),
     }
 
 
@@ -175,5 +176,7 @@ def _print(checked: Checked) -> None:
             click.echo(f"    or   {mirror}")
         for checksum in task["checksums"]:
             click.echo(f"    with {checksum}")
+        for number, url in enumerate(task["sums"]):
+            click.echo(f"    {'or  ' if number else 'sums'} {url}")
         if task["needs"]:
             click.echo(f"    after {', '.join(task['needs'])}")

@@ -15,7 +15,7 @@ from fetchd.errors import ValueProblem
 from fetchd.expand.lines import is_checksum, split_line
 from fetchd.expand.paths import clean_folder, clean_path, join_path
 from fetchd.model import Item, Job, ListFile, Run, TaskGroup, TaskSpec, Template, Verify
-from fetchd.urls import check_url, file_name_of, join_url, path_of
+from fetchd.urls import check_url, file_name_of, join_url, path_of, resolve_url
 from fetchd.variables import references, render, unknown
 
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -26,6 +26,7 @@ _PLAIN = re.compile(
 _NEEDED = re.compile(r"needs\.(.+)\.path")
 _LATER = re.compile(r"(?:item|matrix)\..+|needs\..+\.changed|job\.summary|task\.path")
 _MOST_OF_VARIABLES = 4 * 1024 * 1024  # characters; references could multiply a small file
+_OF_URL = {"url", "url.path"}
 _GIVEN = ("url", "url.path", "job.dest", "task.name")
 
 Lookup = Callable[[str], str]
@@ -148,6 +149,7 @@ class Recipe:
         self._bases = tuple(dict.fromkeys(bases))
         # Worked out once, unless it depends on the item's own URL.
         self._common = None if _refers_to_url(group.template) else self._common_for(self._look)
+        self._sums = self._sums_of(()) if self._sums_are_common() else None
 
     def of_item(self, item: Item) -> TaskSpec:
         """Return the task of an item whose texts may refer to variables; raises ItemProblem."""
@@ -181,6 +183,7 @@ class Recipe:
         if common is None:
             common = self._common_for(self.scope.lookup(self.group, sources[0]))
         digests = common.digests
+        sums = self._sums_of(sources) if self._sums is None else self._sums
         with _IN_ITEM:
             if filename is not None:
                 path = join_path(common.folder, filename)
@@ -188,12 +191,35 @@ class Recipe:
                 path = join_path(common.folder, _name_from(sources[0]))
             if checksum is not None:
                 digests = _consistent((*digests, Digest.parse(checksum)))
-            if not digests and self.group.rules.verify is Verify.DIGEST:
+            if not (digests or sums) and self.group.rules.verify is Verify.DIGEST:
                 raise ValueProblem("has no checksum, and verify: digest asks for one")
         if filename is None and common.filename is not None:
             with _IN_FILENAME:
                 path = join_path(common.folder, common.filename)
-        return TaskSpec(key=path, sources=sources, path=path, digests=digests)
+        return TaskSpec(key=path, sources=sources, path=path, digests=digests, sums=sums)
+
+    def _sums_are_common(self) -> bool:
+        """Tell whether the sums file is the same for every item, wherever that comes from."""
+        text = self.group.template.sums
+        if text is None:
+            return True
+        placed = bool(self._bases or _ABSOLUTE.match(text))
+        return placed and names_in([text]).isdisjoint(_OF_URL)
+
+    def _sums_of(self, sources: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the URLs of the sums file: a relative one is joined to the bases, else beside."""
+        text = self.group.template.sums
+        if text is None:
+            return ()
+        urls = []
+        with _IN_SUMS:
+            for index, place in enumerate(self._bases or sources or ("",)):
+                source = sources[min(index, len(sources) - 1)] if sources else None
+                url = render(text, self.scope.lookup(self.group, source))
+                if not url:
+                    raise ValueProblem("is empty")
+                urls.append(check_url(url if _ABSOLUTE.match(url) else resolve_url(place, url)))
+        return tuple(dict.fromkeys(urls))
 
     def _common_for(self, look: Lookup) -> _Common:
         template = self.group.template
@@ -223,6 +249,7 @@ def texts_of(group: TaskGroup) -> Iterator[str]:
     """Yield every text of a group that may refer to variables."""
     template = group.template
     yield from (*template.base, template.dest, template.filename or "", *template.checksums)
+    yield template.sums or ""
     if not isinstance(group.items, ListFile):
         for item in group.items:
             yield from (item.url, item.filename or "", item.checksum or "")
@@ -236,7 +263,7 @@ def needs_of(group: TaskGroup) -> list[str]:
 
 def _refers_to_url(template: Template) -> bool:
     texts = (template.dest, template.filename or "", *template.checksums)
-    return not names_in(texts).isdisjoint({"url", "url.path"})
+    return not names_in(texts).isdisjoint(_OF_URL)
 
 
 def _folder_url(base: str) -> str:
@@ -287,4 +314,5 @@ _IN_BASE = _Blaming("base")
 _IN_DEST = _Blaming("dest")
 _IN_FILENAME = _Blaming("filename")
 _IN_CHECKSUM = _Blaming("checksum")
+_IN_SUMS = _Blaming("sums")
 _IN_ITEM = _Blaming("item")

@@ -123,6 +123,7 @@ def build(
             dest=draft.get("dest") or "",
             filename=draft.get("filename"),
             checksums=draft.get("checksum") or (),
+            sums=draft.get("sums"),
         ),
         rules=_rules(draft, job, settings, defaults, complaints),
     )

@@ -22,6 +22,7 @@ _ABSENT: dict[str, dict[str, Any]] = {
     "dest": {"dest": ""},
     "filename": {"filename": None},
     "checksum": {"checksums": ()},
+    "sums": {"sums": None},
 }
 _SHOWN_OF_A_CYCLE = 8
 _MOST_COMPARED = 300
@@ -111,7 +112,7 @@ class _Trial:
             else:
                 if not hurt:
                     self._take(group.rules.root, spec.path, place)
-                self.room -= sum(map(len, spec.sources)) + len(spec.path)
+                self.room -= sum(map(len, (*spec.sources, *spec.sums))) + len(spec.path)
             if self.room < 0:
                 self._complaints.add(
                     place, "the URLs are too long together; write them into *.urls files"
@@ -161,7 +162,7 @@ class _Trial:
         if exc.key == "item":
             blind = {"url", "urls", "base", "filename"}
             if built.group.rules.verify is Verify.DIGEST:
-                blind.add("checksum")
+                blind |= {"checksum", "sums"}
             if hurt.isdisjoint(blind):
                 self._complaints.add(place, str(exc))
         elif exc.key not in hurt:

@@ -25,7 +25,7 @@ from fetchd.yamldoc import did_you_mean
 #: Keys of the job file's design that this version does not know how to obey.
 NOT_BUILT = frozenset(
     {
-        "schedule", "window", "publish", "keep", "matrix", "sums", "segments", "from",
+        "schedule", "window", "publish", "keep", "matrix", "segments", "from",
         "if", "may_fail", "steps", "on_success", "on_failure",
         "limits.rate",
     }
@@ -378,6 +378,8 @@ class TaskKeys(_Keys):
     """The file's name below `dest`; by default the URL's last segment."""
     checksum: Texts | None = None
     """algorithm:hex, or several that must all hold."""
+    sums: Text | None = None
+    """The URL of a file of checksums, relative to `base` or to the file's own folder."""
     size: Range | None = None
     """The size that the file must have: exact, A..B, A.. or ..B."""
     verify: Annotated[Verify, PlainValidator(_verify), _one_of(Verify)] | None = None
