@@ -399,6 +399,7 @@ class Crowd:
         )
 
     def close(self) -> None:
+        self.off.update(range(32))
         self.pool.shutdown()
 
 
@@ -468,6 +469,16 @@ def test_when_the_one_that_asks_is_called_off_another_asks(crowd):
     gate.open.set()
     assert [one.result(5) for one in others] == [(A,)] * 4
     assert those.wire.asked == [ONE, ONE]
+
+
+def test_when_all_are_called_off_nobody_asks_again(crowd):
+    those = crowd(Gate(AB))
+    waiting = [those.ask(n) for n in range(8)]
+    time.sleep(0.05)
+    those.off.update(range(8))
+
+    assert all(isinstance(one.exception(5), NotWanted) for one in waiting)
+    assert those.wire.asked == [ONE]
 
 
 def test_who_waits_keeps_to_its_own_deadline(crowd):

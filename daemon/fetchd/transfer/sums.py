@@ -45,7 +45,7 @@ class _Told:
     size_bytes: int
 
 
-#: A failure as it is; None: whoever asked was sent away, and one who waits has to ask.
+#: A failure as it is; None: whoever asked had to leave, and one of those who wait has to ask.
 _Answer = _Told | AttemptError | None
 
 
@@ -104,6 +104,8 @@ class SumsFiles:
                 raise _copy(answer)
             if answer is not None:
                 return answer
+            if not wanted():  # who asked was sent away, and so, most often, are all
+                raise NotWanted
 
     def _entry(self, key: _Key, run: Run) -> tuple[_Entry, bool]:
         """Return the entry of a sums file; True: it is new, and the caller has to fill it."""
