@@ -213,7 +213,7 @@ BAD = {
     ),
     "a sums file that cannot be asked for": (
         "url: https://example.org/a\nsums: ftp://example.org/SUMS\n",
-        "iso.yaml:2:7: sums: the scheme 'ftp' is not fetched; allowed: http, https",
+        "iso.yaml:2:7: sums: the scheme 'ftp' is not fetched; allowed: http, https, file",
     ),
     "a sums file of the item that cannot be asked for": (
         "url: https://example.org/a\nsums: S U\n",
