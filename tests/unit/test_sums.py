@@ -143,7 +143,7 @@ def lines(**names: Digest) -> bytes:
 
 
 AB = f"{A.hex}  a.iso\n{B.hex}  b.iso\n".encode()
-GONE = AttemptError("bad_status", "status 404")
+GONE = AttemptError("bad_status", "status 404", status=404)
 CUT = AttemptError("short_body", "cut")
 
 
@@ -306,6 +306,10 @@ def test_a_failure_that_may_pass_goes_before_one_that_is_final(one, two, code):
     failure = Bench(one=one, two=two).failure(attempt(sums=(ONE, TWO)))
 
     assert (failure.code, failure.transient) == (code, True)
+
+
+def test_a_sums_file_that_is_not_there_says_so_by_its_status_which_may_be_waited_for():
+    assert Bench(one=GONE).failure(attempt()).status == 404
 
 
 # ---------------------------------------------------------------- once a run

@@ -255,5 +255,9 @@ def _named(exc: AttemptError, url: str) -> AttemptError:
 def _copy(exc: AttemptError, reason: str | None = None) -> AttemptError:
     """Return the failure anew: one exception is never raised by two threads."""
     return AttemptError(
-        exc.code, reason or exc.reason, transient=exc.transient, retry_after_s=exc.retry_after_s
+        exc.code,
+        reason or exc.reason,
+        transient=exc.transient,
+        retry_after_s=exc.retry_after_s,
+        status=exc.status,
     )
