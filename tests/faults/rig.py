@@ -43,7 +43,7 @@ QUICK = {
 E = TypeVar("E", bound=events.Event)
 
 _MOST_GROWTH_BYTES = 64 * 1024 * 1024
-_GRACE_S = 3.0
+_GRACE_S = 5.0
 
 
 def sha256(body: bytes) -> str:

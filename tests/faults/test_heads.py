@@ -42,10 +42,19 @@ def test_a_length_that_is_not_one_plain_number_is_never_believed(trial, lines, k
         pytest.param(["Content-Length: 10", "Transfer-Encoding: chunked"], id="N09-both"),
         pytest.param(["Transfer-Encoding: rot13"], id="N09-unknown"),
         pytest.param(["Transfer-Encoding: gzip, chunked"], id="N09-two-codings"),
+        pytest.param(["Transfer-Encoding: chunked"] * 2, id="N09-twice"),
     ],
 )
 def test_a_framing_in_two_minds_is_refused(trial, lines):
     hostile = whole(*lines, body=b"a\r\n0123456789\r\n0\r\n\r\n")
+
+    assert recovered(trial.meet(hostile), "bad_framing")
+
+
+def test_n09_chunks_in_http_1_0_are_refused(trial):
+    hostile = answer(
+        "HTTP/1.0 200 OK", "Transfer-Encoding: chunked", body=b"a\r\n0123456789\r\n0\r\n\r\n"
+    )
 
     assert recovered(trial.meet(hostile), "bad_framing")
 
@@ -59,6 +68,9 @@ def test_a_framing_in_two_minds_is_refused(trial, lines):
         pytest.param(b"10000000000000000\r\n" + BODY, id="N10-2-to-the-64"),
         pytest.param(b"493e0\r\n" + BODY[:1000], id="N10-cut-in-chunk"),
         pytest.param(b"493e0\r\n" + BODY + b"\r\n", id="N10-no-last-chunk"),
+        pytest.param(b"493e0\n" + BODY + b"\n0\n\n", id="N10-bare-lf"),
+        pytest.param(b"493df\r\n" + BODY + b"\r\n0\r\n\r\n", id="N10-longer-than-told"),
+        pytest.param(b"0\r\n" + b"X: y\r\n" * 5000, id="N10-endless-trailers"),
     ],
 )
 def test_malformed_chunks_are_never_a_whole_file(trial, chunks):
@@ -170,6 +182,12 @@ def test_a_head_that_is_malformed_is_no_answer(trial, data):
 )  # fmt: skip
 def test_what_a_lenient_parser_would_take_is_no_answer(trial, data):
     assert recovered(trial.meet(raw(data + BODY)), "bad_response")
+
+
+def test_n16_a_folded_header_is_one_line_with_a_space(trial):
+    folded = whole("X-Note: folded", " once", "\tand again", f"Content-Length: {len(BODY)}")
+
+    assert recovered(trial.meet(folded, folded))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 
 import pytest
 
@@ -146,7 +145,7 @@ ABROAD = {"network.allow": "[public]"}
 def resolv_conf(tmp_path_factory):
     if inside():
         path = tmp_path_factory.mktemp("etc") / "resolv.conf"
-        path.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+        path.write_text("nameserver 127.0.0.1\noptions timeout:3 attempts:1\n")
         run_command(f"mount --bind {path} /etc/resolv.conf")
 
 
@@ -255,34 +254,26 @@ def test_n29_tasks_that_lose_the_network_wait_for_it_without_a_storm(network, ri
     bodies = {f"/{n}.bin": content(n, 100_000) for n in range(50)}
     rig.whole = set(bodies.values())
     routes = {path: file(body, rate=500_000) for path, body in bodies.items()}
-    up = threading.Timer(2.3, run_command, ["ip link set lo up"])
-    down = threading.Timer(0.3, run_command, ["ip link set lo down"])
-    with Server(routes) as server:
+    # Without the address there is no route either: connecting fails at once, the worst for a storm.
+    lost = ("link set lo down", f"addr del {PUBLIC}/24 dev lo")
+    found = (f"addr add {PUBLIC}/24 dev lo", "link set lo up")
+    outage = [threading.Timer(0.3, lay, lost), threading.Timer(2.3, lay, found)]
+    retry = {"retry.attempts": "100", "retry.delay": "100ms", "retry.max_delay": "500ms"}
+    with Server(routes, address=PUBLIC) as server:
         urls = "".join(f"  - {server.url(path)}\n" for path in routes)
-        began_s = time.monotonic()
-        down.start()
-        up.start()
+        for change in outage:
+            change.start()
         try:
-            ended = rig.get(
-                f"urls:\n{urls}",
-                {
-                    "workers": "8",
-                    "retry.attempts": "100",
-                    "retry.delay": "100ms",
-                    "retry.max_delay": "500ms",
-                },
-                within_s=10,
-            )
+            ended = rig.get(f"urls:\n{urls}", {**ABROAD, **retry, "workers": "8"}, within_s=10)
         finally:
-            down.join(5)
-            up.join(5)
+            for change in outage:
+                change.join(5)
 
     assert ended.state == "succeeded"
     assert len(ended.files) == 50
-    assert ended.took_s > 2.3 - 0.3
-    assert time.monotonic() - began_s < 10
-    assert 0 < len(ended.retries) < 50 * 20
-    assert set(ended.codes) <= {"connect_failed", "stalled", "short_body", "bad_response"}
+    assert ended.took_s > 2.0
+    assert 50 < len(ended.retries) < 50 * 20
+    assert set(ended.codes) <= {"connect_failed", "stalled"}
 
 
 @own_network

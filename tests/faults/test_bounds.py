@@ -1,0 +1,46 @@
+"""The bounds around every fault can be broken: they notice what a test leaves behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from faults import rig
+from faults.rig import bounds
+
+
+@pytest.fixture(autouse=True)
+def _no_grace(monkeypatch):
+    monkeypatch.setattr(rig, "_GRACE_S", 0.05)
+
+
+def test_what_leaves_nothing_behind_is_within_bounds():
+    with bounds():
+        pass
+
+
+def test_a_thread_that_is_left_is_noticed():
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait, args=(10,))
+
+    with pytest.raises(AssertionError), bounds():
+        thread.start()
+
+    release.set()
+    thread.join(10)
+
+
+def test_a_descriptor_that_is_left_is_noticed():
+    left = []
+
+    with pytest.raises(AssertionError), bounds():
+        left.append(os.open(os.devnull, os.O_RDONLY))
+
+    os.close(left[0])
+
+
+def test_memory_that_was_taken_for_a_moment_is_noticed():
+    with pytest.raises(AssertionError, match="memory grew"), bounds():
+        bytearray(100_000_000).count(1)
