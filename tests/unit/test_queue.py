@@ -63,6 +63,40 @@ def test_runs_take_turns_and_so_do_the_origins_of_a_run():
     assert take_all(queue, 6) == [1, 5, 3, 6, 2, 4]
 
 
+def test_a_newcomer_for_another_host_goes_before_a_thousand_jobs_for_one():  # P24
+    bulk = [entry(i, run=i, origin="bulk") for i in range(1000)]
+    queue = queue_with(*bulk)
+    take_all(queue, 3)
+    queue.add_run(5000, Priority.NORMAL, None)
+    queue.put([entry(5000, run=5000, origin="other")])
+
+    assert take_all(queue, 1) == [5000]
+
+
+def test_a_newcomer_goes_before_a_run_over_a_thousand_hosts():  # P24
+    queue = queue_with(*[entry(i, run=1, origin=f"o{i}") for i in range(1000)])
+    take_all(queue, 3)
+    queue.add_run(2, Priority.NORMAL, None)
+    queue.put([entry(i, run=2, origin="other") for i in (5000, 5001)])
+
+    first, second, third = take_all(queue, 3)
+
+    assert first == 5000
+    assert 5001 in {second, third}
+
+
+def test_those_who_are_served_often_do_not_keep_others_waiting():
+    queue = queue_with(*[entry(i, run=i % 10, origin=f"o{i % 10}") for i in range(100)])
+    out, served = [], Counter()
+    for _ in range(40):
+        out.append(queue.take())
+        served[out[-1].run] += 1
+        if len(out) > 3:
+            queue.release(out.pop(0))
+
+    assert set(served.values()) == {4}
+
+
 def test_an_origin_at_its_limit_is_passed_over_until_one_is_released():
     queue = queue_with(entry(1), entry(2), entry(3, origin="other"), per_origin=1)
 

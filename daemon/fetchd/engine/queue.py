@@ -35,26 +35,32 @@ class Entry:
 class _Run:
     """The lanes of one run: an entry's lane is its origin. Lanes are served in turn."""
 
-    __slots__ = ("busy", "concurrency", "lanes", "priority")
+    __slots__ = ("busy", "concurrency", "lanes", "priority", "turn")
 
     def __init__(self, priority: Priority, concurrency: int | None) -> None:
         self.priority = priority
         self.concurrency = concurrency
         self.busy = 0
+        self.turn = 0  # when it was served last, or lined up: the lowest is next
         self.lanes: OrderedDict[str, deque[Entry]] = OrderedDict()
 
     def full(self) -> bool:
         return self.concurrency is not None and self.busy >= self.concurrency
 
 
+#: Runs that have a lane for an origin, by origin; both are served in turn.
+_Waiting = OrderedDict[str, "OrderedDict[int, None]"]
+
+
 class TaskQueue:
     """Which task starts next.
 
-    Order: priority class, then runs in turn, then the run's origins in turn, then first in,
-    first out. At most ``connections_per_origin`` taken entries of an origin and ``concurrency``
-    of a run are out at a time; each ``take`` is paired with one ``release``. Runs are looked at
-    in turn until one can start, so a take costs O(runs + origins) at worst and O(1) as a rule;
-    not-before times cost O(log n).
+    Order: priority class; then a run that has nothing out, for an origin that has nothing out,
+    so that neither many runs for one origin nor a run over many origins keep a newcomer waiting;
+    then runs in turn, then the run's origins in turn, then first in, first out. At most
+    ``connections_per_origin`` taken entries of an origin and ``concurrency`` of a run are out at
+    a time; each ``take`` is paired with one ``release``. A take costs O(entries out + origins),
+    whatever the number of runs; not-before times cost O(log n).
     """
 
     def __init__(self, clock: Clock, *, connections_per_origin: int) -> None:
@@ -63,11 +69,13 @@ class TaskQueue:
         self._changed = threading.Condition(threading.Lock())
         # All of the following is guarded by _changed.
         self._runs: dict[int, _Run] = {}
-        self._turns: dict[Priority, OrderedDict[int, None]] = {p: OrderedDict() for p in Priority}
+        self._waiting: dict[Priority, _Waiting] = {p: OrderedDict() for p in Priority}
+        self._turn = itertools.count(1)
         self._later: list[tuple[float, int, Entry]] = []
         self._alone: deque[Entry] = deque()
         self._numbers = itertools.count()
-        self._busy: dict[str, int] = {}
+        self._busy: dict[str, int] = {}  # entries out by origin
+        self._busy_runs: dict[int, None] = {}  # known runs with entries out
         self._out = 0
         self._lonely = False  # an entry that must run alone is out
         self._closed = False
@@ -82,7 +90,9 @@ class TaskQueue:
             gone = self._runs.pop(run, None)
             if gone is None:
                 return
-            self._turns[gone.priority].pop(run, None)
+            for origin in gone.lanes:
+                self._leave(gone.priority, origin, run)
+            self._busy_runs.pop(run, None)
             self._later = [item for item in self._later if item[2].run != run]
             heapq.heapify(self._later)
             self._alone = deque(entry for entry in self._alone if entry.run != run)
@@ -126,6 +136,8 @@ class TaskQueue:
                 del self._busy[entry.origin]
             if (run := self._runs.get(entry.run)) is not None:
                 run.busy -= 1
+                if not run.busy:
+                    del self._busy_runs[entry.run]
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -144,8 +156,21 @@ class TaskQueue:
             self._alone.append(entry)
             return
         run = self._runs[entry.run]
-        run.lanes.setdefault(entry.origin, deque()).append(entry)
-        self._turns[run.priority].setdefault(entry.run)
+        if entry.origin not in run.lanes:
+            if not run.lanes:
+                run.turn = next(self._turn)
+            run.lanes[entry.origin] = deque()
+            origins = self._waiting[run.priority]
+            origins.setdefault(entry.origin, OrderedDict())[entry.run] = None
+        run.lanes[entry.origin].append(entry)
+
+    def _leave(self, priority: Priority, origin: str, run: int) -> None:
+        origins = self._waiting[priority]
+        del origins[origin][run]
+        if not origins[origin]:
+            del origins[origin]
+        else:
+            origins.move_to_end(origin)
 
     def _next(self) -> Entry | None:
         if self._lonely:
@@ -156,27 +181,62 @@ class TaskQueue:
             entry = self._alone.popleft()
             self._lonely = True
             return self._occupy(entry)
-        for turns in self._turns.values():
-            for run_id in list(turns):
-                run = self._runs[run_id]
-                if run.full():
-                    continue
-                for origin, lane in run.lanes.items():
-                    if self._busy.get(origin, 0) < self._per_origin:
-                        entry = lane.popleft()
-                        if lane:
-                            run.lanes.move_to_end(origin)
-                        else:
-                            del run.lanes[origin]
-                        if run.lanes:
-                            turns.move_to_end(run_id)
-                        else:
-                            del turns[run_id]
-                        return self._occupy(entry)
+        for priority, origins in self._waiting.items():
+            lane = self._newcomer(origins) or self._next_in_turn(priority, origins)
+            if lane is not None:
+                return self._serve(*lane)
         return None
+
+    def _newcomer(self, origins: _Waiting) -> tuple[int, str] | None:
+        """Return a lane of a run and an origin that have nothing out, both."""
+        if len(self._busy_runs) == len(self._runs):
+            return None
+        for origin, runs in origins.items():
+            if origin not in self._busy:
+                for run_id in runs:
+                    if run_id not in self._busy_runs:
+                        return run_id, origin
+        return None
+
+    def _next_in_turn(self, priority: Priority, origins: _Waiting) -> tuple[int, str] | None:
+        """Return a lane, not a newcomer's, of the run that was served longest ago.
+
+        Each such run has something out, or waits for an origin that has: these are few.
+        """
+        can_start: dict[int, str] = {}
+        for origin, busy in self._busy.items():
+            if busy < self._per_origin:
+                for run_id in origins.get(origin, ()):
+                    if not self._runs[run_id].full():
+                        can_start[run_id] = origin
+                        break
+        for run_id in self._busy_runs:
+            run = self._runs[run_id]
+            if run.priority is priority and not run.full():
+                for origin in run.lanes:
+                    if self._busy.get(origin, 0) < self._per_origin:
+                        can_start[run_id] = origin
+                        break
+        return min(can_start.items(), key=lambda lane: self._runs[lane[0]].turn, default=None)
+
+    def _serve(self, run_id: int, origin: str) -> Entry:
+        run = self._runs[run_id]
+        run.turn = next(self._turn)
+        lane = run.lanes[origin]
+        entry = lane.popleft()
+        if lane:
+            run.lanes.move_to_end(origin)
+            origins = self._waiting[run.priority]
+            origins[origin].move_to_end(run_id)
+            origins.move_to_end(origin)
+        else:
+            del run.lanes[origin]
+            self._leave(run.priority, origin, run_id)
+        return self._occupy(entry)
 
     def _occupy(self, entry: Entry) -> Entry:
         self._out += 1
         self._busy[entry.origin] = self._busy.get(entry.origin, 0) + 1
+        self._busy_runs[entry.run] = None
         self._runs[entry.run].busy += 1
         return entry
