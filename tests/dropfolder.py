@@ -169,6 +169,10 @@ class SmallEngine:
                 )
                 return Answer(done=True, run=run.id)
 
+    def submit(self, submissions: Sequence[Submit]) -> list[Answer]:
+        self.asked += len(submissions)
+        return [self._submit(command) for command in submissions]
+
     def _submit(self, command: Submit) -> Answer:
         if self.refuse:
             return Answer(done=False, reason=self.refuse)
@@ -193,7 +197,7 @@ class SmallEngine:
         self.runs[run.id] = run
         return Answer(done=True, run=run.id)
 
-    def view(self) -> Report:
+    def view(self, most_open: int | None = None) -> Report:
         return Report(runs=tuple(self.runs.values()), transfers=())
 
     # -- what happens

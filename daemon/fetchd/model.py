@@ -601,7 +601,11 @@ class FileView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The one read model of what goes on now: status file, tables, folder."""
+    """The one read model of what goes on now: status file, tables, folder.
+
+    ``left_out``: open runs that there are besides.
+    """
 
     runs: tuple[RunView, ...]
     transfers: tuple[TransferView, ...]
+    left_out: int = 0

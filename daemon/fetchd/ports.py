@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -25,6 +25,7 @@ from fetchd.model import (
     Run,
     RunState,
     RunView,
+    Submit,
     Task,
     TaskCounts,
     TaskGroup,
@@ -62,8 +63,12 @@ class Commands(Protocol):
         """Carry the command out; returns after it is durable."""
         ...
 
-    def view(self) -> Report:
-        """Return what goes on now."""
+    def submit(self, submissions: Sequence[Submit]) -> list[Answer]:
+        """Obey them in their order, with one commit for all; returns after that."""
+        ...
+
+    def view(self, most_open: int | None = None) -> Report:
+        """Return what goes on now; at most so many of the open runs, the earliest."""
         ...
 
 
@@ -471,6 +476,18 @@ class NewGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """An accepted job and its run, not on record yet; ``raw`` and ``file`` as in ``Submit``."""
+
+    job: Job
+    run: Run
+    raw: bytes
+    file: str
+    groups: tuple[NewGroup, ...]
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenGroup:
     """A group as the store has it; ``bytes``: published so far."""
 
@@ -560,12 +577,10 @@ class Store(Protocol):
         """Return an id that no run has had."""
         ...
 
-    def add_job(
-        self, job: Job, run: Run, *, raw: bytes, file: str, groups: Sequence[NewGroup], at_s: float
-    ) -> OpenRun:
-        """Record job, run and tasks in one transaction; returns after it is durable.
+    def add_jobs(self, jobs: Sequence[NewJob]) -> list[OpenRun]:
+        """Record jobs, runs and tasks in one transaction; returns after it is durable.
 
-        A second spec of the run for one destination is recorded as failed (dest_conflict).
+        A second spec of a run for one destination is recorded as failed (dest_conflict).
         """
         ...
 
@@ -609,8 +624,8 @@ class Store(Protocol):
         """
         ...
 
-    def last_run(self, job: str) -> RunView | None:
-        """Return the job's latest run."""
+    def last_runs(self, jobs: Collection[str]) -> dict[str, RunView]:
+        """Return the latest run of each of these jobs that has one."""
         ...
 
     def run_view(self, run: int) -> RunView | None: ...

@@ -47,6 +47,7 @@ from fetchd.ports import (
     Failed,
     Intends,
     NewGroup,
+    NewJob,
     RestEnded,
     RunCancelled,
     RunChanged,
@@ -74,15 +75,17 @@ def add(store, made: Job, *, file: str = "a.yaml", expanding: bool = False):
     from harness import SPECS
 
     run = Run(id=store.new_run_id(), job=made.name, revision=made.revision, scheduled_for_s=NOW_S)
-    groups = [
+    groups = tuple(
         NewGroup(
             group=g,
             specs=() if isinstance(g.items, ListFile) else SPECS[g.items],
             expanding=isinstance(g.items, ListFile),
         )
         for g in made.groups
-    ]
-    return store.add_job(made, run, raw=b"raw", file=file, groups=groups, at_s=NOW_S)
+    )
+    new = NewJob(job=made, run=run, raw=b"raw", file=file, groups=groups, at_s=NOW_S)
+    (opened,) = store.add_jobs([new])
+    return opened
 
 
 def window(store, group_id: int, **more):
@@ -486,7 +489,7 @@ def test_an_ended_run_is_unfiled_until_the_folder_shows_it(store):
     )
     store.record([RunFiled(run=run)])
     assert store.unfiled_runs() == []
-    last = store.last_run("a")
+    last = store.last_runs(["a"])["a"]
     assert last is not None
     assert last.filed
 

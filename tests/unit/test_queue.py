@@ -87,7 +87,8 @@ def test_a_newcomer_goes_before_a_run_over_a_thousand_hosts():  # P24
 
 def test_those_who_are_served_often_do_not_keep_others_waiting():
     queue = queue_with(*[entry(i, run=i % 10, origin=f"o{i % 10}") for i in range(100)])
-    out, served = [], Counter()
+    out: list[Entry] = []
+    served: Counter[int] = Counter()
     for _ in range(40):
         out.append(queue.take())
         served[out[-1].run] += 1

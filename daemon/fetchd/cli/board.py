@@ -28,6 +28,8 @@ def board(report: Json) -> list[str]:
     """Return a line for each run, and one for each transfer under way."""
     transfers = report["transfers"]
     lines = [run_line(run) for run in report["runs"]]
+    if report.get("left_out"):
+        lines.append(f"and {report['left_out']} more runs")
     lines += [_transfer_line(transfer) for transfer in transfers[:_MOST_TRANSFERS]]
     if len(transfers) > _MOST_TRANSFERS:
         lines.append(f"  and {len(transfers) - _MOST_TRANSFERS} more")

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 
 from fetchd import events
 from fetchd.clock import Clock, Random
@@ -39,6 +40,7 @@ from fetchd.ports import (
     Appended,
     Expander,
     NewGroup,
+    NewJob,
     OpenRun,
     RunCancelled,
     RunChanged,
@@ -218,18 +220,38 @@ class Engine:
     def obey(self, command: Command) -> Answer:
         match command:
             case Submit():
-                with self._submitting:
-                    return self._submit(command)
+                return self.submit([command])[0]
             case Cancel(job=job):
                 return self._cancel(job)
             case Retry(job=job):
                 with self._submitting:
                     return self._retry(job)
 
-    def view(self) -> Report:
+    def submit(self, submissions: Sequence[Submit]) -> list[Answer]:
+        with self._submitting:
+            last_runs = self._store.last_runs({c.job.name for c in submissions if c.file})
+            answers: list[Answer] = []
+            new: dict[str, NewJob] = {}
+            for command in submissions:
+                name = command.job.name
+                answer = self._answer_for_now(command, last_runs.get(name))
+                if answer is None and name in new:
+                    reason = f"run {new[name].run.id} of this job was accepted just now"
+                    answer = Answer(done=False, later=True, reason=reason)
+                if answer is None:
+                    new[name] = self._new_job(command)
+                    answer = Answer(done=True, run=new[name].run.id)
+                answers.append(answer)
+            if new:
+                self._accept(list(new.values()))
+            return answers
+
+    def view(self, most_open: int | None = None) -> Report:
         with self._lock:
             now_s = self._clock.monotonic()
-            runs = (*self._recent, *(run.view() for run in self._runs.values()))
+            shown = islice(self._runs.values(), most_open)
+            runs = (*self._recent, *(run.view() for run in shown))
+            left_out = len(self._recent) + len(self._runs) - len(runs)
             transfers = tuple(
                 TransferView(
                     job=out.attempt.job.name,
@@ -243,11 +265,12 @@ class Engine:
                 for out in self._out.values()
                 if isinstance(out.attempt, Fetch)
             )
-        return Report(runs=runs, transfers=transfers)
+        return Report(runs=runs, transfers=transfers, left_out=left_out)
 
     # ------------------------------------------------------------ commands
 
-    def _submit(self, command: Submit) -> Answer:
+    def _answer_for_now(self, command: Submit, last: RunView | None) -> Answer | None:
+        """Return the answer to a job whose last run is still on or not filed, None if neither."""
         job = command.job
         with self._lock:
             on = self._by_job.get(job.name)
@@ -255,20 +278,21 @@ class Engine:
             if (on.run.revision, on.opened.file) == (job.revision, command.file):
                 return Answer(done=True, run=on.run.id, repeated=True)
             return Answer(done=False, later=True, reason=f"run {on.run.id} of this job is still on")
-        last = self._store.last_run(job.name) if command.file else None
         if last is not None and not last.filed:
             if (last.revision, last.file) == (job.revision, command.file):
                 return Answer(done=True, run=last.id, repeated=True)
             return Answer(done=False, later=True, reason=f"run {last.id} is not filed yet")
+        return None
 
-        now_s = self._clock.wall()
+    def _new_job(self, command: Submit) -> NewJob:
+        job, now_s = command.job, self._clock.wall()
         run = Run(
             id=self._store.new_run_id(),
             job=job.name,
             revision=job.revision,
             scheduled_for_s=now_s,
         )
-        groups = [
+        groups = tuple(
             NewGroup(group=group, specs=(), expanding=True)
             if isinstance(group.items, ListFile)
             else NewGroup(
@@ -277,31 +301,34 @@ class Engine:
                 expanding=False,
             )
             for group in job.groups
-        ]
-        opened = self._store.add_job(
-            job, run, raw=command.raw, file=command.file, groups=groups, at_s=now_s
         )
-        self._accepted(command, run, groups, opened)
+        return NewJob(
+            job=job, run=run, raw=command.raw, file=command.file, groups=groups, at_s=now_s
+        )
+
+    def _accept(self, jobs: Sequence[NewJob]) -> None:
+        """Record new jobs with one commit, and let their runs begin."""
+        opened = self._store.add_jobs(jobs)
+        for new, run in zip(jobs, opened, strict=True):
+            self._tell_accepted(new, run)
         effects = Effects()
         with self._lock:
-            self._decide.advance(self._adopt(opened), effects)
+            for run in opened:
+                self._decide.advance(self._adopt(run), effects)
             self._take_note(effects)
         self._act(effects)
-        return Answer(done=True, run=run.id)
 
-    def _accepted(
-        self, command: Submit, run: Run, groups: Sequence[NewGroup], opened: OpenRun
-    ) -> None:
+    def _tell_accepted(self, new: NewJob, opened: OpenRun) -> None:
         """Tell of a job that is on record, and of its tasks that were failed from the start."""
-        job = command.job
-        tasks = sum(len(group.specs) for group in groups)
+        job, run = new.job, new.run
+        tasks = sum(len(group.specs) for group in new.groups)
         self._tell(
             events.JobAccepted(
                 job=job.name,
                 run=run.id,
-                file=command.file,
+                file=new.file,
                 revision=job.revision,
-                groups=len(groups),
+                groups=len(new.groups),
                 tasks=tasks,
             )
         )
@@ -339,7 +366,7 @@ class Engine:
         return Answer(done=True, run=run.run.id)
 
     def _retry(self, job: str) -> Answer:
-        last = self._store.last_run(job)
+        last = self._store.last_runs([job]).get(job)
         if last is None:
             return Answer(done=False, reason=f"there is no job {job!r}")
         if not last.state.ended:

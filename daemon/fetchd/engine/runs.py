@@ -21,6 +21,7 @@ LOW_LANES = 32
 #: Waiting tasks of a group beyond this many stay in the store until their time is near.
 MOST_WAITING = 2000
 
+_STATES = tuple((state, state.value) for state in TaskState)
 _WAITING = ""  # the lane of all tasks whose time has not come
 
 
@@ -207,10 +208,8 @@ class OpenedRun:
         }
 
     def counts(self) -> TaskCounts:
-        total: Counter[TaskState] = Counter()
-        for group in self.groups.values():
-            total.update(group.counts)
-        return TaskCounts(**{state.value: total[state] for state in TaskState})
+        counts = [group.counts for group in self.groups.values()]
+        return TaskCounts(**{name: sum(c[state] for c in counts) for state, name in _STATES})
 
     def final_state(self) -> RunState:
         counts = self.counts()
@@ -222,12 +221,14 @@ class OpenedRun:
         return RunState.CANCELLED if counts.cancelled else RunState.SUCCEEDED
 
     def view(self) -> RunView:
-        held = sum(group.held for group in self.groups.values())
-        waiting = Counter(reason for reason, _ in self.waits.values())
-        if held:
-            waiting["same_dest"] += held
-        dues = [g.next_due_at_s for g in self.groups.values() if g.next_due_at_s is not None]
-        dues += [due_at_s for _, due_at_s in self.waits.values()]
+        groups = self.groups.values()
+        waiting: dict[str, int] = {}
+        dues = [group.next_due_at_s for group in groups if group.next_due_at_s is not None]
+        for reason, due_at_s in self.waits.values():
+            waiting[reason] = waiting.get(reason, 0) + 1
+            dues.append(due_at_s)
+        if held := sum(group.held for group in groups):
+            waiting["same_dest"] = waiting.get("same_dest", 0) + held
         return RunView(
             id=self.run.id,
             job=self.job.name,
@@ -239,7 +240,7 @@ class OpenedRun:
             finished_at_s=self.finished_at_s,
             tasks=self.counts(),
             bytes=self.bytes,
-            list_open=any(group.expanding for group in self.groups.values()),
-            waiting=dict(waiting),
+            list_open=any(group.expanding for group in groups),
+            waiting=waiting,
             next_due_at_s=min(dues, default=None),
         )

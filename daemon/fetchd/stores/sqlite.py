@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,6 @@ from fetchd.errors import ConfigError, StoreError
 from fetchd.model import (
     FileRecord,
     FileView,
-    Job,
     Position,
     Run,
     RunState,
@@ -33,7 +32,7 @@ from fetchd.ports import (
     Change,
     Failed,
     Intends,
-    NewGroup,
+    NewJob,
     OpenGroup,
     OpenRun,
     Ready,
@@ -106,26 +105,8 @@ class SqliteStore:
 
     # ------------------------------------------------------------ writing
 
-    def add_job(
-        self, job: Job, run: Run, *, raw: bytes, file: str, groups: Sequence[NewGroup], at_s: float
-    ) -> OpenRun:
-        def write(db: sqlite3.Connection) -> None:
-            (job_id,) = db.execute(
-                Q["add_job"], (job.name, job.revision, codec.job_text(job), raw)
-            ).fetchone()
-            db.execute(
-                Q["add_run"],
-                (run.id, job_id, codec.path_bytes(file), "queued", at_s, run.scheduled_for_s),
-            )
-            for new in groups:
-                cursor = db.execute(
-                    Q["add_group"], (run.id, codec.group_text(new.group), new.expanding)
-                )
-                assert cursor.lastrowid is not None
-                _add_tasks(db, run.id, cursor.lastrowid, new.group.rules.root, new.specs)
-
-        self._ledger.write(write)
-        return self._ledger.read(lambda db: _open_run(db, run.id))
+    def add_jobs(self, jobs: Sequence[NewJob]) -> list[OpenRun]:
+        return self._ledger.write(lambda db: [_add_job(db, new) for new in jobs])
 
     def append_tasks(
         self,
@@ -197,10 +178,11 @@ class SqliteStore:
             lambda db: _window(db, group, after, origins, per_origin, until_s, skip), then
         )
 
-    def last_run(self, job: str) -> RunView | None:
-        def read(db: sqlite3.Connection) -> RunView | None:
-            row = db.execute(Q["last_run"], (job,)).fetchone()
-            return None if row is None else _run_view(db, row[0])
+    def last_runs(self, jobs: Collection[str]) -> dict[str, RunView]:
+        def read(db: sqlite3.Connection) -> dict[str, RunView]:
+            rows = {job: db.execute(Q["last_run"], (job,)).fetchone() for job in jobs}
+            views = {job: _run_view(db, row[0]) for job, row in rows.items() if row is not None}
+            return {job: view for job, view in views.items() if view is not None}
 
         return self._ledger.read(read)
 
@@ -347,6 +329,24 @@ def _migrate(db: sqlite3.Connection, version: int) -> None:
 
 
 # ---------------------------------------------------------------- statements
+
+
+def _add_job(db: sqlite3.Connection, new: NewJob) -> OpenRun:
+    job, run = new.job, new.run
+    (job_id,) = db.execute(
+        Q["add_job"], (job.name, job.revision, codec.job_text(job), new.raw)
+    ).fetchone()
+    db.execute(
+        Q["add_run"],
+        (run.id, job_id, codec.path_bytes(new.file), "queued", new.at_s, run.scheduled_for_s),
+    )
+    for group in new.groups:
+        cursor = db.execute(
+            Q["add_group"], (run.id, codec.group_text(group.group), group.expanding)
+        )
+        assert cursor.lastrowid is not None
+        _add_tasks(db, run.id, cursor.lastrowid, group.group.rules.root, group.specs)
+    return _open_run(db, run.id)
 
 
 def _add_tasks(
