@@ -130,6 +130,14 @@ class WatchChanged(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WatchMissed(Event):
+    """So many files were found in the drop folder, and no event had announced them."""
+
+    folder: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FolderFailed(Event):
     """A file operation in the drop folder failed; it is tried again at the next scan."""
 

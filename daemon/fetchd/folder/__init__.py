@@ -13,6 +13,7 @@ from fetchd.clock import Clock, Failpoints
 from fetchd.disk import SystemOs
 from fetchd.errors import StoreError
 from fetchd.folder.inbox import Busy, Inbox, ReadJob, ReadList
+from fetchd.folder.missed import MissedEvents
 from fetchd.folder.outbox import Outbox
 from fetchd.folder.places import Places, error_text
 from fetchd.folder.watch import BLIND_RESCAN_S, IncomingObserver, Watch
@@ -25,6 +26,8 @@ __all__ = ["Folder"]
 BREATH_S = 0.05
 #: A thread that replaces one that died begins after so long.
 REVIVE_S = 1.0
+#: While there is much to take in, what changed is shown after so many times what that takes.
+SHOW_PAUSE = 3
 #: A drop folder that is gone is looked for this often.
 MISSING_S = 1.0
 
@@ -82,11 +85,13 @@ class Folder:
             clock=clock,
             failpoints=failpoints,
         )
+        self._missed = MissedEvents(str(self._places.path), tell, clock)
         self._worker = Worker("folder", self._work, clock, self._died)
         # Folder thread only:
         self._begun = False
         self._busy = Busy()
         self._look_due_s = 0.0
+        self._show_not_before_s = 0.0
         self._troubles: dict[str, str] = {}
 
     def start(self) -> None:
@@ -142,25 +147,35 @@ class Folder:
     ) -> float:
         well = True
         if hinted or now_s >= self._look_due_s:
-            self._watch.check(identity)
-            well = self._guard("look into it", lambda: self._look(beat))
+            announces = self._watch.check(identity)
+            well = self._guard("look into it", lambda: self._look(beat, announces=announces))
             rescan_s = self._watch.rescan_s(self._rescan_s) if well else BLIND_RESCAN_S
-            self._look_due_s = min(self._inbox.due_s, now_s + rescan_s)
+            self._look_due_s = min(self._inbox.due_s, now_s + rescan_s, self._missed.due_s())
+        began_s = self._clock.monotonic()
+        if self._inbox.under_way and began_s < self._show_not_before_s:
+            return 0.0
         filed = self._outbox.filed
         well &= self._guard("show what changed", lambda: self._outbox.turn(beat))
         self._busy = self._outbox.busy()
+        ended_s = self._clock.monotonic()
+        self._show_not_before_s = ended_s + SHOW_PAUSE * (ended_s - began_s)
         if self._outbox.filed > filed and self._inbox.pending:
             self._look_due_s = now_s  # one of them may have waited for this
         self._calm = well and not self._inbox.pending and not self._busy.jobs
         due_s = min(self._look_due_s, self._outbox.due_s)
         return max(0.0, due_s - self._clock.monotonic())
 
-    def _look(self, beat: Callable[[], None]) -> None:
+    def _look(self, beat: Callable[[], None], *, announces: bool) -> None:
         if not self._begun:
             self._busy = self._outbox.busy()
             self._inbox.find_claimed(self._busy.files)
             self._begun = True
+        self._missed.announced(self._watch.announced())
         self._inbox.look(self._busy, provable=not self._watch.deaf, beat=beat)
+        if announces:
+            self._missed.found(self._inbox.arrived)
+        elif self._inbox.arrived is not None:
+            self._missed.forget()
 
     def _guard(self, action: str, work: Callable[[], None]) -> bool:
         """Do it; a folder that fails as a whole is told of once and looked at again later."""

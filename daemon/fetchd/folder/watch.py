@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from watchdog.events import (
@@ -25,6 +26,8 @@ from fetchd.events import Tell, WatchChanged
 
 #: Without a working watch the folder is looked at this often.
 BLIND_RESCAN_S = 5.0
+#: So many names are kept of those that events announced.
+MOST_ANNOUNCED = 200_000
 #: File systems that other machines, or programs of their own, change unheard by inotify.
 _DEAF = ("nfs", "cifs", "smb", "9p", "fuse", "ceph", "afs", "lustre", "virtiofs", "vboxsf")
 _LIMITS = {errno.ENOSPC: "max_user_watches", errno.EMFILE: "max_user_instances"}
@@ -32,7 +35,10 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 class Watch:
-    """Calls ``hint`` (observer's thread) when an event arrives. Otherwise folder thread only."""
+    """Calls ``hint`` (observer's thread) when an event arrives. Otherwise folder thread only.
+
+    ``check`` says whether files that come are announced by events, and were since the last time.
+    """
 
     def __init__(
         self,
@@ -48,6 +54,8 @@ class Watch:
         self._observe = observe
         self._mounts = mounts
         self._observer: BaseObserver | None = None
+        # Names of which events came, put by the observer's thread; if none is taken, the oldest go.
+        self._announced: deque[str] = deque(maxlen=MOST_ANNOUNCED)
         self._ended = threading.Event()  # set by the observer's thread: its folder was taken away
         self._identity: tuple[int, int] | None = None  # of the folder that is being watched
         self._armed_before = False
@@ -59,7 +67,12 @@ class Watch:
         """Return how often to look without a hint."""
         return usual_s if self._observer is not None else min(usual_s, BLIND_RESCAN_S)
 
-    def check(self, identity: tuple[int, int]) -> None:
+    def announced(self) -> Iterator[str]:
+        """Take the names of which events came since the last call."""
+        while self._announced:
+            yield self._announced.popleft()
+
+    def check(self, identity: tuple[int, int]) -> bool:
         """Have the folder watched that stands there now: ``identity`` is its device and inode."""
         if identity != self._identity:
             self.stop()
@@ -73,6 +86,8 @@ class Watch:
             self.stop()
         if self._observer is None and not self.deaf:
             self._arm()
+            return False
+        return self._observer is not None
 
     def lost(self, reason: str) -> None:
         """The folder cannot be reached: there is nothing to watch until it is back."""
@@ -93,7 +108,7 @@ class Watch:
             try:
                 observer.name = "watch"
                 observer.schedule(
-                    _Handler(self._hint, self._ended),
+                    _Handler(self._hint, self._announced, self._ended),
                     os.path.realpath(self._folder),  # nothing ever happens in a link itself
                     event_filter=[
                         FileCreatedEvent,
@@ -177,13 +192,18 @@ class _IncomingEmitter(InotifyEmitter):
 class _Handler(FileSystemEventHandler):
     """Runs under the observer's lock, so it does nothing but pass the hint on."""
 
-    def __init__(self, hint: Callable[[], None], ended: threading.Event) -> None:
+    def __init__(
+        self, hint: Callable[[], None], announced: deque[str], ended: threading.Event
+    ) -> None:
         self._pass_on = hint
+        self._announced = announced
         self._ended = ended
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         if isinstance(event, DirDeletedEvent):  # of the folder itself: no others are asked for
             self._ended.set()
+        else:
+            self._announced.append(os.path.basename(os.fsdecode(event.src_path)))  # noqa: PTH119
         self._pass_on()
 
 

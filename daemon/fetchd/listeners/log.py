@@ -38,6 +38,7 @@ LINES: dict[type[Event], Line] = {
     events.FileIgnored: Line("file.ignored", _WARNING),
     events.CommandObeyed: Line("command.obeyed", _INFO),
     events.WatchChanged: Line("watch.changed", _WARNING),
+    events.WatchMissed: Line("watch.missed", _WARNING),
     events.FolderFailed: Line("folder.failed", _ERROR),
     events.RunStarted: Line("run.started", _INFO),
     events.RunExpanded: Line("run.expanded", _INFO),

@@ -81,6 +81,8 @@ class Stats:
                 count["jobs_accepted"] += 1
             case events.JobRejected():
                 count["jobs_rejected"] += 1
+            case events.WatchMissed():
+                count["watch_missed"] += event.count
             case events.RunEnded():
                 count[f"runs_{event.state}"] += 1
             case events.ThreadDied():
@@ -122,6 +124,7 @@ ALWAYS = (
     "interrupted",
     "bytes_received",
     "bytes_published",
+    "watch_missed",
     "threads_died",
 )
 _TASK_ENDS = ("tasks_succeeded", "tasks_failed", "tasks_skipped", "tasks_cancelled")
