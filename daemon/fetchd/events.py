@@ -138,6 +138,14 @@ class WatchMissed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FolderExposed(Event):
+    """The drop folder is open to everybody; told at the start, and of a folder that replaces it."""
+
+    folder: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FolderFailed(Event):
     """A file operation in the drop folder failed; it is tried again at the next scan."""
 

@@ -390,7 +390,10 @@ class Daemon:
             self._folder.hint()
         elif isinstance(event, events.JobRejected):
             self._all_well = False
-        elif isinstance(event, events.JobAccepted | events.CommandObeyed):
+        elif isinstance(
+            event,
+            events.JobAccepted | events.CommandObeyed | events.WatchChanged | events.FolderFailed,
+        ):
             self._inbox.put("wake")
 
     def _feed_watchdog(self) -> None:
@@ -412,7 +415,8 @@ class Daemon:
         for transfer in report["transfers"]:
             transfer["url"] = redact_url(transfer["url"])
         stats = dict(self._stats.snapshot())
-        body = json.dumps({"report": report, "stats": stats}, default=str)
+        folder = self._folder.troubles()
+        body = json.dumps({"report": report, "stats": stats, "folder": folder}, default=str)
         if body == self._shown:
             return
         self._shown = body
@@ -422,6 +426,7 @@ class Daemon:
             "started_at": self._began_at_s,
             "updated_at": self._clock.wall(),
             "stats": stats,
+            "folder": folder,
             "report": report,
         }
         path = self._settings.state / "status.json"

@@ -92,7 +92,8 @@ class Folder:
         self._busy = Busy()
         self._look_due_s = 0.0
         self._show_not_before_s = 0.0
-        self._troubles: dict[str, str] = {}
+        self._identity: tuple[int, int] | None = None
+        self._troubles: dict[str, str] = {}  # replaced, never changed: others read it
 
     def start(self) -> None:
         self._worker.start()
@@ -115,6 +116,10 @@ class Folder:
         """Whether every job file was taken in and the end of every run is shown. Any thread."""
         return self._calm and not self._hinted.is_set()
 
+    def troubles(self) -> list[str]:
+        """Return what is the matter with the folder as a whole. Any thread."""
+        return [trouble for trouble in (self._watch.trouble, *self._troubles.values()) if trouble]
+
     def turn(self, beat: Callable[[], None]) -> float:
         """Take in what is ready and show what changed; returns the seconds until the next turn.
 
@@ -130,6 +135,10 @@ class Folder:
             self._watch.lost(error_text(exc))
             self._look_due_s = 0.0
             return MISSING_S
+        if identity != self._identity:
+            self._identity = identity
+            if others := self._places.open_to_others():
+                self._tell(events.FolderExposed(folder=str(self._places.path), reason=others))
         try:
             return self._turn(identity, beat, hinted=hinted, now_s=now_s)
         finally:
@@ -183,13 +192,14 @@ class Folder:
             work()
         except OSError as exc:
             trouble = error_text(exc)
-            if trouble != self._troubles.get(action):
+            told, self._troubles = self._troubles, self._troubles | {action: trouble}
+            if trouble != told.get(action):
                 self._tell(
                     events.FolderFailed(file=str(self._places.path), action=action, error=trouble)
                 )
-            self._troubles[action] = trouble
             return False
-        self._troubles.pop(action, None)
+        if action in self._troubles:
+            self._troubles = {k: v for k, v in self._troubles.items() if k != action}
         return True
 
     def _work(self, worker: Worker) -> None:

@@ -203,8 +203,8 @@ class Inbox:
         began_s = self._clock.monotonic()
         self._busy, self._provable = busy, provable
         self.arrived = None
-        scans = began_s >= self._scan_not_before_s or not self.under_way
-        if scans:
+        begins = not self.under_way
+        if begins or began_s >= self._scan_not_before_s:
             self._scan(began_s)
         else:
             self._put_between([])
@@ -224,19 +224,19 @@ class Inbox:
             self.due_s = began_s
         else:
             self.due_s = min(self._again.values(), default=math.inf)
-            if not scans:
+            if not begins:  # what changed since may not have been looked at
                 self.due_s = min(self.due_s, self._scan_not_before_s)
 
     def _scan(self, now_s: float) -> None:
         """Compare the folder with what is known of it."""
-        known, self._seen = self._seen, {}
+        found_all: dict[str, Seen] = {}
         between = set(self._between)
         changed, arrived = [], []
         for entry in self._places.entries(Place.JOBS):
-            seen = known.get(entry.name)
+            seen = self._seen.get(entry.name)
             # Whoever has yet to be dealt with is looked at when it is.
             if seen is not None and (entry.name in self._pass or entry.name in between):
-                self._seen[entry.name] = seen
+                found_all[entry.name] = seen
                 continue
             kind = kind_of(entry.name) if seen is None else seen.kind
             if kind is Kind.IGNORED:
@@ -251,20 +251,20 @@ class Inbox:
             if seen is None or seen.stamp != stamp:
                 seen = Seen(kind, stamp, found.st_mode, now_s)
                 changed.append(entry.name)
-            self._seen[entry.name] = seen
-        self.arrived = arrived
+            found_all[entry.name] = seen
+        self._seen, self.arrived = found_all, arrived
         self.pending = set(self._claimed)
         self.pending.update(
             name
-            for name, seen in self._seen.items()
+            for name, seen in found_all.items()
             if stat.S_ISREG(seen.mode) and seen.kind is not Kind.UNKNOWN and not seen.unfit
         )
         if self.under_way:
             self._put_between(changed)
         else:
             self._again.clear()
-            found_all = sorted(self._seen.items(), key=lambda i: (i[1].stamp.mtime_ns, i[0]))
-            self._pass.update((name, None) for name, _ in found_all)
+            in_order = sorted(found_all.items(), key=lambda item: (item[1].stamp.mtime_ns, item[0]))
+            self._pass.update((name, None) for name, _ in in_order)
         ended_s = self._clock.monotonic()
         self._scan_not_before_s = ended_s + SCAN_PAUSE * (ended_s - now_s)
 

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -74,7 +75,7 @@ class Places:
                 self._check(place)
         except OSError as exc:
             raise ConfigError(
-                f"jobs: {exc.filename or self.path}: {exc.strerror}; "
+                f"jobs: {self.path / (exc.filename or '')}: {exc.strerror}; "
                 "fetchd must be able to write there"
             ) from None
         finally:
@@ -103,6 +104,18 @@ class Places:
     def of(self, place: Place, name: str = "") -> str:
         """Return the absolute path of a place, or of a file there."""
         return str(self.path / place.value / name)
+
+    def open_to_others(self) -> str:
+        """Return what everybody on this machine may do in the drop folder, "" if nothing."""
+        mode = os.fstat(self._fd(Place.JOBS)).st_mode
+        if not mode & stat.S_IWOTH:
+            return ""
+        if mode & stat.S_ISVTX:
+            return "everybody on this machine may drop job files (mode o+w)"
+        return (
+            "everybody on this machine may drop job files, and replace or remove those of others "
+            "(mode o+w without the sticky bit)"
+        )
 
     def entries(self, place: Place) -> Iterator[os.DirEntry[str]]:
         with os.scandir(self._fd(place)) as found:
@@ -188,13 +201,16 @@ class Places:
         if place in self._fds:
             return self._fds[place]
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        if place is Place.JOBS:  # never made: an empty folder would take a missing mount's place
+            self._fds[place] = os.open(self.path, flags)
+            return self._fds[place]
+        # Not by its path: within a turn, all of them belong to the one folder that was opened.
+        jobs = self._fd(Place.JOBS)
         try:
-            fd = os.open(self.of(place), flags)
+            fd = os.open(place.value, flags, dir_fd=jobs)
         except FileNotFoundError:
-            if place is Place.JOBS:  # an empty folder must not take the place of a missing mount
-                raise
-            self._system.mkdir(place.value, 0o777, dir_fd=self._fd(Place.JOBS))
-            fd = os.open(self.of(place), flags)
+            self._system.mkdir(place.value, 0o777, dir_fd=jobs)
+            fd = os.open(place.value, flags, dir_fd=jobs)
         self._fds[place] = fd
         return fd
 

@@ -63,6 +63,11 @@ class Watch:
         #: Whether others may change the folder unheard; leases prove nothing then either.
         self.deaf = False
 
+    @property
+    def trouble(self) -> str:
+        """Why changes are not announced as they should be, "" while they are. Any thread."""
+        return self._told[1]
+
     def rescan_s(self, usual_s: float) -> float:
         """Return how often to look without a hint."""
         return usual_s if self._observer is not None else min(usual_s, BLIND_RESCAN_S)
@@ -127,10 +132,12 @@ class Watch:
             self._say("scanning", f"no watch can be had: {exc.strerror or exc}{advice}")
             return
         self._observer = observer
-        if self._armed_before or self._told[0]:
-            self._say("watching", "the watch was set up again")
+        again = self._armed_before or bool(self._told[0])
         self._armed_before = True
         self._told = ("", "")
+        if again:
+            reason = "the watch was set up again"
+            self._tell(WatchChanged(folder=self._folder, state="watching", reason=reason))
 
     def _say(self, state: str, reason: str) -> None:
         if (state, reason) != self._told:

@@ -39,6 +39,7 @@ LINES: dict[type[Event], Line] = {
     events.CommandObeyed: Line("command.obeyed", _INFO),
     events.WatchChanged: Line("watch.changed", _WARNING),
     events.WatchMissed: Line("watch.missed", _WARNING),
+    events.FolderExposed: Line("folder.exposed", _WARNING),
     events.FolderFailed: Line("folder.failed", _ERROR),
     events.RunStarted: Line("run.started", _INFO),
     events.RunExpanded: Line("run.expanded", _INFO),
