@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run demo test quick check bench-task bench-transport bench-daemon clean
+.PHONY: help run demo test test-long quick check kill-loop bench-task bench-transport bench-daemon clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -14,11 +14,14 @@ run: .venv/installed ## run the daemon in the foreground on config/fetchd.yaml
 demo: .venv/installed ## see the main job proven in a temporary folder, without internet
 	@$(BIN)/fetchd demo
 
-test: .venv/developed ## run the whole suite
-	@$(BIN)/pytest -q
+test: .venv/developed ## run the suite
+	@$(BIN)/pytest -q -m "not long"
+
+test-long: .venv/developed ## run what takes hours: 5,000 kills
+	@$(BIN)/pytest -q -m long
 
 quick: .venv/developed ## run the suite without its slow tests
-	@$(BIN)/pytest -q -m "not slow"
+	@$(BIN)/pytest -q -m "not slow and not long"
 
 check: .venv/developed ## format, lint, types, import directions, shipped schemas
 	$(BIN)/ruff format --check .
@@ -27,6 +30,10 @@ check: .venv/developed ## format, lint, types, import directions, shipped schema
 	$(BIN)/lint-imports
 	$(BIN)/fetchd schema job | cmp - config/job.schema.json
 	$(BIN)/fetchd schema config | cmp - config/fetchd.schema.json
+
+KILLS ?= 100
+kill-loop: .venv/developed ## kill a working daemon KILLS times (SEED=n: those of an earlier time)
+	@$(BIN)/python tests/faults/kill_loop.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 bench-task: .venv/developed ## measure the cost of one task beside its transfer
 	@$(BIN)/python tests/bench/task_cost.py

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -122,41 +122,51 @@ class DaemonProcess:
 
 
 class Watcher(threading.Thread):
-    """Looks at every visible file below a folder, all the time: each must be whole and right."""
+    """Looks at every visible file below a folder, all the time: each must be whole and right.
 
-    def __init__(self, folder: Path, expected: dict[str, str]) -> None:
+    ``expected``: path -> the sha256 that it may have; it may grow while the watcher looks.
+    """
+
+    def __init__(
+        self, folder: Path, expected: Mapping[str, Collection[str]], every_s: float = 0.02
+    ) -> None:
         super().__init__(name="watcher", daemon=True)
         self._folder = folder
         self._expected = expected
+        self._every_s = every_s
         self._ending = threading.Event()
         self._seen: dict[tuple[str, int, int], None] = {}
         self.wrong: list[str] = []
         self.looked = 0
 
     def run(self) -> None:
-        while not self._ending.wait(0.02):
+        while not self._ending.wait(self._every_s):
             self.look()
 
     def look(self) -> None:
         for path in visible_files(self._folder):
-            name = str(path.relative_to(self._folder))
-            try:
-                stat = path.stat()
-                key = (name, stat.st_ino, stat.st_mtime_ns)
-                if key in self._seen:
-                    continue
-                found = hashlib.sha256(path.read_bytes()).hexdigest()
-            except FileNotFoundError:
-                continue
-            self.looked += 1
-            self._seen[key] = None
-            if found != self._expected.get(name):
-                self.wrong.append(f"{name}: {stat.st_size} bytes, sha256 {found}")
+            self.check(path)
+
+    def check(self, path: Path) -> None:
+        """Look at one file, unless it is known or gone; any thread."""
+        name = str(path.relative_to(self._folder))
+        try:
+            stat = path.stat()
+            key = (name, stat.st_ino, stat.st_mtime_ns)
+            if key in self._seen:
+                return
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        except FileNotFoundError:
+            return
+        self.looked += 1
+        self._seen[key] = None
+        if found not in self._expected.get(name, ()):
+            self.wrong.append(f"{name}: {stat.st_size} bytes, sha256 {found}")
 
     def versions(self) -> dict[str, int]:
         """How many different files were seen under each name."""
         counts: dict[str, int] = {}
-        for name, _, _ in self._seen:
+        for name, _, _ in list(self._seen):
             counts[name] = counts.get(name, 0) + 1
         return counts
 
