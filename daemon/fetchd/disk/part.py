@@ -361,12 +361,11 @@ def _make_folder(system: Os, root: Root, home_fd: int, home: str) -> int:
             _note_place(system, root, home)
         with suppress(FileExistsError):
             system.mkdir(_PARTS, 0o700, dir_fd=hidden_fd)
-        folder_fd = system.open(_PARTS, flags, dir_fd=hidden_fd)
         system.fsync(hidden_fd)
+        system.fsync(home_fd)
+        return system.open(_PARTS, flags, dir_fd=hidden_fd)
     finally:
         os.close(hidden_fd)
-    system.fsync(home_fd)
-    return folder_fd
 
 
 def _note_place(system: Os, root: Root, home: str) -> None:

@@ -30,6 +30,7 @@ _SYNCS = 8
 _BUFFER_BYTES = 1024 * 1024
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_RENAME_NEW = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+_NO_MEMORY = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
 class Publisher:
@@ -70,7 +71,7 @@ class Publisher:
             errors = self._sync_all(folders.values())
             for member in named:
                 if (failed := errors.get(folders[member.folder_key])) is not None:
-                    member.fail(failed, "syncing the folder")
+                    member.take_back(failed)
             self._failpoints.pass_by("publish.folder_synced")
 
             for member in members:
@@ -90,6 +91,8 @@ class Publisher:
                     self._system.fsync(fd)
                 except OSError as exc:
                     errors[fd] = exc
+                except MemoryError:
+                    errors[fd] = _NO_MEMORY
                 else:
                     del errors[fd]
 
@@ -139,6 +142,9 @@ class _Member:
             self._refuse(f"{exc}; another process fetches to the same root")
         except OSError as exc:
             self.fail(exc, "publishing")
+        except MemoryError:  # of one; the others have what they need, or meet their own
+            if self.going:
+                self.fail(_NO_MEMORY, "publishing")
         return self.going
 
     def prepare(self) -> None:
@@ -218,6 +224,16 @@ class _Member:
     def fail(self, exc: OSError, what: str) -> None:
         error = explain(exc, self.intent.root, self.intent.path, what)
         self.outcome = Failure(code=error.code, reason=error.reason, transient=error.transient)
+
+    def take_back(self, exc: OSError) -> None:
+        """Fail because the name may not last; one that may not be replaced goes at once.
+
+        Or the next attempt would take it for somebody else's file.
+        """
+        if not self.intent.clobber:
+            with suppress(OSError):
+                self._system.unlink(self.place.name, dir_fd=self.place.folder_fd)
+        self.fail(exc, "syncing the folder")
 
     def spoil(self, exc: OSError) -> None:
         """Discard a part whose bytes did not reach the disk: no second sync could be believed."""

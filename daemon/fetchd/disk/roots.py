@@ -221,7 +221,7 @@ class Root:
         if make:
             try:
                 self._take_root(parent_fd, child)
-            except OSError:
+            except BaseException:
                 os.close(child)
                 raise
         return child
@@ -236,7 +236,7 @@ class Root:
             # An inode number may come again: a new folder is never one that is known.
             self._rooted.discard(_key(child))
             self.dress(child, _folder_mode(self.mode or 0))
-        except OSError:
+        except BaseException:
             os.close(child)
             raise
         return child
