@@ -348,6 +348,9 @@ class Inbox:
             too_large = kind is Kind.JOB and self._too_large(name, seen)
             read = kind is Kind.JOB and not too_large
             data = b"".join(self._places.pieces(fd, seen.stamp.size_bytes)) if read else b""
+            if kind is Kind.LIST:
+                # Few writers sync, and a run reads its list after any crash that it outlives.
+                self._places.sync_content(fd)
             if Stamp.of(os.fstat(fd)) != seen.stamp or (
                 self._provable and readiness.has_writer(fd)
             ):

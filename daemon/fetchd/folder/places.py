@@ -195,6 +195,10 @@ class Places:
         for place in places:
             self._system.fsync(self._fd(place))
 
+    def sync_content(self, fd: int) -> None:
+        """Make what is written in an open file durable."""
+        self._system.fsync(fd)
+
     # ------------------------------------------------------------ inside
 
     def _fd(self, place: Place) -> int:
