@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run demo test test-long quick check kill-loop bench-task bench-transport bench-daemon clean
+.PHONY: help run demo test test-long quick check kill-loop power-cut bench-task bench-transport bench-daemon clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -14,14 +14,17 @@ run: .venv/installed ## run the daemon in the foreground on config/fetchd.yaml
 demo: .venv/installed ## see the main job proven in a temporary folder, without internet
 	@$(BIN)/fetchd demo
 
-test: .venv/developed ## run the suite
+test: .venv/developed ## run the whole suite, but for what takes many minutes
 	@$(BIN)/pytest -q -m "not long"
 
-test-long: .venv/developed ## run what takes hours: 5,000 kills
+test-long: .venv/developed ## run what `make test` leaves out: hundreds of crashes and power cuts
 	@$(BIN)/pytest -q -m long
 
 quick: .venv/developed ## run the suite without its slow tests
 	@$(BIN)/pytest -q -m "not slow and not long"
+
+power-cut: .venv/developed ## cut the power of a daemon CUTS times, seed SEED (needs root)
+	@$(BIN)/python tests/faults/power_cut.py --cuts $(or $(CUTS),20) $(if $(SEED),--seed $(SEED))
 
 check: .venv/developed ## format, lint, types, import directions, shipped schemas
 	$(BIN)/ruff format --check .

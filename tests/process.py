@@ -34,13 +34,14 @@ class DaemonProcess:
         self.state = base / "state"
         self.log = base / "log.jsonl"
         self.settings = ["network.allow=[loopback]", "retry.delay=100ms", *settings]
+        self.program = ["-m", "fetchd"]  # what python runs
         self.process: subprocess.Popen[bytes] | None = None
         self.jobs.mkdir(parents=True, exist_ok=True)
 
     def command(self, *more: str) -> list[str]:
         places = ["--jobs", self.jobs, "--downloads", self.downloads, "--state", self.state]
         sets = [word for setting in self.settings for word in ("--set", setting)]
-        return [sys.executable, "-m", "fetchd", "run", *map(str, places), *sets, *more]
+        return [sys.executable, *self.program, "run", *map(str, places), *sets, *more]
 
     def start(self, *more: str, failpoint: str = "", **env: str) -> DaemonProcess:
         environ = {k: v for k, v in os.environ.items() if not k.startswith("FETCHD_")}
