@@ -299,8 +299,9 @@ def test_a_pipe_that_nobody_reads_stops_no_caller_and_the_loss_is_counted():
 class Fails(io.StringIO):
     """A stream that refuses to be written while ``broken``."""
 
-    def __init__(self):
+    def __init__(self, error: type[Exception] = BrokenPipeError):
         super().__init__()
+        self.error = error
         self.broken = True
         self.refused = threading.Event()
         self.text = ""
@@ -311,7 +312,7 @@ class Fails(io.StringIO):
     def write(self, text):
         if self.broken:
             self.refused.set()
-            raise BrokenPipeError
+            raise self.error
         self.text += text
 
 
@@ -352,6 +353,19 @@ def test_a_line_that_cannot_be_rendered_does_not_end_the_writer():
     writer.close(5.0)
 
     assert "b.told" in stream.getvalue()
+
+
+def test_c07_a_writer_that_runs_short_of_memory_goes_on():
+    stream = Fails(MemoryError)
+    writer = LogWriter(Stream(stream), json.dumps)
+    writer.put({"event": "lost.told"})
+    assert stream.refused.wait(5.0)
+    stream.broken = False
+
+    writer.put({"event": "kept.told"})
+    writer.close(5.0)
+
+    assert "kept.told" in stream.text
 
 
 def test_a_line_after_the_end_is_dropped_without_a_wait():

@@ -136,12 +136,12 @@ class LogWriter:
             dropped, self._dropped = self._dropped, 0
         if dropped:
             lines.insert(0, _dropped_line(dropped))
-        text = "".join(self._safely_rendered(line) for line in lines)
-        data = text.encode("utf-8", "backslashreplace")
         try:
+            text = "".join(self._safely_rendered(line) for line in lines)
+            data = text.encode("utf-8", "backslashreplace")
             self._sink.write(b"\n" + data if self._torn else data)
             self._torn = False
-        except (OSError, ValueError):
+        except Exception:  # noqa: BLE001 -- short of memory too: the one writer must go on
             self._torn = True
             self._drop(dropped + len(lines) - bool(dropped))
 
