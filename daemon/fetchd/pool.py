@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic
 
-from fetchd import logs
+from fetchd import logs, threads
 from fetchd.clock import Clock
 from fetchd.errors import StoreError
 from fetchd.events import Tell, ThreadDied
@@ -44,7 +44,6 @@ class Pool(Generic[A]):
         self._most = most
         self._clock = clock
         self._tell = tell
-        self._here = threading.local()  # .worker: the Worker whose thread this is
         self._lock = threading.Lock()
         names = [f"{name}-{index}" for index in range(size)]
         self._workers = {name: self._worker(name) for name in names}  # guarded by _lock
@@ -74,20 +73,17 @@ class Pool(Generic[A]):
             return list(self._workers.values())
 
     def report(self, attempt: Attempt, progress: Progress) -> bool:
-        """Beat for the calling thread, if it is of this pool, and pass the report on.
+        """Beat for the calling thread and pass the report on.
 
         Other threads call it too: who watches over a blocked read asks whether it is wanted.
         """
-        worker: Worker | None = getattr(self._here, "worker", None)
-        if worker is not None:
-            worker.beat()
+        threads.beat()
         return self._source.report(attempt, progress)
 
     def _worker(self, name: str) -> Worker:
         return Worker(name, self._run, self._clock, self._died)
 
     def _run(self, worker: Worker) -> None:
-        self._here.worker = worker
         while not worker.stopping:
             worker.rest()
             try:

@@ -38,15 +38,12 @@ from fetchd.pool import Pool
 from fetchd.ports import Leftover, Listener
 from fetchd.stores import SqliteStore
 from fetchd.systemd import Notifier
-from fetchd.threads import Worker
+from fetchd.threads import Lookout, Worker
 from fetchd.transfer import Transfer
 from fetchd.urls import redact_url
 
 #: The publisher makes at most this many files visible at a time, with shared syncs.
 PUBLISH_GROUP = 64
-#: A thread that neither made progress nor rested for so long is stuck; systemd is told no more.
-#: Syncing a very large file to a slow disk is the longest legal silence.
-STUCK_AFTER_S = 600.0
 TICK_S = 1.0
 #: With no run on there is less to look after; whatever happens wakes the main thread.
 IDLE_TICK_S = 5.0
@@ -179,6 +176,7 @@ class Works:
             left += 1
         self.transports.close()
         self.store.close()
+        left += sum(worker.alive() for worker in self.store.threads())
         if not left:  # a thread that is stuck may still hold on to a folder of a root
             self.disk.close()
         return left
@@ -195,7 +193,11 @@ class Works:
 
     def threads(self) -> list[Worker]:
         pools = (self.fetchers, self.finishers, self.publisher)
-        return [*(w for pool in pools for w in pool.workers()), *self.transports.threads()]
+        return [
+            *(worker for pool in pools for worker in pool.workers()),
+            *self.transports.threads(),
+            *self.store.threads(),
+        ]
 
     def _thread_died(self, worker: Worker, exc: BaseException) -> None:
         self._tell(events.ThreadDied.by(exc, worker.name, replaced=False))
@@ -242,6 +244,7 @@ class Daemon:
         self._all_well = True
         self._stats = listeners.Stats(self._clock)
         self._notifier = Notifier()
+        self._lookout = Lookout()
         self._stuck: set[str] = set()
         self._shown = ""
         self._show_again_s = 0.0
@@ -397,11 +400,12 @@ class Daemon:
             self._inbox.put("wake")
 
     def _feed_watchdog(self) -> None:
-        stuck = {w.name for w in self._threads() if w.age_s() > STUCK_AFTER_S or not w.alive()}
-        for worker in self._threads():
-            if worker.name in stuck - self._stuck:
+        """Tell the service manager that all is well, as long as no thread is stuck."""
+        stuck = self._lookout.look(self._threads())
+        for worker in stuck:
+            if worker.name not in self._stuck:
                 self._tell(events.ThreadStuck(stuck=worker.name, age_s=worker.age_s()))
-        self._stuck = stuck
+        self._stuck = {worker.name for worker in stuck}
         if not stuck:
             self._notifier.watchdog()
 

@@ -57,7 +57,8 @@ from fetchd.ports import (
     Waits,
     Window,
 )
-from fetchd.stores import SqliteStore, codec
+from fetchd.stores import SqliteStore, codec, ledger
+from fetchd.threads import Worker
 from harness import FakeClock, group, job, spec
 
 NOW_S = 1_700_000_000.0
@@ -573,6 +574,56 @@ def test_a_failing_database_is_told_once_and_ends_all_calls(tmp_path):
     assert len(told) == 1
     assert "nowhere" in str(told[0])
     store.close()
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_c07_a_ledger_that_is_torn_down_by_any_exception_leaves_nobody_waiting(tmp_path, writes):
+    told: list[StoreError] = []
+    store = SqliteStore(str(tmp_path / "s.db"), FakeClock(), told.append)
+
+    def leave(db: sqlite3.Connection) -> None:
+        raise SystemExit
+
+    with pytest.raises(StoreError):
+        (store._ledger.write if writes else store._ledger.read)(leave)
+
+    _until(lambda: bool(told))
+    assert "SystemExit" in str(told[0])
+    store.close()
+
+
+def test_c08_a_ledger_that_hangs_is_late_its_callers_rest_and_a_close_leaves_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ledger, "CLOSE_WITHIN_S", 0.1)
+    clock = FakeClock()
+    store = SqliteStore(str(tmp_path / "s.db"), clock, lambda _: None)
+    (writer,) = store.threads()
+    hanging, go_on = threading.Event(), threading.Event()
+
+    def hang(db: sqlite3.Connection) -> None:
+        hanging.set()
+        go_on.wait(10)
+
+    def call(worker: Worker) -> None:
+        worker.beat()
+        store.flush()
+
+    caller = Worker("fetcher-0", call, clock, lambda *_: None)
+    store._ledger.post(hang)
+    assert hanging.wait(10)
+    caller.start()
+    _until(lambda: not store._ledger._items.empty())
+    _until(lambda: caller.age_s() == 0.0)
+
+    clock.advance(ledger.STUCK_AFTER_S + 1)
+    late = writer.late, caller.late
+    store.close()
+    left = writer.alive()
+    go_on.set()
+
+    assert (late, left) == ((True, False), True)
+    assert writer.join(10)
 
 
 def test_whoever_shares_a_commit_with_a_callback_that_raises_hears_of_it(tmp_path):

@@ -1,20 +1,28 @@
-"""fetchd with one of its promises broken on purpose, to see whether a test notices.
+"""fetchd with a part broken on purpose, to see whether it notices, or whether a test does.
 
-    python tests/faults/sabotaged.py {file-sync|folder-sync|store-sync} run ...
+    python tests/faults/sabotaged.py WHAT run ...
 
-The command line of fetchd after the name of what is broken; nothing in the product knows of it.
+WHAT is a key of ``SABOTAGE``; the command line of fetchd follows. Nothing in the product knows of
+it.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import select
 import stat
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 
 from fetchd.cli import main
 from fetchd.disk.system import SystemOs
+from fetchd.model import Fetch, Outcome
 from fetchd.stores import sqlite
+from fetchd.threads import DISK, Worker, beat
+from fetchd.transfer import Transfer
 
 
 def _sync_only(is_synced: Callable[[int], bool]) -> None:
@@ -40,10 +48,71 @@ def _commit_without_sync() -> None:
     sqlite._connect = careless
 
 
+def _impatient() -> None:
+    """Call a thread stuck after a fraction of a second, so that a test need not wait."""
+    Worker.__init__.__kwdefaults__["within_s"] = 0.4
+
+
+def _each_transfer(trouble: Callable[[], None]) -> None:
+    """Have a trouble before the work of each transfer."""
+    _impatient()
+    transfer = Transfer.__call__
+
+    def troubled(self: Transfer, attempt: Fetch) -> Outcome:
+        trouble()
+        return transfer(self, attempt)
+
+    Transfer.__call__ = troubled  # type: ignore[method-assign]
+
+
+def _hang() -> None:
+    select.select([], [], [])
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+def _beat_for_a_while() -> None:
+    for _ in range(50):
+        beat()
+        time.sleep(0.1)
+
+
+def _dies_three_times() -> Callable[[], None]:
+    numbers = itertools.count()
+    errors = (SystemExit, MemoryError, RecursionError)
+
+    def die() -> None:
+        if (number := next(numbers)) < len(errors):
+            raise errors[number]
+
+    return die
+
+
+def _slow_sync() -> None:
+    """Make each sync take longer than a thread may be silent at other work."""
+    _impatient()
+    fsync = SystemOs.fsync
+
+    def slow(self: SystemOs, fd: int) -> None:
+        with DISK:
+            time.sleep(0.5)
+        fsync(self, fd)
+
+    SystemOs.fsync = slow  # type: ignore[method-assign]
+
+
 SABOTAGE: dict[str, Callable[[], None]] = {
     "file-sync": lambda: _sync_only(stat.S_ISDIR),
     "folder-sync": lambda: _sync_only(stat.S_ISREG),
     "store-sync": _commit_without_sync,
+    "fetch-hangs": partial(_each_transfer, _hang),
+    "fetch-spins": partial(_each_transfer, _spin),
+    "fetch-beats": partial(_each_transfer, _beat_for_a_while),
+    "fetch-dies": lambda: _each_transfer(_dies_three_times()),
+    "slow-sync": _slow_sync,
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 from faults.server import certificates
 from fetchd.clock import SystemClock
 from fetchd.errors import AttemptError, NotWanted
+from fetchd.threads import Worker
 from fetchd.transports.deadlines import Deadlines, Watch
 
 
@@ -277,3 +278,28 @@ def test_the_supervisor_ends_promptly_when_idle():
 
     assert not deadlines.worker.alive()
     assert time.monotonic() - began_s < 2
+
+
+def test_trap_15_a_supervised_wait_is_legal_until_a_moment_behind_its_limit(clock):
+    went_on, go_on = threading.Semaphore(0), threading.Semaphore(0)
+    watch = make_watch(clock)
+
+    def wait(worker):
+        for step in (lambda: watch.begin(300, "stalled", "no data"), watch.end):
+            step()
+            went_on.release()
+            go_on.acquire(timeout=10)
+
+    worker = Worker("fetcher-0", wait, clock, lambda *_: None)
+    worker.start()
+    went_on.acquire(timeout=10)
+    late = []
+    for moment_s in (299, 30):
+        clock.now_s += moment_s
+        late.append(worker.late)
+    go_on.release()
+    went_on.acquire(timeout=10)
+    late.append(worker.late)
+    go_on.release()
+
+    assert late == [False, True, False]

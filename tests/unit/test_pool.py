@@ -140,7 +140,7 @@ def test_a_group_is_taken_and_settled_together():
 
 
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError, RecursionError, SystemExit])
-def test_a_worker_that_dies_is_replaced_told_and_its_task_fails_for_a_retry(error):
+def test_c07_a_worker_that_dies_is_replaced_told_and_its_task_fails_for_a_retry(error):
     source = Source(fetch(1), fetch(2))
     told: list[Any] = []
 

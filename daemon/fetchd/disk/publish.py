@@ -22,6 +22,7 @@ from fetchd.disk.roots import Place, Root, existing_at, explain, shown
 from fetchd.errors import AttemptError
 from fetchd.model import Attempt, Failure, Outcome, Publish, Published
 from fetchd.ports import Os, PartBusy
+from fetchd.threads import DISK
 
 #: Parts that share their syncs; bounded, since each holds a few descriptors meanwhile.
 _GROUP = 64
@@ -103,8 +104,9 @@ class Publisher:
         for helper in helpers:
             helper.start()
         work()
-        for helper in helpers:
-            helper.join()
+        with DISK:
+            for helper in helpers:
+                helper.join()
         return errors
 
 

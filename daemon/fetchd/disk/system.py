@@ -6,54 +6,66 @@ import ctypes
 import errno
 import os
 
+from fetchd.threads import DISK
+
 _RENAME_NOREPLACE = 1
 
 
 class SystemOs:
-    """``ports.Os`` by the system calls of the same names."""
+    """``ports.Os`` by the system calls of the same names, each a legal wait of its thread."""
 
     def open(self, path: str, flags: int, mode: int = 0o666, *, dir_fd: int | None = None) -> int:
-        return os.open(path, flags, mode, dir_fd=dir_fd)
+        with DISK:
+            return os.open(path, flags, mode, dir_fd=dir_fd)
 
     def read(self, fd: int, buffer: memoryview, offset: int, /) -> int:
-        return os.preadv(fd, [buffer], offset)
+        with DISK:
+            return os.preadv(fd, [buffer], offset)
 
     def write(self, fd: int, data: memoryview, offset: int, /) -> int:
-        return os.pwrite(fd, data, offset)
+        with DISK:
+            return os.pwrite(fd, data, offset)
 
     def truncate(self, fd: int, size_bytes: int) -> None:
-        os.ftruncate(fd, size_bytes)
+        with DISK:
+            os.ftruncate(fd, size_bytes)
 
     def fsync(self, fd: int) -> None:
-        os.fsync(fd)
+        with DISK:
+            os.fsync(fd)
 
     def mkdir(self, path: str, mode: int, *, dir_fd: int) -> None:
-        os.mkdir(path, mode, dir_fd=dir_fd)
+        with DISK:
+            os.mkdir(path, mode, dir_fd=dir_fd)
 
     def rename(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        os.rename(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        with DISK:
+            os.rename(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     def rename_new(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         try:
             renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
         except AttributeError:  # a C library without it
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
-        failed = renameat2(
-            ctypes.c_int(src_dir_fd),
-            ctypes.c_char_p(os.fsencode(src)),
-            ctypes.c_int(dst_dir_fd),
-            ctypes.c_char_p(os.fsencode(dst)),
-            ctypes.c_uint(_RENAME_NOREPLACE),
-        )
+        with DISK:
+            failed = renameat2(
+                ctypes.c_int(src_dir_fd),
+                ctypes.c_char_p(os.fsencode(src)),
+                ctypes.c_int(dst_dir_fd),
+                ctypes.c_char_p(os.fsencode(dst)),
+                ctypes.c_uint(_RENAME_NOREPLACE),
+            )
         if failed:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 
     def link(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        os.link(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=False)
+        with DISK:
+            os.link(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=False)
 
     def unlink(self, path: str, *, dir_fd: int) -> None:
-        os.unlink(path, dir_fd=dir_fd)
+        with DISK:
+            os.unlink(path, dir_fd=dir_fd)
 
     def device(self, fd: int) -> int:
         return os.fstat(fd).st_dev

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import BinaryIO, Protocol
 
+from fetchd import threads
 from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand.paths import shown
 from fetchd.expand.tasks import Recipe
@@ -116,6 +117,7 @@ class ListReader:
         while left and (block := file.read(min(left, 1024 * 1024))):
             hasher.update(block)
             left -= len(block)
+            threads.beat()
         if left or hasher.hexdigest() != position.prefix_sha256:
             raise AttemptError(
                 "list_changed",

@@ -28,6 +28,8 @@ BREATH_S = 0.05
 REVIVE_S = 1.0
 #: While there is much to take in, what changed is shown after so many times what that takes.
 SHOW_PAUSE = 3
+#: The largest job file that is allowed is read and checked in this time on a slow machine.
+LARGEST_JOB_WITHIN_S = 300.0
 #: A drop folder that is gone is looked for this often.
 MISSING_S = 1.0
 
@@ -86,7 +88,9 @@ class Folder:
             failpoints=failpoints,
         )
         self._missed = MissedEvents(str(self._places.path), tell, clock)
-        self._worker = Worker("folder", self._work, clock, self._died)
+        self._worker = Worker(
+            "folder", self._work, clock, self._died, within_s=LARGEST_JOB_WITHIN_S
+        )
         # Folder thread only:
         self._begun = False
         self._busy = Busy()
@@ -218,7 +222,13 @@ class Folder:
     def _died(self, worker: Worker, exc: BaseException) -> None:
         self._tell(events.ThreadDied.by(exc, worker.name, replaced=not worker.stopping))
         if not worker.stopping:
-            self._worker = Worker(worker.name, self._revive, self._clock, self._died)
+            self._worker = Worker(
+                worker.name,
+                self._revive,
+                self._clock,
+                self._died,
+                within_s=LARGEST_JOB_WITHIN_S,
+            )
             self._worker.start()
 
     def _revive(self, worker: Worker) -> None:

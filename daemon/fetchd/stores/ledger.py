@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from fetchd.clock import Clock
 from fetchd.errors import StoreError
+from fetchd.threads import ANOTHER, Worker
 
 T = TypeVar("T")
 
@@ -20,6 +21,10 @@ T = TypeVar("T")
 LINGER_S = 0.05
 #: After this many writes a group is committed, whoever else is waiting.
 MOST_IN_GROUP = 2000
+#: One statement or commit takes no longer, on however slow and busy a disk.
+STUCK_AFTER_S = 600.0
+#: An end of the process does not wait longer for a database that hangs.
+CLOSE_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +58,14 @@ class Ledger:
         self._failure: StoreError | None = None
         self._last = False  # no more items but the ledger's own; ledger thread only
         opened: Future[None] = Future()
-        self._thread = threading.Thread(
-            target=self._run, args=(connect, opened), name="ledger", daemon=True
+        self.worker = Worker(
+            "ledger",
+            lambda _: self._run(connect, opened),
+            clock,
+            lambda _, exc: self._fail(exc, deque()),
+            within_s=STUCK_AFTER_S,
         )
-        self._thread.start()
+        self.worker.start()
         opened.result()
 
     def post(
@@ -80,24 +89,29 @@ class Ledger:
         return self._wait(work, writes=False)
 
     def close(self) -> None:
-        """Commit everything, what the last callbacks ask for too; end the thread. Idempotent."""
+        """Commit everything, what the last callbacks ask for too; end the thread. Idempotent.
+
+        A thread that hangs is left behind after ten seconds.
+        """
         with self._putting:
             if self._failure is None:
                 self._failure = StoreError("the store is closed")
                 self._items.put(None)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        if not self.worker.here():
+            with ANOTHER:
+                self.worker.join(CLOSE_WITHIN_S)
 
     def _wait(self, work: Callable[[sqlite3.Connection], T], *, writes: bool) -> T:
-        if threading.current_thread() is self._thread:
+        if self.worker.here():
             raise StoreError("the ledger's own thread cannot wait for itself")
         answer: Future[T] = Future()
         self._put(_Item(work, writes, answer.set_result, answer.set_exception))
-        return answer.result()
+        with ANOTHER:
+            return answer.result()
 
     def _put(self, item: _Item) -> None:
         with self._putting:
-            if self._failure is not None and threading.current_thread() is not self._thread:
+            if self._failure is not None and not self.worker.here():
                 raise self._failure
             self._items.put(item)
 
@@ -112,7 +126,7 @@ class Ledger:
         try:
             while self._group(connection, group):
                 pass
-        except Exception as exc:  # noqa: BLE001 -- any failure of the one writer is fatal
+        except BaseException as exc:  # noqa: BLE001 -- any end of the one writer is fatal
             self._fail(exc, group)
         finally:
             connection.close()
@@ -124,6 +138,7 @@ class Ledger:
         while True:
             try:
                 if not group and not self._last:
+                    self.worker.rest()
                     item = self._items.get()
                 elif urgent or self._last:
                     item = self._items.get_nowait()
@@ -134,6 +149,7 @@ class Ledger:
                     )
             except queue.Empty:
                 break
+            self.worker.beat()
             if item is None:
                 self._last = True
                 continue
@@ -154,6 +170,7 @@ class Ledger:
     def _commit(self, connection: sqlite3.Connection, group: deque[tuple[_Item, Any]]) -> None:
         if not group:
             return
+        self.worker.beat()
         connection.execute("COMMIT")
         while group:  # whoever is behind a callback that raises hears of the failure
             item, result = group.popleft()
@@ -164,13 +181,13 @@ class Ledger:
         assert item.done is not None
         try:
             result = item.work(connection)
-        except Exception as exc:
+        except BaseException as exc:
             if item.failed is not None:
                 item.failed(_store_error(exc))
             raise
         item.done(result)
 
-    def _fail(self, exc: Exception, group: deque[tuple[_Item, Any]]) -> None:
+    def _fail(self, exc: BaseException, group: deque[tuple[_Item, Any]]) -> None:
         error = _store_error(exc)
         with self._putting:
             self._failure = error
@@ -188,7 +205,7 @@ class Ledger:
         self._on_failure(error)
 
 
-def _store_error(exc: Exception) -> StoreError:
+def _store_error(exc: BaseException) -> StoreError:
     if isinstance(exc, StoreError):
         return exc
     return StoreError(f"the state database failed: {type(exc).__name__}: {exc}")

@@ -48,6 +48,7 @@ from fetchd.ports import (
 )
 from fetchd.stores import codec
 from fetchd.stores.ledger import Ledger
+from fetchd.threads import Worker
 from fetchd.urls import origin_of
 
 SCHEMA_VERSION = 2
@@ -159,6 +160,9 @@ class SqliteStore:
 
     def close(self) -> None:
         self._ledger.close()
+
+    def threads(self) -> list[Worker]:
+        return [self._ledger.worker]
 
     # ------------------------------------------------------------ reading
 

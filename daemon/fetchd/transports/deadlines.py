@@ -9,12 +9,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+from fetchd import threads
 from fetchd.clock import Clock
 from fetchd.errors import AttemptError, NotWanted
 from fetchd.threads import Worker
 
 #: How often every wait is looked at. A wait ends at most this much later than it should.
 TICK_S = 0.25
+#: Whoever was cut off goes on within this time; a thread that does not is stuck.
+_GOES_ON_S = 15.0
 
 
 class _Limit(NamedTuple):
@@ -56,6 +59,7 @@ class Watch:
         """
         now_s = self._clock.monotonic()
         self._limit = _Limit(now_s + most_s, code, reason)
+        threads.beat(max(0.0, most_s) + _GOES_ON_S)
         if now_s >= self._deadline_s:
             self.judge()
         self.check()
@@ -67,6 +71,7 @@ class Watch:
     def end(self) -> None:
         """Say that the wait is over; raises what it was cut for."""
         self._limit = None
+        threads.beat()
         self.check()
 
     def check(self) -> None:
@@ -91,6 +96,7 @@ class Watch:
     def close(self) -> None:
         """End the supervision of this attempt."""
         self._limit = None
+        threads.beat()
         self.release()
         self._forget(self)
 

@@ -20,6 +20,8 @@ from fetchd.transports.deadlines import TICK_S, Watch
 _PER_ADDRESS_S = 3.0
 _THREADS = 2
 _LONGEST_LOOKUP_S = 60.0
+#: The system's resolver asks several servers several times, for each of several domains.
+_STUCK_AFTER_S = 600.0
 
 
 class SystemDialer:
@@ -74,7 +76,8 @@ class Resolver:
         self._queue: deque[_Lookup] = deque()  # guarded by _condition
         self._open: dict[tuple[str, int], _Lookup] = {}  # guarded by _condition
         self.workers = [
-            Worker(f"resolver-{n}", self._work, clock, on_death) for n in range(_THREADS)
+            Worker(f"resolver-{n}", self._work, clock, on_death, within_s=_STUCK_AFTER_S)
+            for n in range(_THREADS)
         ]
         for worker in self.workers:
             worker.start()
@@ -126,6 +129,7 @@ class Resolver:
                 if lookup.waiting == 0:  # everyone who asked has left
                     del self._open[lookup.host, lookup.port]
                     continue
+            worker.beat()
             answer = self._look_up(lookup)
             with self._condition:
                 del self._open[lookup.host, lookup.port]
