@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run demo test test-long quick check kill-loop power-cut bench-task bench-transport bench-daemon clean
+.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench-task bench-transport bench-daemon clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -23,8 +23,14 @@ test-long: .venv/developed ## run what `make test` leaves out: hundreds of crash
 quick: .venv/developed ## run the suite without its slow tests
 	@$(BIN)/pytest -q -m "not slow and not long"
 
+kill-loop: .venv/developed ## kill a working daemon KILLS times (SEED=n: those of an earlier time)
+	@$(BIN)/python tests/faults/kill_loop.py --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED))
+
 power-cut: .venv/developed ## cut the power of a daemon CUTS times, seed SEED (needs root)
 	@$(BIN)/python tests/faults/power_cut.py --cuts $(or $(CUTS),20) $(if $(SEED),--seed $(SEED))
+
+soak: .venv/developed ## run a daemon under faults for MINUTES, fail on what grows
+	@$(BIN)/python tests/faults/soak.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 check: .venv/developed ## format, lint, types, import directions, shipped schemas
 	$(BIN)/ruff format --check .
@@ -33,10 +39,6 @@ check: .venv/developed ## format, lint, types, import directions, shipped schema
 	$(BIN)/lint-imports
 	$(BIN)/fetchd schema job | cmp - config/job.schema.json
 	$(BIN)/fetchd schema config | cmp - config/fetchd.schema.json
-
-KILLS ?= 100
-kill-loop: .venv/developed ## kill a working daemon KILLS times (SEED=n: those of an earlier time)
-	@$(BIN)/python tests/faults/kill_loop.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 bench-task: .venv/developed ## measure the cost of one task beside its transfer
 	@$(BIN)/python tests/bench/task_cost.py
