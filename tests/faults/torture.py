@@ -292,7 +292,7 @@ class Bench:
         return job("j", group("g", *specs, if_exists=self.variant.if_exists, retry=retry))
 
     def _report(self, by_hand: EngineByHand) -> Report:
-        view = by_hand.store.last_run("j")
+        view = by_hand.store.last_runs(["j"]).get("j")
         assert view is not None
         files = list(by_hand.store.files(view.id))
         return Report(
