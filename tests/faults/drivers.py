@@ -54,7 +54,7 @@ class Driver:
         said = subprocess.run(
             [self.program, *self.version], capture_output=True, text=True, check=False
         )
-        named = re.match(r"\D*[\d.]+\d", said.stdout)
+        named = re.match(r".*?\d+(\.\d+)+", said.stdout)
         assert named is not None, said
         return named[0]
 

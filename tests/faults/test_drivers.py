@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -120,6 +121,12 @@ def test_a_driver_that_is_not_installed_is_left_out_and_said(capsys, monkeypatch
 
     assert main(["--driver", "curl", "--case", "404-page"]) == 0
     assert "curl: not installed" in capsys.readouterr().err
+
+
+def test_the_versions_of_all_tools_that_are_there_can_be_told():
+    for driver in DRIVERS.values():
+        if driver.installed:
+            assert re.fullmatch(r"[A-Za-z0-9 ]+\d+(\.\d+)+", driver.version_line())
 
 
 def test_the_command_runs_from_the_top_of_the_tree():
