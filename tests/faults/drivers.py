@@ -92,7 +92,7 @@ def _fetchd(scenario: Scenario, url: str, folder: Path, scratch: Path) -> list[s
 def _curl(scenario: Scenario, url: str, folder: Path, scratch: Path) -> list[str]:
     # curl takes no name from the server together with -C.
     name = ["-O", "-J"] if scenario.disposition else ["-C", "-", "-o", scenario.filename]
-    again = ["--retry", "4", "--retry-delay", "1", "--retry-all-errors"]
+    again = ["--retry", "3", "--retry-delay", "1", "--retry-all-errors"]
     limits = ["--connect-timeout", "3", "--speed-limit", "1024", "--speed-time", "2"]
     return ["curl", "-fsSL", *again, *limits, *name, url]
 
