@@ -19,32 +19,13 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from faults.downloader import Downloader, attempt_at
 from faults.server import Exchange, Server
-from fetchd.clock import Failpoints, Random, SystemClock
+from fetchd.clock import Random
 from fetchd.digests import Digest
-from fetchd.disk import RootSpec, build
 from fetchd.engine import retry
-from fetchd.model import (
-    Failure,
-    Fetch,
-    Fetched,
-    History,
-    Item,
-    Job,
-    Publish,
-    Published,
-    RetryPolicy,
-    Rules,
-    Run,
-    Task,
-    TaskGroup,
-    TaskSpec,
-    Timeouts,
-    Verify,
-)
-from fetchd.transfer import Transfer
+from fetchd.model import Failure, Fetched, History, RetryPolicy, Verify
 from fetchd.transfer import resume as resuming
-from fetchd.transports import build as build_transports
 
 _MIDDLE = random.Random(1).randbytes(40_000)
 #: The first two differ only in their first and last byte, where no overlap looks.
@@ -300,18 +281,10 @@ class Play:
 
 
 class World:
-    """A disk, transports and a server for all examples; a destination for each."""
+    """A downloader and a server for all examples; a destination for each."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.disk = build({"default": RootSpec(path=str(folder))})
-        self.clock = SystemClock()
-        self.transports = build_transports(
-            ["loopback"], proxy=None, ca=None, redirects=2, workers=2, clock=self.clock
-        )
-        self.transfer = Transfer(
-            self.disk, self.transports, lambda *_: True, self.clock, Failpoints(), 0
-        )
+        self.downloader = Downloader(folder)
         self.origin = Origin()
         self.server = Server(fallback=self.origin)
         self.numbers = itertools.count(1)
@@ -320,61 +293,28 @@ class World:
     def download(self, script: Script) -> tuple[Fetched | None, bytes | None]:
         """Try as often as the policy allows; return what was published, with its bytes."""
         self.origin.answers = deque(script.answers)
-        group = TaskGroup(
-            name="g",
-            items=(Item(url="x"),),
-            rules=Rules(timeouts=Timeouts(connect_s=20.0, stall_s=20.0)),
-        )
-        spec = TaskSpec(
-            key="x",
-            sources=tuple(self.server.url(path) for path in PATHS[: 1 + script.mirror]),
-            path=f"{next(self.numbers)}.bin",
-            digests=() if script.checksum is None else (DIGESTS[script.checksum],),
-        )
+        sources = [self.server.url(path) for path in PATHS[: 1 + script.mirror]]
+        digests = () if script.checksum is None else (DIGESTS[script.checksum],)
+        name = f"{next(self.numbers)}.bin"
         history = History()
-        for number in range(1, MOST_ATTEMPTS + 1):
-            task = Task(id=1, group=1, spec=spec, history=history)
-            attempt = Fetch(
-                fence=number,
-                job=Job(name="j", revision="r", groups=(group,)),
-                run=Run(id=1, job="j", revision="r", scheduled_for_s=0.0),
-                group=group,
-                task=task,
-                number=number,
-                source=spec.sources[history.source],
-                previous=None,
-                budget_bytes=None,
-            )
-            outcome = self.transfer(attempt)
+        for _ in range(MOST_ATTEMPTS):
+            attempt = attempt_at(*sources, path=name, digests=digests, history=history)
+            outcome = self.downloader.fetch(attempt)
             if isinstance(outcome, Fetched):
-                return outcome, self._publish(attempt, outcome)
+                path, _ = self.downloader.publish(attempt, outcome)
+                found = path.read_bytes()
+                path.unlink()
+                return outcome, found
             assert isinstance(outcome, Failure), outcome
             assert outcome.code != "stalled", outcome  # no answer keeps anyone waiting
             then = retry.decide(
-                outcome, history, POLICY, sources=len(spec.sources), now_s=0.0, random=self.random
+                outcome, history, POLICY, sources=len(sources), now_s=0.0, random=self.random
             )
             if isinstance(then, retry.GiveUp):
                 break
             history = then.history
-        assert not (self.folder / spec.path).exists()
+        assert not (self.downloader.folder / name).exists()
         return None, None
-
-    def _publish(self, attempt: Fetch, fetched: Fetched) -> bytes:
-        publish = Publish(
-            fence=attempt.fence,
-            job=attempt.job,
-            run=attempt.run,
-            group=attempt.group,
-            task=attempt.task,
-            intent=fetched.intent,
-        )
-        ((_, published),) = self.disk.publish([publish])
-        assert isinstance(published, Published), published
-        path = self.folder / fetched.intent.path
-        try:
-            return path.read_bytes()
-        finally:
-            path.unlink()
 
     def open_files(self) -> int:
         """Return how many descriptors are open, but for sockets, which are kept for later."""
@@ -386,13 +326,10 @@ class World:
 
     def sweep(self) -> int:
         """Remove every part; returns how many there were. None may be open any more."""
-        leftovers = self.disk.leftovers()
-        assert all(self.disk.sweep(leftover) for leftover in leftovers)
+        disk = self.downloader.disk
+        leftovers = disk.leftovers()
+        assert all(disk.sweep(leftover) for leftover in leftovers)
         return len(leftovers)
-
-    def close(self) -> None:
-        self.transports.close()
-        self.disk.close()
 
 
 @pytest.fixture(scope="module")
@@ -403,7 +340,7 @@ def world(tmp_path_factory):
         made = World(tmp_path_factory.mktemp("root"))
         with made.server:
             yield made
-            made.close()
+            made.downloader.close()
 
 
 @pytest.mark.slow

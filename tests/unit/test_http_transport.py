@@ -152,7 +152,7 @@ def test_the_request_names_itself_and_asks_for_plain_bytes(net, server):
     assert request.header("Cookie") is None
 
 
-def test_the_usual_user_agent_is_fetchd_and_its_version(net, server):
+def test_rule_52_the_usual_user_agent_is_fetchd_and_its_version(net, server):
     server.routes["/f"] = file(b"x")
 
     fetch(net, server.url("/f"))
@@ -758,7 +758,7 @@ def test_silence_ends_within_the_stall_window_in_every_phase(net, server, route)
         pytest.param(endless(b"x" * 999, b"HTTP/1.1 200 OK\r\n\r\n"), id="N11-endless-body"),
     ],
 )
-def test_the_deadline_ends_an_attempt_in_every_phase(net, server, route):
+def test_rule_49_the_deadline_ends_an_attempt_in_every_phase(net, server, route):
     server.routes["/f"] = route
     began_s = time.monotonic()
 
@@ -856,7 +856,7 @@ def test_trap_2_a_cut_under_tls_gives_no_ciphertext_as_body(make, tmp_path):
     assert data == BODY[:1000]
 
 
-def test_trap_3_a_read_returns_what_has_arrived(net, server):
+def test_rule_48_trap_3_a_read_returns_what_has_arrived(net, server):
     server.routes["/f"] = file(BODY, stall_after=1000)
     buffer = memoryview(bytearray(200_000))
 
@@ -1015,7 +1015,7 @@ def test_redirects_in_a_circle_end_though_each_sets_a_new_cookie(net, server):
         pytest.param("http://files.test:{other}/f", id="N44-port"),
     ],
 )
-def test_headers_of_the_job_stay_with_the_origin_of_its_url(make, server, place):
+def test_rule_50_headers_of_the_job_stay_with_the_origin_of_its_url(make, server, place):
     names = {"files_test": ["127.0.0.1"], "other_test": ["127.0.0.1"]}
     dialer = Names(**names, sub_files_test=["127.0.0.1"])
     net = make(dialer=dialer)

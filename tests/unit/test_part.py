@@ -118,7 +118,7 @@ def leave(disk: DownloadDisk, path: str, data: bytes, durable_bytes: int | None 
 # ---------------------------------------------------------------- names and places
 
 
-def test_the_name_of_a_part_is_short_and_its_folder_is_private(disk, tmp_path):
+def test_rule_43_the_name_of_a_part_is_short_and_its_folder_is_private(disk, tmp_path):
     with disk.open_part("default", "a/" + "n" * 255) as part:
         assert re.fullmatch("[a-z2-7]{26}", part.name)
         assert part.name == part_name("default", "a/" + "n" * 255)
@@ -129,7 +129,7 @@ def test_the_name_of_a_part_is_short_and_its_folder_is_private(disk, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_roots_and_paths_do_not_share_parts():
+def test_rule_40_roots_and_paths_do_not_share_parts():
     names = {part_name(r, p) for r in ("a", "ab") for p in ("b/c", "c", os.fsdecode(b"\xe9"))}
 
     assert len(names) == 6
@@ -195,7 +195,7 @@ def test_a_pipe_in_the_hidden_folder_is_refused_without_waiting_for_it(disk, tmp
 # ---------------------------------------------------------------- the lock
 
 
-def test_d13_an_open_part_is_locked_and_the_next_one_is_told(disk):
+def test_rule_41_d13_an_open_part_is_locked_and_the_next_one_is_told(disk):
     with disk.open_part("default", "a"):
         with pytest.raises(PartBusy), disk.open_part("default", "a"):
             pass
@@ -292,7 +292,9 @@ def test_a_write_that_failed_half_way_does_not_count(disk, system):
 # ---------------------------------------------------------------- the journal
 
 
-def test_data_is_synced_before_the_journal_says_so_and_all_is_durable_on_return(disk, system):
+def test_rule_18_data_is_synced_before_the_journal_says_so_and_all_is_durable_on_return(
+    disk, system
+):
     with disk.open_part("default", "a") as part:
         part.write(memoryview(b"12345"))
         system.calls.clear()

@@ -201,7 +201,7 @@ def test_a_verified_part_gets_its_name_and_leaves_nothing_behind(disk, tmp_path)
     assert hidden(tmp_path) == []
 
 
-def test_rule_9_data_is_synced_before_it_is_named_and_folders_before_it_is_told(
+def test_rule_43_data_is_synced_before_it_is_named_and_folders_before_it_is_told(
     disk, system, tmp_path
 ):
     attempts = [verified(disk, f"new/{name}") for name in ("a", "b")]
@@ -256,7 +256,7 @@ def test_files_get_mode_and_group_of_their_root(tmp_path):
     disk.close()
 
 
-def test_without_a_mode_the_umask_decides(tmp_path):
+def test_rule_44_without_a_mode_the_umask_decides(tmp_path):
     before = os.umask(0o027)
     try:
         disk = build({"default": RootSpec(path=str(tmp_path))})
@@ -456,7 +456,7 @@ def test_a_part_that_another_process_has_open_is_not_published_under_its_hands(d
 
 
 @pytest.mark.parametrize("change", ["gone", "longer", "another"])
-def test_a_part_that_is_not_the_verified_one_is_not_published(disk, tmp_path, change):
+def test_rule_42_a_part_that_is_not_the_verified_one_is_not_published(disk, tmp_path, change):
     attempt = verified(disk, "a")
     part = tmp_path / ".fetchd/parts" / attempt.intent.part
     match change:

@@ -100,7 +100,7 @@ def test_what_no_other_source_can_mend_ends_the_task(code):
     assert isinstance(choose(fail(code, transient=False), sources=5), GiveUp)
 
 
-def test_retry_after_is_obeyed_and_capped():
+def test_rule_47_retry_after_is_obeyed_and_capped():
     policy = RetryPolicy(delay_s=2, max_retry_after_s=60)
 
     near = choose(fail(retry_after_s=30), policy=policy)
@@ -110,7 +110,7 @@ def test_retry_after_is_obeyed_and_capped():
     assert 60 <= far.delay_s <= 61
 
 
-def test_progress_resets_the_rounds_but_not_the_day():
+def test_rule_45_progress_resets_the_rounds_but_not_the_day():
     history = History(round=2, first_failed_at_s=0.0)
 
     again = choose(fail(progressed=True), history, now_s=10)

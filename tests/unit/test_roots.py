@@ -146,7 +146,7 @@ def test_d12_a_path_that_could_leave_the_root_or_enter_the_hidden_folder_is_refu
 
 @given(path=st.text(st.sampled_from("ab./\0\n-\udcff"), max_size=30))
 @settings(derandomize=True, max_examples=200)
-def test_p19_no_path_leads_out_of_the_root(tmp_path_factory, path):
+def test_rule_51_p19_no_path_leads_out_of_the_root(tmp_path_factory, path):
     base = tmp_path_factory.mktemp("world")
     (base / "outside").touch()
     root = Root("default", RootSpec(path=str(base / "root")), SystemOs())

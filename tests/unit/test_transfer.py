@@ -378,7 +378,7 @@ def test_the_request_carries_what_the_job_says(bench):
     ] == bench.origin.requests
 
 
-def test_nothing_is_visible_before_it_is_published(bench):
+def test_rule_20_nothing_is_visible_before_it_is_published(bench):
     bench.origin.data = some_bytes(10)
 
     bench.fetch()
@@ -484,7 +484,7 @@ def test_n20_a_page_is_never_taken_for_a_file(bench, data, content_type, path, e
         assert bench.parts == []
 
 
-def test_n20_a_login_page_in_answer_to_a_resume_costs_none_of_the_kept_bytes(bench):
+def test_rule_17_n20_a_login_page_in_answer_to_a_resume_costs_none_of_the_kept_bytes(bench):
     data = some_bytes(200 * KIB)
     bench.origin.data = data
     bench.break_off(150 * KIB)
@@ -534,7 +534,7 @@ def test_n11_an_endless_body_ends_at_the_limit(bench, rules):
     assert bench.parts == []
 
 
-def test_a_body_shorter_than_its_length_is_never_a_file(bench):
+def test_rule_25_a_body_shorter_than_its_length_is_never_a_file(bench):
     bench.origin = Origin(data=bytes(1000), total_offset=1)
 
     assert failure(bench.fetch()) == ("short_body", True)
@@ -1040,7 +1040,9 @@ BY_DATE = Plan(start=KEPT, if_range=LAST_MODIFIED)
         (NONSENSE, URL, True, BY_DIGEST),
     ],
 )
-def test_n35_n36_what_kept_bytes_are_good_for(validator, url, digest, expected):
+def test_rule_1_rule_2_rule_3_n35_n36_what_kept_bytes_are_good_for(
+    validator, url, digest, expected
+):
     journal = PartJournal(
         url=URL, final_url=URL, total=10 * MIB, validator=validator, durable_bytes=KEPT
     )
@@ -1143,7 +1145,7 @@ def test_n38_an_etag_that_a_cdn_does_not_honour_costs_a_restart_and_no_error(ben
     assert bench.publish(bench.fetch()) == DATA
 
 
-def test_many_kept_bytes_are_asked_for_by_date_when_the_etag_is_not_honoured(bench):
+def test_rule_4_many_kept_bytes_are_asked_for_by_date_when_the_etag_is_not_honoured(bench):
     data = some_bytes(9 * MIB)
     bench.origin = Origin(data=data, validator=BOTH, read_bytes=MIB)
     bench.break_off(8 * MIB)
@@ -1284,7 +1286,7 @@ def test_n35_n36_without_strong_validator_and_digest_nothing_is_kept(bench, vali
 
 
 @pytest.mark.parametrize("validator", [WEAK, UNSETTLED, NOTHING])
-def test_n35_n36_where_a_digest_decides_an_overlap_is_compared_first(bench, validator):
+def test_rule_5_n35_n36_where_a_digest_decides_an_overlap_is_compared_first(bench, validator):
     bench.origin = Origin(data=DATA, validator=validator, read_bytes=10_000)
     bench.break_off(CUT, digests=sha256(DATA))
 
@@ -1454,7 +1456,7 @@ def test_a_complete_part_whose_end_differs_under_the_same_etag_is_fetched_anew(b
         (DATA + b"more", False, [len(DATA) + 4, 0]),
     ],
 )
-def test_n33_a_416_completes_a_part_only_with_its_digest(bench, kept, digest, starts):
+def test_rule_14_n33_a_416_completes_a_part_only_with_its_digest(bench, kept, digest, starts):
     keep(bench, kept, None)
     bench.origin.data = DATA
 
