@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from fetchd.digests import Digest
@@ -55,7 +55,7 @@ def digests_of(text: str) -> tuple[Digest, ...]:
 
 
 def job_text(job: Job) -> str:
-    fields = asdict(job)
+    fields = asdict(replace(job, groups=()))
     del fields["groups"], fields["name"], fields["revision"]
     return json.dumps(fields)
 
