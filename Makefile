@@ -46,7 +46,7 @@ bench-task: .venv/developed ## measure the cost of one task beside its transfer
 bench-transport: .venv/developed ## measure the cost of a file's way over the wire
 	@$(BIN)/python tests/bench/transport_cost.py
 
-bench-daemon: .venv/developed ## measure drop to request, idle CPU, a long list, start-up
+bench-daemon: .venv/developed ## measure drop to request, idle CPU, a long list, many job files, start-up
 	@$(BIN)/python tests/bench/daemon_bench.py
 
 clean: ## remove what the targets made (not jobs, downloads or state)

@@ -1,6 +1,6 @@
-"""What the daemon as a whole costs: drop to request, idle CPU, a long list, start of the CLI.
+"""What the daemon costs: drop to request, idle CPU, a long list, many job files, start of the CLI.
 
-    make bench-daemon          (python tests/bench/daemon_bench.py [--drops 100] [--lines 100000])
+    make bench-daemon          (python tests/bench/daemon_bench.py [--drops 100] [--lines ...])
 
 A real daemon process on temporary folders against a loopback server. Figures, no verdicts.
 """
@@ -107,6 +107,42 @@ def long_list(base: Path, lines: int) -> None:
             daemon.terminate()
 
 
+def job_files(base: Path, count: int) -> None:
+    """Many job files moved in at once, for a host that never answers; then one for another."""
+    slow, quick = Server(fallback=lambda exchange: exchange.stall()), Server(fallback=file(b"x"))
+    with slow, quick, DaemonProcess(base, "limits.connections_per_origin=4") as daemon:
+        pid = started(daemon)
+        beside = base / "bulk"
+        beside.mkdir()
+        for number in range(count):
+            (beside / f"b{number}.yaml").write_text(f"url: {slow.url(f'/{number}.bin')}\n")
+        at_s, cpu_before_s = time.monotonic(), cpu_s(pid)
+        for path in beside.iterdir():
+            path.rename(daemon.jobs / path.name)
+        moved_s = time.monotonic() - at_s
+        time.sleep(1)
+        single_at_s = time.monotonic()
+        daemon.drop("single.yaml", f"url: {quick.url('/single.bin')}\n")
+        wait_until(lambda: quick.requests, 60, "the request of the single job")
+        single_s = quick.requests[0].at_s - single_at_s
+        wait_until(lambda: accepted(daemon) == count + 1, 600, "the acceptance of all")
+        all_s = time.monotonic() - at_s
+        show(
+            f"{count} job files",
+            moved_in_s=moved_s,
+            all_accepted_s=all_s,
+            files_per_s=count / all_s,
+            cpu_ms_a_file=(cpu_s(pid) - cpu_before_s) / count * 1000,
+            single_amid_them_s=single_s,
+            peak_rss_mib=rss_mib(pid, "VmHWM"),
+        )
+        daemon.terminate()
+
+
+def accepted(daemon: DaemonProcess) -> int:
+    return daemon.log.read_bytes().count(b'"event": "job.accepted"')
+
+
 def command_line() -> None:
     """How long the commands take beyond a bare interpreter, in turn, median of ten."""
     with tempfile.TemporaryDirectory() as empty:
@@ -141,6 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--drops", type=int, default=100)
     parser.add_argument("--lines", type=int, default=100_000)
+    parser.add_argument("--jobs", type=int, default=20_000)
     parser.add_argument("--idle", type=float, default=30.0)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
@@ -149,6 +186,7 @@ def main() -> None:
         drop_to_request(base / "drop", options.drops)
         idle(base / "idle", options.idle)
         long_list(base / "list", options.lines)
+        job_files(base / "jobs", options.jobs)
     command_line()
     if options.json:
         options.json.write_text(json.dumps(RESULTS, indent=2))

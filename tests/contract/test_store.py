@@ -185,6 +185,32 @@ def test_what_a_task_is_held_against_comes_back_as_it_was(store):
     assert [left.task.spec for left in store.unfinished()] == made[:1]
 
 
+def test_jobs_that_come_together_are_recorded_together_in_their_order(store):
+    runs = [
+        Run(id=store.new_run_id(), job=name, revision="r", scheduled_for_s=NOW_S) for name in "bac"
+    ]
+    new = [
+        NewJob(
+            job=Job(name=run.job, revision="r", groups=()),
+            run=run,
+            raw=b"",
+            file=f"{run.job}.yaml",
+            groups=(),
+            at_s=NOW_S,
+        )
+        for run in runs
+    ]
+
+    opened = store.add_jobs(new)
+
+    assert [run.run for run in opened] == runs
+    assert [run.file for run in store.open_runs()] == ["b.yaml", "a.yaml", "c.yaml"]
+    assert {job: view.id for job, view in store.last_runs(["a", "b", "none"]).items()} == {
+        "a": runs[1].id,
+        "b": runs[0].id,
+    }
+
+
 def test_paths_that_are_not_utf8_survive(store):
     name = "caf\udce9.bin"
     opened = add(store, job("a", group("a", spec(name, "http://one.example/x"))))

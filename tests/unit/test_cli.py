@@ -549,6 +549,21 @@ def test_status_shows_runs_transfers_and_totals(capsys, daemon):
     ]
 
 
+def test_status_tells_what_is_the_matter_with_the_folder_and_of_runs_it_leaves_out(capsys, daemon):
+    status = STATUS | {
+        "folder": ["Permission denied\x1b"],
+        "report": {"runs": REPORT["runs"], "transfers": [], "left_out": 19_900},
+    }
+    (daemon / "state" / "status.json").write_text(json.dumps(status))
+
+    _, out, _ = ran(capsys, "status")
+
+    _, _, _, trouble, _, run, more = out.splitlines()
+    assert trouble == "jobs folder: Permission denied\\x1b"
+    assert run.startswith("isos #4")
+    assert more == "and 19900 more runs"
+
+
 def test_status_as_json_is_what_the_daemon_wrote(capsys, daemon):
     (daemon / "state" / "status.json").write_text(json.dumps(STATUS))
 

@@ -28,6 +28,7 @@ from fetchd.model import (
     Published,
     Retry,
     RunState,
+    Submit,
     TaskGroup,
     TaskState,
     UpToDate,
@@ -69,6 +70,44 @@ def test_a_job_of_one_file_goes_through_fetch_and_publish_and_its_run_succeeds(h
     (done,) = of(hand, events.TaskDone)
     assert (done.path, done.outcome, done.attempts) == ("f", "downloaded", 1)
     assert [type(e).__name__ for e in hand.events if isinstance(e, events.RunEnded)]
+
+
+def test_jobs_that_come_together_are_accepted_with_one_commit_and_an_answer_each(hand):
+    commits: list[int] = []
+    commit = hand.store._ledger._commit
+
+    def counted(connection, group):
+        commits.append(len(group))
+        commit(connection, group)
+
+    hand.store._ledger._commit = counted
+    hand.submit(job("on", group("on", spec("x"))), file="on.yaml")
+    commits.clear()
+    files = [("on", "on.yaml"), ("a", "a.yaml"), ("on", "other.yaml"), ("a", "b.yaml"), ("c", "c")]
+    jobs = [
+        Submit(job=job(name, group(name, spec(name))), raw=b"", file=file) for name, file in files
+    ]
+
+    answers = hand.engine.submit(jobs)
+
+    assert [(a.done, a.later, a.repeated) for a in answers] == [
+        (True, False, True),
+        (True, False, False),
+        (False, True, False),
+        (False, True, False),
+        (True, False, False),
+    ]
+    assert [count for count in commits if count] == [1]
+    assert [event.file for event in of(hand, events.JobAccepted)] == ["on.yaml", "a.yaml", "c"]
+
+
+def test_a_view_may_be_asked_for_some_of_the_runs(hand):
+    for name in "abc":
+        hand.submit(job(name, group(name, spec(name))))
+
+    view = hand.engine.view(2)
+
+    assert ([run.job for run in view.runs], view.left_out) == (["a", "b"], 1)
 
 
 def test_nothing_is_published_before_its_intent_is_durable(hand):

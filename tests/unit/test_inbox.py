@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
+import stat
 import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dropfolder import Crash, DropFolder, DumbObserver
+from dropfolder import Crash, DropFolder, DumbObserver, read_job
 from fetchd import jobfile
 from fetchd.config import Settings
-from fetchd.errors import ConfigError
+from fetchd.errors import ConfigError, DocumentError
 from fetchd.events import CommandObeyed, FileIgnored, FolderFailed, JobRejected, WatchChanged
 from fetchd.folder.inbox import LATE_S, Kind, kind_of
 from fetchd.folder.masking import masked
@@ -63,6 +65,48 @@ def test_no_byte_prefix_of_a_file_that_is_being_written_ever_runs(drop):  # F01
     assert before_the_close == 0
     (submitted,) = drop.engine.submitted
     assert submitted.raw == JOB.encode()
+
+
+REALISTIC = """\
+version: 1
+description: nightly images
+priority: high
+vars: { series: 24.04 }
+base: https://releases.example.org/${series}/
+dest: images
+retry: { attempts: 8, delay: 2s, max_delay: 5m }
+tasks:
+  iso:
+    url: u-amd64.iso
+    filename: amd64/u.iso
+    checksum: sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+    size: 1MiB..7GiB
+  index: { url: packages.json, verify: length }
+  notes:
+    urls:
+      - a.txt first.txt
+      - b.txt second.txt
+"""
+
+
+def test_no_byte_prefix_of_a_realistic_job_ever_runs_though_many_are_right(tmp_path):  # F01
+    read = lambda data, file: jobfile.load(data, file, SETTINGS)  # noqa: E731
+    drop = DropFolder(tmp_path, read_job=read)
+    data = REALISTIC.encode()
+    would_run = 0
+    with (drop.jobs / "slow.yaml").open("wb", buffering=0) as file:
+        for end in range(len(data)):
+            file.write(data[end : end + 1])
+            drop.turn(after_s=0.1)
+            with contextlib.suppress(DocumentError):
+                read(data[: end + 1], "slow.yaml")
+                would_run += end + 1 < len(data)
+    while_open = drop.engine.asked, drop.told(JobRejected)
+    drop.turn()
+
+    assert would_run > 20  # parsing proves nothing
+    assert while_open == (0, [])
+    assert [command.raw for command in drop.engine.submitted] == [data]
 
 
 def test_a_file_that_is_not_ready_arranges_its_own_next_look(drop):
@@ -125,6 +169,152 @@ def test_the_turn_of_a_slow_burst_beats_for_every_file(drop):
     assert len(beats) >= 5
 
 
+def flooded(tmp_path, count):
+    """A folder whose every look at the clock takes a twentieth of a second, and a flood in it."""
+    drop = DropFolder(tmp_path)
+    drop.clock.monotonic = iter(float(n) / 20 for n in range(1_000_000)).__next__  # type: ignore[method-assign]
+    drop.turn()
+    for number in range(count):
+        drop.drop(f"{number}.yaml", f"url: {number}\n")
+    drop.turn()
+    return drop
+
+
+def test_a_single_file_does_not_wait_for_the_flood_before_it(tmp_path):  # F13-single
+    drop = flooded(tmp_path, 200)
+    before = len(drop.accepted())
+
+    drop.drop("single.yaml")
+    for _ in range(4):
+        drop.turn()
+
+    assert before < 20
+    assert "single.yaml" in drop.accepted()
+    assert len(drop.accepted()) < 60
+
+
+def test_newcomers_without_end_do_not_keep_the_older_ones_waiting(tmp_path):  # F13-fair
+    drop = flooded(tmp_path, 40)
+    for turn in range(80):
+        for number in range(4):
+            drop.drop(f"new-{turn}-{number}.yaml", f"url: {turn}\nid: {number}\n")
+        drop.turn()
+
+    assert {f"{number}.yaml" for number in range(40)} <= set(drop.accepted())
+
+
+def test_a_file_that_is_written_while_it_waits_for_its_turn_is_not_forgotten(tmp_path):
+    drop = DropFolder(tmp_path, read_job=lambda data, file: slowly(data, file))
+
+    def slowly(data, file):
+        drop.clock.advance(0.3)
+        return read_job(data, file)
+
+    for name in "abc":
+        os.utime(drop.drop(f"{name}.yaml", f"url: {name}\n"), (1000, 1000))
+    late = drop.jobs / "late.yaml"
+    late.touch()
+    drop.turn()
+    late.write_text(JOB)
+
+    drop.turn()  # the hint of the writing is used up while the file still waits as it was
+    before = drop.accepted()
+    drop.folder.turn(lambda: None)
+
+    assert before == ["a.yaml", "b.yaml", "c.yaml"]
+    assert drop.accepted() == [*before, "late.yaml"]
+
+
+def test_files_are_accepted_together_with_shared_commits(drop):  # F13-together
+    submit, sizes = drop.engine.submit, []
+
+    def counted(submissions):
+        sizes.append(len(submissions))
+        return submit(submissions)
+
+    drop.engine.submit = counted
+    for number in range(100):
+        drop.drop(f"{number}.yaml", f"url: {number}\n")
+
+    drop.turn()
+
+    assert sizes == [64, 36]
+    assert len(drop.accepted()) == 100
+    assert len(drop.names("active")) == 100
+
+
+def test_one_that_the_engine_stumbles_over_does_not_take_the_others_with_it(drop):  # P10-together
+    submit, obey = drop.engine.submit, drop.engine.obey
+    poisoned = lambda command: "b.yaml" in command.file  # noqa: E731
+
+    def stumbling(submissions):
+        if any(map(poisoned, submissions)):
+            raise ValueError("nobody foresaw this")
+        return submit(submissions)
+
+    def stumbling_alone(command):
+        if poisoned(command):
+            raise ValueError("nobody foresaw this")
+        return obey(command)
+
+    drop.engine.submit = stumbling
+    drop.engine.obey = stumbling_alone
+    for name in "abc":
+        drop.drop(f"{name}.yaml", f"url: {name}\n")
+
+    drop.turns(12)
+
+    assert drop.accepted() == ["a.yaml", "c.yaml"]
+    assert drop.names() == ["b.yaml"]
+    (failed,) = drop.told(FolderFailed)
+    assert (failed.file, "nobody foresaw" in failed.error) == ("b.yaml", True)
+
+
+def test_two_files_of_one_job_that_come_together_run_one_after_the_other(drop):
+    drop.drop("a.yaml", "name: x\none: 1\n")
+    drop.drop("b.yaml", "name: x\ntwo: 2\n")
+
+    drop.turns()
+    while_on = drop.accepted()
+    drop.engine.end("x")
+    drop.turns()
+
+    assert while_on == ["a.yaml"]
+    assert drop.accepted() == ["a.yaml", "b.yaml"]
+
+
+def test_a_cancel_behind_its_job_in_a_flood_finds_it(tmp_path):
+    drop = flooded(tmp_path, 60)
+    drop.drop("late.yaml", "name: late\n")
+    os.utime(drop.jobs / "late.yaml", (2_000_000_000, 2_000_000_000))  # the last of all
+    (drop.jobs / "late.cancel").touch()
+    (drop.jobs / "nobody.cancel").touch()
+
+    for _ in range(60):
+        drop.turn()
+
+    answers = {event.job: event.done for event in drop.told(CommandObeyed)}
+    assert answers == {"late": True, "nobody": False}
+
+
+@pytest.mark.parametrize("crash_at", ["folder.accepted", "folder.moved"])
+def test_a_crash_amid_files_that_were_accepted_together_loses_and_repeats_none(drop, crash_at):
+    drop.restart(crash_at=crash_at)
+    for number in range(10):
+        drop.drop(f"{number}.yaml", f"url: {number}\n")
+    with pytest.raises(Crash):
+        drop.turn()
+    left = drop.names()
+
+    drop.restart()
+    drop.turns()
+
+    assert len(left) >= 9
+    assert sorted(drop.accepted()) == [f"{number}.yaml" for number in range(10)]
+    assert drop.names() == []
+    assert len(drop.names("active")) == 10
+
+
 # ---------------------------------------------------------------- what is ignored
 
 
@@ -172,6 +362,13 @@ def _socket(path, _):
         listener.bind(str(path))
 
 
+def _device(path, _):
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root may make a device")
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [
@@ -179,9 +376,17 @@ def _socket(path, _):
         (_symlink_to_passwd, "symbolic link"),
         (lambda path, _: os.mkfifo(path), "pipe"),
         (_socket, "socket"),
+        (_device, "device"),
         (lambda path, _: path.mkdir(), "folder"),
     ],
-    ids=["F09-link-to-job", "F09-link-to-passwd", "F09-fifo", "F09-socket", "F09-directory"],
+    ids=[
+        "F09-link-to-job",
+        "F09-link-to-passwd",
+        "F09-fifo",
+        "F09-socket",
+        "F09-device",
+        "F09-directory",
+    ],
 )
 def test_what_is_no_regular_file_is_told_once_and_left_alone(drop, make, word):
     make(drop.jobs / "x.yaml", drop.elsewhere)
@@ -463,6 +668,28 @@ def test_what_the_reader_refuses_ends_in_failed_with_its_reason(tmp_path, data):
     assert drop.error("x.yaml").startswith("x.yaml")
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(BOMB.encode(), id="F04-alias-bomb"),
+        pytest.param(b"a: &a {x: 1}\n" + b"b: {<<: [*a, *a]}\n" * 12, id="F04-merge-bomb"),
+        pytest.param(b"a: &a [*a]\n", id="F04-recursive"),
+        pytest.param(b"[" * 30_000, id="F04-deep"),
+        pytest.param(b"{a: " * 30_000, id="F04-deep-mappings"),
+        pytest.param(b"- " * 30_000, id="F04-deep-lists"),
+    ],
+)
+def test_a_bomb_is_refused_before_it_burns_anything(data):
+    took_s = []
+    for _ in range(3):
+        began_s = time.thread_time()
+        with pytest.raises(DocumentError):
+            jobfile.load(data, "x.yaml", SETTINGS)
+        took_s.append(time.thread_time() - began_s)
+
+    assert min(took_s) < 0.05
+
+
 # ---------------------------------------------------------------- names
 
 
@@ -681,6 +908,70 @@ def test_a_file_that_is_renamed_before_it_is_ready_is_taken_under_its_new_name(d
     assert drop.accepted() == ["y.yaml"]
 
 
+def _edit(path):
+    path.write_text("name: x\nnewer: 1\n")
+
+
+def _rename(path):
+    path.rename(path.with_name("y.yaml"))
+
+
+@pytest.mark.parametrize("change", [_edit, _rename, os.unlink], ids=["edit", "rename", "delete"])
+@pytest.mark.parametrize("place", ["active", "done"], ids=["F11-active", "F11-done"])
+def test_what_is_done_to_a_file_after_it_was_accepted_changes_nothing(drop, place, change):
+    drop.drop("x.yaml", JOB)
+    drop.turn()
+    if place == "active":
+        change(drop.jobs / "active" / "x.yaml")
+    drop.turns()
+    drop.engine.end("x")
+    drop.turns()
+    if place == "done":
+        change(drop.jobs / "done" / "x.yaml")
+    drop.turns()
+    if change is not _rename:  # under a new name in active/, a new start takes it for a lost one
+        drop.restart()
+    drop.turns()
+
+    assert [command.raw for command in drop.engine.submitted] == [JOB.encode()]
+    assert drop.report("x")["state"] == "succeeded"
+    assert drop.told(FolderFailed) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [(_edit, b"name: x\nnewer: 1\n"), (_rename, JOB.encode()), (os.unlink, None)],
+    ids=["F11-dropped-edit", "F11-dropped-rename", "F11-dropped-delete"],
+)
+def test_what_is_done_to_a_file_that_waits_for_its_turn_is_what_counts(drop, change, left):
+    drop.drop("first.yaml", "name: x\n")
+    drop.turn()
+    drop.drop("x.yaml", JOB)
+    drop.turns()
+    change(drop.jobs / "x.yaml")
+    drop.turns()
+    drop.engine.end("x")
+    drop.turns()
+
+    assert [command.raw for command in drop.engine.submitted[1:]] == ([left] if left else [])
+    assert drop.told(FolderFailed) == []
+
+
+def test_a_file_that_vanishes_before_it_is_read_is_no_trouble(drop):  # F11-vanished
+    path = drop.drop("x.yaml", JOB)
+    stat_of = drop.folder._places.stat
+
+    def vanishing(place, name):
+        path.unlink(missing_ok=True)
+        return stat_of(place, name)
+
+    drop.folder._places.stat = vanishing
+    drop.turns()
+
+    assert drop.told(FolderFailed) == []
+    assert drop.folder.idle()
+
+
 def test_a_hard_link_is_a_file_like_any_other(drop):  # F10-hard-link
     (drop.elsewhere / "mine.yaml").write_text(JOB)
     os.link(drop.elsewhere / "mine.yaml", drop.jobs / "x.yaml")
@@ -835,6 +1126,56 @@ def test_a_folder_without_permission_is_told_once_and_read_again_later(drop):  #
     assert [event.error for event in told] == ["Permission denied"]
     assert not idle
     assert drop.accepted() == ["x.yaml"]
+
+
+def test_a_slow_listing_leaves_the_time_to_work_on_what_it_found(drop):  # F16-slow
+    entries, scans = drop.folder._places.entries, []
+
+    def slow(place):
+        drop.clock.advance(10)
+        scans.append(place)
+        return entries(place)
+
+    drop.folder._places.entries = slow
+    for number in range(10):
+        drop.drop(f"{number}.yaml", f"url: {number}\n")
+    drop.turn()
+    drop.turn()
+
+    assert len(drop.accepted()) == 10
+    assert len([place for place in scans if not place.value]) == 1
+
+
+def test_a_folder_that_is_replaced_amid_a_turn_does_not_mix_with_the_new_one(drop):  # F15-amid
+    drop.drop("x.yaml", JOB)
+    (drop.jobs / "active").rmdir()
+    begin = drop.folder._places.begin_turn
+
+    def replaced():
+        identity = begin()
+        if not (drop.elsewhere / "old").exists():
+            drop.jobs.rename(drop.elsewhere / "old")
+            drop.jobs.mkdir()
+        return identity
+
+    drop.folder._places.begin_turn = replaced
+    drop.turns()
+
+    assert drop.accepted() == ["x.yaml"]
+    assert (drop.elsewhere / "old" / "active" / "x.yaml").exists()
+    assert drop.told(FolderFailed) == []
+
+
+def test_what_is_the_matter_with_the_folder_is_shown_until_it_is_over(drop):  # F15-shown
+    drop.turn()
+    drop.jobs.rename(drop.elsewhere / "old")
+    drop.turn()
+    lost = drop.folder.troubles()
+    (drop.elsewhere / "old").rename(drop.jobs)
+    drop.turn()
+
+    assert lost == ["No such file or directory"]
+    assert drop.folder.troubles() == []
 
 
 def test_without_a_watch_the_folder_is_looked_at_every_five_seconds(tmp_path):  # F14-limits

@@ -36,8 +36,6 @@ SLICE_S = 0.5
 #: What is read is accepted together, with one commit, up to so many files or bytes.
 ACCEPTED_TOGETHER = 64
 TOGETHER_BYTES = 256 * 1024
-#: While there is much to do, the folder is read again after so many times what that took.
-SCAN_PAUSE = 4
 #: A failed file operation is tried again after so long, if the file does not change before.
 AGAIN_S = 5.0
 
@@ -266,7 +264,8 @@ class Inbox:
             in_order = sorted(found_all.items(), key=lambda item: (item[1].stamp.mtime_ns, item[0]))
             self._pass.update((name, None) for name, _ in in_order)
         ended_s = self._clock.monotonic()
-        self._scan_not_before_s = ended_s + SCAN_PAUSE * (ended_s - now_s)
+        # While there is much to do, at most half of the time goes into reading the folder.
+        self._scan_not_before_s = ended_s + (ended_s - now_s)
 
     def _next_name(self) -> str:
         self._between_next = not self._between_next
