@@ -6,7 +6,8 @@ Jobs are dropped as fast as a bounded number of unfinished ones allows, every ki
 them; whatever ended is checked against what was served and taken away, as a consumer would. Every
 two seconds the process is measured. Through all samples behind the warm-up of each life a straight
 line is fitted by least squares, with a common slope and an offset for each life; the growth along
-that line over the longest life is held against ``TOLERATED``. So a longer run sees smaller leaks.
+that line over the longest life, less three standard errors, is held against ``TOLERATED``. So a
+longer run sees smaller leaks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import math
 import random
 import sys
 import tempfile
@@ -97,25 +99,38 @@ class Lives:
     def values(self, name: str) -> list[float]:
         return [getattr(sample, name) for life in self._lives for sample in life]
 
-    def growth(self, name: str) -> float:
-        """Return by how much a figure grew along the common line, over the longest life."""
-        product = square = 0.0
+    def growth(self, name: str) -> tuple[float, float]:
+        """Return by how much a figure grew along the common line over the longest life.
+
+        And the standard error of that: how far chance alone may have moved it.
+        """
+        ways: list[tuple[float, float]] = []  # from the means of the life: (time, figure)
         for life in self._lives:
             mean_s = sum(sample.at_s for sample in life) / len(life)
             mean = sum(getattr(sample, name) for sample in life) / len(life)
-            product += sum((s.at_s - mean_s) * (getattr(s, name) - mean) for s in life)
-            square += sum((s.at_s - mean_s) ** 2 for s in life)
-        return product / square * self.span_s if square else 0.0
+            ways += [(sample.at_s - mean_s, getattr(sample, name) - mean) for sample in life]
+        square = sum(x * x for x, _ in ways)
+        free = len(ways) - len(self._lives) - 1
+        if not square or free < 1:
+            return 0.0, math.inf
+        slope = sum(x * y for x, y in ways) / square
+        left = sum((y - slope * x) ** 2 for x, y in ways)
+        return slope * self.span_s, math.sqrt(left / free / square) * self.span_s
 
     def verdict(self) -> Iterator[str]:
-        """Yield what grew more than is tolerated."""
+        """Yield what grew more than is tolerated and more than chance explains."""
         minutes = self.span_s / 60
         for name, (at_all, an_hour) in TOLERATED.items():
             most = at_all + an_hour * minutes / 60
-            if (grown := self.growth(name)) > most:
-                yield f"{name} grew by {grown:.1f} in {minutes:.0f} min; {most:.1f} is tolerated"
-        files = self.growth("files")
-        if (grown := self.growth("db_bytes")) > files * DB_BYTES_A_TASK:
+            grown, error = self.growth(name)
+            if grown - 3 * error > most:
+                yield (
+                    f"{name} grew by {grown:.1f} (+-{error:.1f}) in {minutes:.0f} min; "
+                    f"{most:.1f} is tolerated"
+                )
+        files, _ = self.growth("files")
+        grown, error = self.growth("db_bytes")
+        if grown - 3 * error > files * DB_BYTES_A_TASK:
             yield (
                 f"the database grew by {grown:.0f} bytes with {files:.0f} files; "
                 f"{DB_BYTES_A_TASK:.0f} are tolerated for each"
@@ -269,9 +284,10 @@ class Result:
         lines = [f"{minutes:.1f} min, {lives} lives, {self.jobs} jobs, {self.files} files"]
         for name in ("rss_mib", *TOLERATED, "db_bytes"):
             values = judged.values(name)
+            grown, error = judged.growth(name)
             lines.append(
                 f"  {name:12} first {values[0]:>12g}  last {values[-1]:>12g}  "
-                f"most {max(values):>12g}  growth in a life {judged.growth(name):>+12.2f}"
+                f"most {max(values):>12g}  growth in a life {grown:>+12.2f} +-{error:.2f}"
             )
         return "\n".join(lines)
 

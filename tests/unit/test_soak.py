@@ -32,13 +32,26 @@ def test_p23_what_grows_steadily_is_found():
     assert [line.split()[0] for line in found] == ["own_mib", "fds"]
 
 
+def test_what_chance_explains_in_a_short_time_is_no_growth():
+    dice = random.Random(2)
+    samples = [sample(2.0 * n, fds=dice.randint(20, 40) + n // 4) for n in range(20)]
+    lives = Lives(samples)
+
+    grown, error = lives.growth("fds")
+
+    assert grown > 4
+    assert error > 2
+    assert list(lives.verdict()) == []
+
+
 def test_growth_is_within_a_life_a_new_one_begins_anew():
     lives = Lives(
         sample(100.0 * life + n, life, rss_mib=70 + n / 10) for life in (1, 2, 3) for n in range(91)
     )
 
     assert lives.span_s == 60.0
-    assert round(lives.growth("rss_mib"), 6) == 6.0
+    grown, error = lives.growth("rss_mib")
+    assert (round(grown, 6), round(error, 6)) == (6.0, 0.0)
 
 
 def test_the_first_minute_of_a_life_is_warm_up_and_a_third_of_a_short_one():
