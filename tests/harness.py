@@ -50,6 +50,10 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         self._now_s += seconds
 
+    def set_wall(self, seconds: float) -> None:
+        """Set the wall clock forward, or back, by so much."""
+        self._wall_offset_s += seconds
+
     def wait(self, condition: threading.Condition, timeout_s: float | None) -> None:
         condition.wait(0.002)
 

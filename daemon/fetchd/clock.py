@@ -18,7 +18,7 @@ class Clock(Protocol):
         ...
 
     def wall(self) -> float:
-        """Return Unix seconds: for stamps in records and for ``run.date`` only."""
+        """Return Unix seconds, which may jump: for stamps in records and for ``run.date`` only."""
         ...
 
     def wait(self, condition: threading.Condition, timeout_s: float | None) -> None:
@@ -37,6 +37,25 @@ class SystemClock:
 
     def wait(self, condition: threading.Condition, timeout_s: float | None) -> None:
         condition.wait(timeout_s)
+
+
+class SteadyWall:
+    """Unix seconds that go on evenly from when this was made, however the wall clock is set.
+
+    For moments that are waited for and have to outlive a restart: within one life the monotonic
+    clock decides alone.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._began_s = clock.wall() - clock.monotonic()
+
+    def now_s(self) -> float:
+        return self._clock.monotonic() + self._began_s
+
+    def behind_s(self) -> float:
+        """Return by how much the wall clock was set forward since."""
+        return self._clock.wall() - self.now_s()
 
 
 #: A function of no arguments that returns a float in [0, 1), as random.random does.

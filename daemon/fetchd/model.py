@@ -252,12 +252,12 @@ class History:
     barred: frozenset[int] = frozenset()
     mismatched: frozenset[int] = frozenset()
     causes: tuple[tuple[int, str, str], ...] = ()
-    first_failed_at_s: float | None = None  # wall clock: it survives a restart
+    first_failed_at_s: float | None = None  # steady wall clock: it survives a restart
     crashes: int = 0
     crash_bytes: int = 0
     dossier: Dossier | None = None
     not_yet: frozenset[int] = frozenset()
-    not_yet_at_s: float | None = None  # wall clock
+    not_yet_at_s: float | None = None  # steady wall clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -375,7 +375,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
-    """The task is ready again, not before ``due_at_s`` (wall clock), in the lane of ``origin``."""
+    """The task is ready again, not before ``due_at_s`` (steady wall), in the lane of ``origin``."""
 
     task: int
     origin: str
@@ -515,7 +515,7 @@ class OpenRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A task that may start at ``due_at_s`` (wall clock; 0: at once); ``wait``: why not before.
+    """A task that may start at ``due_at_s`` (steady wall; 0: at once); ``wait``: why not before.
 
     ``previous``: the file last published at its destination.
     """
@@ -636,6 +636,10 @@ class Store(Protocol):
 
     def unfinished(self) -> list[Unfinished]:
         """Return the tasks that were running or publishing when the last life ended."""
+        ...
+
+    def limit_waits(self, group: int, due_at_s: float) -> None:
+        """Let every ready task of the group that is due later be due then."""
         ...
 
     def reopen(self, run: int) -> OpenRun | None:

@@ -311,6 +311,28 @@ def test_a_history_that_was_recorded_before_there_were_dossiers_is_read():
     assert codec.history_of(json.dumps(fields)) == history
 
 
+def test_waits_can_be_limited_in_one_group_and_shorter_ones_stay(store):
+    opened = add(store, job("a", group("a", spec("f"), spec("g")), group("b", spec("h"))))
+    a, b = (found.id for found in opened.groups)
+    f, g = (r.task.id for r in window(store, a).tasks)
+    (h,) = (r.task.id for r in window(store, b).tasks)
+    origin, history = "http://one.example:80", History()
+    store.record(
+        [
+            Waits(task=task, origin=origin, history=history, due_at_s=due_at_s, reason="retry")
+            for task, due_at_s in ((f, NOW_S + 9e6), (g, NOW_S + 5), (h, NOW_S + 9e6))
+        ]
+    )
+
+    store.limit_waits(a, NOW_S + 30)
+
+    assert [(r.task.id, r.due_at_s) for r in window(store, a).tasks] == [
+        (g, NOW_S + 5),
+        (f, NOW_S + 30),
+    ]
+    assert window(store, b).next_due_at_s == NOW_S + 9e6
+
+
 def test_a_distant_wait_is_announced_not_given(store):
     opened = add(store, job("a", group("a", spec("f"))))
     here = opened.groups[0].id

@@ -75,7 +75,7 @@ def _read(state: Path) -> dict[str, Any]:
 def _lines(status: dict[str, Any]) -> list[str]:
     head = "starting"
     if "pid" in status:
-        up = format_duration(time.time() - status["started_at"])
+        up = format_duration(max(0.0, time.time() - status["started_at"]))
         head = f"fetchd {status['version']}, process {status['pid']}, up for {up}"
     shown = board(status["report"]) or ["nothing to do"]
     troubles = [f"jobs folder: {printable(trouble)}" for trouble in status.get("folder", ())]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fetchd import events
-from fetchd.clock import Clock, Random
+from fetchd.clock import Clock, Random, SteadyWall
 from fetchd.engine import graph, retry
 from fetchd.engine.queue import Entry
 from fetchd.engine.runs import Group, OpenedRun, Phase
@@ -88,8 +88,9 @@ class Effects:
 class Decisions:
     """The rules; ``poison`` as in ``Engine``."""
 
-    def __init__(self, clock: Clock, random: Random, poison: int) -> None:
+    def __init__(self, clock: Clock, steady: SteadyWall, random: Random, poison: int) -> None:
         self._clock = clock
+        self._steady = steady
         self._random = random
         self._poison = poison
         self._fences = itertools.count(1)
@@ -296,7 +297,7 @@ class Decisions:
             task.history,
             group.rules.retry,
             sources=len(task.spec.sources),
-            now_s=self._clock.wall(),
+            now_s=self._steady.now_s(),
             random=self._random,
         )
         if isinstance(decision, retry.GiveUp):
@@ -381,7 +382,7 @@ class Decisions:
     ) -> None:
         """Make a task wait for its next attempt, in the queue if there is room."""
         group.forget(task.id)
-        due_at_s = self._clock.wall() + delay_s if delay_s else 0.0
+        due_at_s = self._steady.now_s() + delay_s if delay_s else 0.0
         origin = origin_of(source_of(task, history))
         effects.changes.append(
             Waits(task=task.id, origin=origin, history=history, due_at_s=due_at_s, reason=reason)
@@ -459,7 +460,7 @@ class Decisions:
                 skipped=counts.skipped,
                 cancelled=counts.cancelled,
                 bytes=run.bytes,
-                elapsed_s=now_s - (run.started_at_s or now_s),
+                elapsed_s=max(0.0, now_s - (run.started_at_s or now_s)),
             )
         )
 
@@ -482,7 +483,7 @@ class Decisions:
 
     def line_up(self, group: Group, ready: Ready, effects: Effects) -> None:
         """Put a task into the queue."""
-        wait_s = max(0.0, ready.due_at_s - self._clock.wall()) if ready.due_at_s else 0.0
+        wait_s = max(0.0, ready.due_at_s - self._steady.now_s()) if ready.due_at_s else 0.0
         if ready.wait and not wait_s:  # it ran out while the task stood in the store
             ready = replace(ready, wait="")
         group.add(ready.task.id, ready.origin, waits=wait_s > 0)

@@ -9,7 +9,8 @@ from functools import partial
 from itertools import islice
 
 from fetchd import events
-from fetchd.clock import Clock, Random
+from fetchd.clock import Clock, Random, SteadyWall
+from fetchd.engine import retry
 from fetchd.engine.decisions import Decisions, Effects, Out, about_run, about_task, source_of
 from fetchd.engine.desk import Desk
 from fetchd.engine.queue import Entry, TaskQueue
@@ -78,7 +79,8 @@ class Engine:
         self._expand = expand
         self._tell = tell
         self._clock = clock
-        self._decide = Decisions(clock, random, poison)
+        self._steady = SteadyWall(clock)
+        self._decide = Decisions(clock, self._steady, random, poison)
         self._queue = TaskQueue(clock, connections_per_origin=connections_per_origin)
         self._to_publish: Desk[Publish] = Desk()
         self._to_expand: Desk[Group] = Desk()
@@ -109,6 +111,10 @@ class Engine:
         with self._lock:
             for open_run in open_runs:
                 run = self._adopt(open_run)
+                for group in run.groups.values():
+                    # The wall clock may have been set back since the last life.
+                    latest_s = self._steady.now_s() + retry.longest_delay_s(group.rules.retry)
+                    self._store.limit_waits(group.id, latest_s)
                 self._reopened(run, effects)
                 if run.cancelled:
                     for group in run.groups.values():
@@ -150,7 +156,7 @@ class Engine:
     def tick(self) -> None:
         """Look after waits that only the store knows; to be called about once a second."""
         effects = Effects()
-        soon_s = self._clock.wall() + 30.0
+        soon_s = self._steady.now_s() + 30.0
         with self._lock:
             for run in self._runs.values():
                 for group in run.groups.values():
@@ -249,8 +255,9 @@ class Engine:
     def view(self, most_open: int | None = None) -> Report:
         with self._lock:
             now_s = self._clock.monotonic()
+            behind_s = self._steady.behind_s()
             shown = islice(self._runs.values(), most_open)
-            runs = (*self._recent, *(run.view() for run in shown))
+            runs = (*self._recent, *(run.view(behind_s) for run in shown))
             left_out = len(self._recent) + len(self._runs) - len(runs)
             transfers = tuple(
                 TransferView(
@@ -557,7 +564,7 @@ class Engine:
         The store's calls only queue up, so that the order of the records is that of the decisions.
         """
         for run in effects.ended:
-            self._recent.append(run.view())
+            self._recent.append(run.view(0.0))
             del self._runs[run.run.id]
             del self._by_job[run.job.name]
         self._ending += len(effects.ended)
@@ -587,7 +594,7 @@ class Engine:
                 after=after,
                 origins=ORIGINS_A_READ,
                 per_origin=TASKS_AN_ORIGIN,
-                now_s=self._clock.wall(),
+                now_s=self._steady.now_s(),
                 then=partial(self._read, group),
                 skip=group.well_filled(),
             )

@@ -49,17 +49,19 @@ def decide(
 ) -> Again | GiveUp:
     """Decide what follows a failed attempt at source ``history.source`` of ``sources``.
 
-    ``now_s`` is wall clock. A round is one pass over the sources that are still in play; the
-    delay, exponential with full jitter, stands between rounds. A source that failed for good
-    leaves the round; one that served a wrong digest may serve once more.
+    ``now_s`` is steady wall clock; later moments in the history, of a life before that clock was
+    set back, count as now. A round is one pass over the sources that are still in play; the delay,
+    exponential with full jitter, stands between rounds. A source that failed for good leaves the
+    round; one that served a wrong digest may serve once more.
 
     While ``policy.wait_for_s`` lasts, a source that does not have the file yet stays in play and
     is not charged: behind a round with such a source the task waits, for five delays at first,
     doubled each time. At the end of it all sources are asked once more, and a failure is one.
     """
     source = history.source
+    history = _not_later(history, now_s)
     begun_s = now_s if history.not_yet_at_s is None else history.not_yet_at_s
-    waited_s = max(0.0, now_s - begun_s)
+    waited_s = now_s - begun_s
     left_s = (policy.wait_for_s or 0.0) - waited_s
     absent = failure.status in _ABSENT_STATUS or failure.code == _ABSENT_CODE
     wait = "retry"
@@ -101,6 +103,22 @@ def decide(
     if now_s + delay_s - history.first_failed_at_s > policy.give_up_after_s:
         return _give_up(failure, history, sources)
     return Again(history=history, delay_s=delay_s, wait=wait)
+
+
+def longest_delay_s(policy: RetryPolicy) -> float:
+    """Return the longest delay that ``decide`` ever answers."""
+    return max(policy.max_delay_s, policy.max_retry_after_s) + 1.0
+
+
+def _not_later(history: History, now_s: float) -> History:
+    def known(at_s: float | None) -> float | None:
+        return None if at_s is None else min(at_s, now_s)
+
+    return replace(
+        history,
+        first_failed_at_s=known(history.first_failed_at_s),
+        not_yet_at_s=known(history.not_yet_at_s),
+    )
 
 
 def _charge(failure: Failure, history: History, now_s: float) -> History:

@@ -47,7 +47,7 @@ class Group:
         self.list_out = False  # a piece of its list is being read or recorded
         self.busy: set[int] = set()  # ids taken and not settled
         self.held = 0
-        self.next_due_at_s: float | None = None  # wall clock
+        self.next_due_at_s: float | None = None  # steady wall clock
         # The window. A pass over the store takes one read for every ORIGINS_A_READ origins.
         self._known: dict[int, str] = {}  # ids in the queue -> lane: origin, or _WAITING
         self._lanes: Counter[str] = Counter()  # how many of them stand in each lane
@@ -220,7 +220,8 @@ class OpenedRun:
         # A retry leaves cancelled tasks alone: the run is not whole.
         return RunState.CANCELLED if counts.cancelled else RunState.SUCCEEDED
 
-    def view(self) -> RunView:
+    def view(self, behind_s: float) -> RunView:
+        """``behind_s``: by how much the wall clock is ahead of the steady one."""
         groups = self.groups.values()
         waiting: dict[str, int] = {}
         dues = [group.next_due_at_s for group in groups if group.next_due_at_s is not None]
@@ -242,5 +243,5 @@ class OpenedRun:
             bytes=self.bytes,
             list_open=any(group.expanding for group in groups),
             waiting=waiting,
-            next_due_at_s=min(dues, default=None),
+            next_due_at_s=min(dues) + behind_s if dues else None,
         )

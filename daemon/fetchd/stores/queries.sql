@@ -83,6 +83,9 @@ LIMIT ?;
 -- name: next_due
 SELECT min(due) FROM task WHERE grp = ? AND origin = ? AND state = 0 AND due > ?;
 
+-- name: limit_waits
+UPDATE task SET due = ? WHERE grp = ? AND state = 0 AND due > ?;
+
 -- name: unfinished
 SELECT t.grp, t.id, t.run, t.path, t.sources, t.digests, t.sums, t.history, t.state, t.result,
        f.url, f.size_bytes, f.mtime_ns, f.inode, f.digests, f.etag, f.last_modified, f.date

@@ -147,6 +147,9 @@ class SqliteStore:
     def flush(self) -> None:
         self._ledger.write(lambda _: None)
 
+    def limit_waits(self, group: int, due_at_s: float) -> None:
+        self._ledger.post(lambda db: db.execute(Q["limit_waits"], (due_at_s, group, due_at_s)))
+
     def reopen(self, run: int) -> OpenRun | None:
         def write(db: sqlite3.Connection) -> bool:
             if not db.execute(Q["reopen_tasks"], (run,)).rowcount:
