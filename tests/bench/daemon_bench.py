@@ -84,7 +84,7 @@ def idle(base: Path, seconds: float) -> None:
 
 
 def long_list(base: Path, lines: int) -> None:
-    """A *.urls file of many lines: acceptance, first request, memory."""
+    """A *.urls file of many lines: acceptance, a restart in the midst of it, cancel, reports."""
     with Server(fallback=file(content("x", 100), rate=2000)) as server:
         daemon = DaemonProcess(base)
         with daemon:
@@ -94,7 +94,7 @@ def long_list(base: Path, lines: int) -> None:
             daemon.drop("many.urls", text)
             wait_until(lambda: server.requests, 60, "the first request")
             first_s = server.requests[0].at_s - at_s
-            wait_until(lambda: daemon.events("run.expanded"), 120, "the end of the list")
+            wait_until(lambda: daemon.events("run.expanded"), 600, "the end of the list")
             show(
                 f"list of {lines} lines",
                 all_accepted_s=time.monotonic() - at_s,
@@ -102,8 +102,38 @@ def long_list(base: Path, lines: int) -> None:
                 rss_mib=rss_mib(pid),
                 peak_rss_mib=rss_mib(pid, "VmHWM"),
             )
+            daemon.kill()
+            daemon.log.unlink()
+            database_mib = (daemon.state / "fetchd.db").stat().st_size / 2**20
+            asked = len(server.requests)
+            at_s = time.monotonic()
+            pid = started(daemon)
+            ready_s = time.monotonic() - at_s
+            wait_until(lambda: len(server.requests) > asked, 60, "the first request")
+            first_s = server.requests[asked].at_s - at_s
+            status_s = took_s(daemon, "status")
+            show(
+                "restart after kill -9",
+                ready_s=ready_s,
+                first_request_s=first_s,
+                status_s=status_s,
+                another_job_s=another_job_s(daemon, server, "during"),
+                rss_mib=rss_mib(pid),
+                database_mib=database_mib,
+            )
+            at_s = time.monotonic()
             (daemon.jobs / "many.cancel").touch()
-            wait_until(lambda: daemon.ended("many"), 60, "the cancel")
+            wait_until(lambda: daemon.events("run.ended")[1:], 60, "the cancel")
+            cancel_s = time.monotonic() - at_s
+            other_s = another_job_s(daemon, server, "reporting")
+            wait_until(lambda: daemon.ended("many"), 600, "the report")
+            show(
+                "cancel of the rest",
+                cancel_s=cancel_s,
+                another_job_s=other_s,
+                all_reported_s=time.monotonic() - at_s,
+                peak_rss_mib=rss_mib(pid, "VmHWM"),
+            )
             daemon.terminate()
 
 
@@ -141,6 +171,21 @@ def job_files(base: Path, count: int) -> None:
 
 def accepted(daemon: DaemonProcess) -> int:
     return daemon.log.read_bytes().count(b'"event": "job.accepted"')
+
+
+def took_s(daemon: DaemonProcess, command: str) -> float:
+    at_s = time.monotonic()
+    words = [sys.executable, "-m", "fetchd", command, "--state", str(daemon.state)]
+    subprocess.run(words, capture_output=True, check=True, cwd=daemon.base)
+    return time.monotonic() - at_s
+
+
+def another_job_s(daemon: DaemonProcess, server: Server, name: str) -> float:
+    """Seconds from the drop of a small job to its last report."""
+    at_s = time.monotonic()
+    daemon.drop(f"{name}.yaml", f"url: {server.url(f'/{name}.bin')}\n")
+    wait_until(lambda: daemon.ended(name), 600, "the other job")
+    return time.monotonic() - at_s
 
 
 def command_line() -> None:

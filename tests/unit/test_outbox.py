@@ -11,7 +11,7 @@ import pytest
 from dropfolder import Crash, DropFolder
 from fetchd.digests import Digest
 from fetchd.events import FolderFailed
-from fetchd.folder.outbox import FILED_TOGETHER
+from fetchd.folder.outbox import FILED_TOGETHER, SHORT_LIST
 from fetchd.folder.reports import MOST_FAILURES
 from fetchd.model import (
     Dossier,
@@ -384,8 +384,8 @@ def test_each_step_of_the_end_is_durable_before_the_next(drop):
     drop.turn()
 
     assert drop.system.durable == [
-        "sync .writing-steps",
-        ".writing-steps -> reports/x.files.jsonl",
+        "sync .writing",
+        ".writing -> reports/x.files.jsonl",
         "sync .writing",
         ".writing -> reports/x.json",
         "sync reports",
@@ -413,13 +413,19 @@ def test_no_job_file_moves_before_its_reports_are_durable(drop):
 
 
 @pytest.mark.parametrize(
-    ("call", "where"),
-    [("rename_new", "done/"), ("write", ""), ("rename", "x.json"), ("open", ".writing-steps")],
-    ids=["F18-done-full", "F18-reports-full", "F18-rename", "F18-open"],
+    ("call", "where", "count"),
+    [
+        ("rename_new", "done/", 1),
+        ("write", "", 1),
+        ("rename", "x.json", 1),
+        ("open", ".writing", 1),
+        ("open", ".writing-steps", SHORT_LIST + 1),
+    ],
+    ids=["F18-done-full", "F18-reports-full", "F18-rename", "F18-open", "F18-open-long"],
 )
-def test_an_end_that_cannot_be_shown_is_told_once_and_shown_later(drop, call, where):
+def test_an_end_that_cannot_be_shown_is_told_once_and_shown_later(drop, call, where, count):
     drop.system.faults[call] = (errno.ENOSPC, where)
-    drop.engine.end("x")
+    drop.engine.end("x", files=[file(str(number)) for number in range(count)])
 
     drop.turns(12)
     stuck = drop.engine.runs[1].filed, drop.folder.idle()
@@ -474,6 +480,26 @@ def test_a_long_list_of_files_is_written_in_slices_and_the_inbox_gets_its_turn(d
     assert between == ["x.yaml", "y.yaml"]
     assert len(lines(drop)) == 3000
     assert drop.names("done") == ["x.yaml"]
+
+
+def test_a_short_end_is_shown_while_a_long_list_is_being_written(drop):
+    drop.engine.end("x", files=[file(str(number)) for number in range(9000)])
+    ticks = iter(float(n) / 20 for n in range(100_000))
+    drop.clock.monotonic = ticks.__next__
+    drop.turn()
+    drop.drop("y.yaml", "url: y\n")
+    drop.turn()
+
+    drop.engine.end("y", files=[file("y")])
+    for _ in range(4):
+        drop.turn()
+    between = drop.names("done"), (drop.jobs / "reports" / ".writing-steps").exists()
+    for _ in range(60):
+        drop.turn()
+
+    assert between == (["y.yaml"], True)
+    assert len(lines(drop)) == 9000
+    assert drop.names("done") == ["x.yaml", "y.yaml"]
 
 
 def test_a_retry_while_the_end_is_being_shown_leaves_the_job_file_in_active(drop):

@@ -28,6 +28,8 @@ SOON_S = 0.1
 SLICE_S = 0.25
 #: So many ended runs share the syncs of the folders.
 FILED_TOGETHER = 64
+#: A list of at most so many files is written in one step. A longer one does not keep it waiting.
+SHORT_LIST = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,24 +155,46 @@ class Outbox:
         self._want(max(self._again_s, now_s + SHOW_EVERY_S))
 
     def _file_all(self, runs: list[RunView]) -> Iterator[None]:
-        """File runs in groups; yields where other work may come between."""
-        for start in range(0, len(runs), FILED_TOGETHER):
+        """File runs, those with a short list first; yields where other work may come between."""
+        yield from self._file_short(runs)
+        for run in runs:
+            if run.tasks.total > SHORT_LIST:
+                yield from self._file_long(run)
+
+    def _file_short(self, runs: list[RunView]) -> Iterator[None]:
+        """File those of the runs that have a short list, in groups."""
+        short = [run for run in runs if run.tasks.total <= SHORT_LIST]
+        for start in range(0, len(short), FILED_TOGETHER):
             listed = []
-            for run in runs[start : start + FILED_TOGETHER]:
+            for run in short[start : start + FILED_TOGETHER]:
                 yield
-                try:
-                    yield from self._places.write_in_steps(
-                        files_name(run.job), file_lines(self._store.files(run.id))
-                    )
-                except OSError as exc:
-                    self._failed(run, exc)
-                else:
+                if self._did(run, self._list):
                     listed.append(run)
-            # In the pauses above a retry may have opened a run again.
-            self._finish([run for run in listed if self._store.run_view(run.id) == run])
+            self._finish(listed)
+
+    def _file_long(self, run: RunView) -> Iterator[None]:
+        """File a run with a long list, and between its pieces what else ends meanwhile."""
+        try:
+            for _ in self._places.write_in_steps(
+                files_name(run.job), file_lines(self._store.files(run.id))
+            ):
+                yield
+                if self._clock.monotonic() >= self._again_s:
+                    yield from self._file_short(self._store.unfiled_runs())
+        except OSError as exc:
+            self._failed(run, exc)
+        else:
+            self._finish([run])
+
+    def _list(self, run: RunView) -> bool:
+        lines = file_lines(self._store.files(run.id))
+        self._places.write(files_name(run.job), lines, durable=True)
+        return True
 
     def _finish(self, runs: list[RunView]) -> None:
         """Write the last reports, move the job files, tell the store; each durable before next."""
+        # In the pauses before this a retry may have opened a run again.
+        runs = [run for run in runs if self._store.run_view(run.id) == run]
         reported = [run for run in runs if self._did(run, self._report_end)]
         if not self._synced(reported, Place.REPORTS):
             return

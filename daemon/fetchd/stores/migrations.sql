@@ -4,3 +4,7 @@
 -- A task may be held against a sums file.
 ALTER TABLE task ADD COLUMN sums TEXT NOT NULL DEFAULT '';
 UPDATE task_group SET document = json_set(document, '$.template.sums', NULL);
+
+-- name: 3
+-- Whether a destination is taken is asked for every task, however many runs it had before.
+CREATE INDEX task_open ON task (path, root, run) WHERE state < 3;

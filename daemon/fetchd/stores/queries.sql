@@ -130,10 +130,13 @@ SELECT id, grp, path, state, detail, reason, sources, history, result
 FROM task WHERE run = ? AND id > ? ORDER BY id LIMIT ?;
 
 -- name: failures
+-- Without statistics the planner would rather look at every task of the run.
 SELECT id, grp, path, state, detail, reason, sources, history, result
-FROM task WHERE run = ? AND state = 4 ORDER BY id LIMIT ?;
+FROM task INDEXED BY task_failed WHERE run = ? AND state = 4 ORDER BY id LIMIT ?;
 
 -- name: dest_state
 -- An open task of whatever run goes before the newest one.
-SELECT state FROM task WHERE path = ? AND root = ?
-ORDER BY state < 3 DESC, run DESC, id DESC LIMIT 1;
+SELECT coalesce(
+    (SELECT state FROM task WHERE path = ?1 AND root = ?2 AND state < 3 LIMIT 1),
+    (SELECT state FROM task WHERE path = ?1 AND root = ?2 ORDER BY run DESC, id DESC LIMIT 1)
+);

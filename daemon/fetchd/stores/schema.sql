@@ -1,4 +1,4 @@
--- The state of fetchd, version 2. The way here from an older one is in migrations.sql.
+-- The state of fetchd, version 3. The way here from an older one is in migrations.sql.
 -- Times are Unix seconds. Paths are bytes, because names need not be UTF-8.
 
 CREATE TABLE job (
@@ -58,6 +58,7 @@ CREATE INDEX task_unfinished ON task (id) WHERE state IN (1, 2);
 CREATE INDEX task_failed ON task (run, id) WHERE state = 4;
 CREATE INDEX task_of_run ON task (run);
 CREATE INDEX task_dest ON task (path, root, run);
+CREATE INDEX task_open ON task (path, root, run) WHERE state < 3;
 
 CREATE TABLE file (                     -- the last file published at each destination
     root          TEXT NOT NULL,

@@ -51,7 +51,7 @@ from fetchd.stores.ledger import Ledger
 from fetchd.threads import Worker
 from fetchd.urls import origin_of
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _APPLICATION_ID = 0x66746364  # "ftcd"
 
 #: TaskState <-> column task.state; the queries know these numbers.
@@ -68,6 +68,8 @@ _NUMBERS = {state: number for number, state in enumerate(STATES)}
 #: Tasks that become due this soon are read ahead, so that their wait ends on time.
 _AHEAD_S = 60.0
 _PAGE = 1000
+#: What the write-ahead log keeps of the disk after a transaction that needed more.
+_LOG_BYTES = 16 * 1024 * 1024
 
 
 def _named(file: str) -> dict[str, str]:
@@ -100,6 +102,8 @@ class SqliteStore:
             lambda db: db.execute("SELECT coalesce(max(id), 0) FROM run").fetchone()[0]
         )
         self._run_ids = itertools.count(last + 1)
+        # Ended runs that are not filed: their tasks rest, and are counted once. Ledger thread only.
+        self._ended: dict[int, RunView] = {}
 
     def new_run_id(self) -> int:
         return next(self._run_ids)
@@ -141,6 +145,8 @@ class SqliteStore:
                     continue
                 for change in alike:
                     _apply(db, change)
+                    if isinstance(change, RunFiled):
+                        self._ended.pop(change.run, None)
 
         self._ledger.post(write, None if then is None else lambda _: then())
 
@@ -155,6 +161,7 @@ class SqliteStore:
             if not db.execute(Q["reopen_tasks"], (run,)).rowcount:
                 return False
             db.execute(Q["reopen_run"], (run,))
+            self._ended.pop(run, None)
             return True
 
         if not self._ledger.write(write):
@@ -188,13 +195,13 @@ class SqliteStore:
     def last_runs(self, jobs: Collection[str]) -> dict[str, RunView]:
         def read(db: sqlite3.Connection) -> dict[str, RunView]:
             rows = {job: db.execute(Q["last_run"], (job,)).fetchone() for job in jobs}
-            views = {job: _run_view(db, row[0]) for job, row in rows.items() if row is not None}
+            views = {job: self._view(db, row[0]) for job, row in rows.items() if row is not None}
             return {job: view for job, view in views.items() if view is not None}
 
         return self._ledger.read(read)
 
     def run_view(self, run: int) -> RunView | None:
-        return self._ledger.read(lambda db: _run_view(db, run))
+        return self._ledger.read(lambda db: self._view(db, run))
 
     def open_runs(self) -> list[OpenRun]:
         ids = self._ledger.read(lambda db: [row[0] for row in db.execute(Q["open_runs"])])
@@ -208,7 +215,7 @@ class SqliteStore:
     def unfiled_runs(self) -> list[RunView]:
         def read(db: sqlite3.Connection) -> list[RunView]:
             ids = [row[0] for row in db.execute(Q["unfiled_runs"])]
-            return [view for view in (_run_view(db, run) for run in ids) if view is not None]
+            return [view for view in (self._view(db, run) for run in ids) if view is not None]
 
         return self._ledger.read(read)
 
@@ -229,10 +236,18 @@ class SqliteStore:
         return [_file_view(row, names) for row in rows]
 
     def destination_state(self, root: str, path: str) -> TaskState | None:
-        row = self._ledger.read(
+        (state,) = self._ledger.read(
             lambda db: db.execute(Q["dest_state"], (codec.path_bytes(path), root)).fetchone()
         )
-        return None if row is None else STATES[row[0]]
+        return None if state is None else STATES[state]
+
+    def _view(self, db: sqlite3.Connection, run: int) -> RunView | None:
+        view = self._ended.get(run)
+        if view is None:
+            view = _run_view(db, run)
+            if view is not None and view.finished_at_s is not None and not view.filed:
+                self._ended[run] = view
+        return view
 
     def _group_names(self, run: int) -> dict[int, str]:
         rows = self._ledger.read(lambda db: db.execute(Q["groups"], (run,)).fetchall())
@@ -257,6 +272,7 @@ def _connect(path: str | None) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA cache_size = -16000")
+        db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             raise ConfigError(
