@@ -190,6 +190,15 @@ class RunEnded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RootFull(Event):
+    """Several attempts in a row found no room: none is started there for ``delay_s``."""
+
+    root: str
+    reason: str
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEvent(Event):
     job: str
     run: int

@@ -304,8 +304,13 @@ class Part(Protocol):
         """Remove what the destination has in quarantine; False: nothing, or the disk refused."""
         ...
 
-    def free_bytes(self) -> int:
-        """Return the free space of the part's file system."""
+    def claim(self, missing_bytes: int) -> None:
+        """Claim room for so many bytes more, or less than before, on the part's file system.
+
+        ``write`` uses the claim up; closing the part ends it. Raises AttemptError (disk_full)
+        when what is free does not cover the reserve, what was claimed earlier for other parts,
+        and this; what the destination has in quarantine makes room first.
+        """
         ...
 
 

@@ -75,6 +75,7 @@ class Works:
                 for name, root in settings.roots.items()
             },
             failpoints=self._failpoints,
+            reserve_bytes=settings.disk.reserve_bytes,
         )
         stop_early.append(self.disk.close)
         self.transports = transports.build(
@@ -115,7 +116,6 @@ class Works:
             report=self.fetchers.report,
             clock=clock,
             failpoints=self._failpoints,
-            reserve_bytes=settings.disk.reserve_bytes,
         )
         self.finishers = Pool(
             "finisher",

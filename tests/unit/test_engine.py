@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from fetchd import events
+from fetchd.engine.admission import MOST_IN_VAIN
 from fetchd.engine.engine import KEEP_PARTS_S
 from fetchd.model import (
     Batch,
@@ -888,3 +889,99 @@ def test_items_of_a_group_of_one_survive_for_those_who_refer_to_it(lives):
     (opened,) = second.store.open_runs()
 
     assert opened.groups[0].group.items == (Item(url="http://one.example/f", filename="f"),)
+
+
+# ---------------------------------------------------------------- full roots
+
+FULL = Deferred(reason="disk", detail="it is full", delay_s=30.0)
+
+
+def fill(hand: EngineByHand, root: str = "default") -> None:
+    """Let attempts in a root end in vain until the engine believes it."""
+    for _ in range(MOST_IN_VAIN):
+        attempt = hand.fetch()
+        assert attempt.group.rules.root == root
+        hand.settle(attempt, FULL)
+
+
+def waiting(hand: EngineByHand, job_name: str) -> dict[str, int]:
+    (run,) = [run for run in hand.engine.view().runs if run.job == job_name]
+    return dict(run.waiting)
+
+
+def test_d01_a_full_root_is_asked_no_more_while_another_goes_on(hand):
+    many = [spec(f"f{number:02}") for number in range(MOST_IN_VAIN + 20)]
+    hand.submit(job("full", group("full", *many, root="default")))
+    fill(hand)
+    hand.submit(job("other", group("other", spec("o"), root="second")))
+
+    attempt = hand.fetch()
+    hand.succeed(attempt)
+
+    assert attempt.task.spec.path == "o"
+    (told,) = of(hand, events.RootFull)
+    assert (told.root, told.reason, told.delay_s) == ("default", "it is full", 30.0)
+    assert len(of(hand, events.TaskDeferred)) == MOST_IN_VAIN
+    assert waiting(hand, "full")["disk"] > MOST_IN_VAIN
+
+
+def test_d01_when_its_time_is_up_a_full_root_is_tried_by_a_few_and_all_are_fetched(hand):
+    paths = [f"f{number:02}" for number in range(MOST_IN_VAIN + 20)]
+    hand.submit(job("full", group("full", *map(spec, paths))))
+    fill(hand)
+    hand.submit(job("other", group("other", spec("o"), root="second")))
+    hand.succeed(hand.fetch())
+    hand.clock.advance(29.0)
+    hand.engine.tick()
+    early = hand.engine._admission.let_go(hand.clock.monotonic())
+    hand.clock.advance(1.5)
+    hand.engine.tick()
+
+    assert early == []
+    assert sorted(hand.run_all()) == paths
+    assert hand.engine.idle()
+
+
+def test_a_file_that_alone_does_not_fit_does_not_park_its_root(hand):
+    hand.submit(job("a", group("a", *(spec(f"f{number}") for number in range(40)))))
+
+    for _ in range(20):
+        hand.settle(hand.fetch(), FULL)
+        hand.succeed(hand.fetch())
+
+    assert of(hand, events.RootFull) == []
+
+
+def test_a_job_that_waits_for_a_full_root_can_be_cancelled_and_tried_again(hand):
+    many = [spec(f"f{number:02}") for number in range(MOST_IN_VAIN + 20)]
+    hand.submit(job("full", group("full", *many)))
+    fill(hand)
+    hand.submit(job("other", group("other", spec("o"), root="second")))
+    hand.succeed(hand.fetch())
+
+    answer = hand.engine.obey(Cancel(job="full"))
+    hand.calm()
+    hand.clock.advance(31.0)
+    hand.engine.tick()
+
+    assert answer.done
+    assert hand.ready() == 0
+    assert hand.store.run_view(answer.run).tasks.cancelled == len(many)
+
+
+def test_d01_a_disk_that_is_full_when_a_file_is_published_costs_no_attempt(hand):
+    hand.submit(job("a", group("a", spec("f"), retry=QUICK)))
+    hand.settle(attempt := hand.fetch(), Fetched(intent=intent_for(attempt)))
+    (publish,) = hand.publish()
+
+    hand.settle(publish, failure("disk_full"))
+    wait = waiting(hand, "a")
+    hand.clock.advance(31.0)
+    again = hand.fetch()
+    hand.succeed(again)
+
+    assert wait == {"disk": 1}
+    assert again.number == 1
+    assert hand.engine.idle()
+    (ended,) = of(hand, events.RunEnded)
+    assert (ended.state, ended.bytes) == ("succeeded", 10)

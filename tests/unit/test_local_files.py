@@ -394,9 +394,7 @@ class Copying:
     def __init__(self, house: House) -> None:
         self.house = house
         self.wanted = True
-        self.transfer = Transfer(
-            house.disk, house.net, self.report, SystemClock(), Failpoints(), reserve_bytes=0
-        )
+        self.transfer = Transfer(house.disk, house.net, self.report, SystemClock(), Failpoints())
 
     def report(self, attempt: Attempt, progress: Progress) -> bool:
         return self.wanted

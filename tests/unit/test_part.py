@@ -585,4 +585,4 @@ def test_free_space_is_that_of_the_parts_file_system(disk, tmp_path):
     space = os.statvfs(tmp_path)
 
     with disk.open_part("default", "a") as part:
-        assert part.free_bytes() == pytest.approx(space.f_bavail * space.f_frsize, rel=0.1)
+        assert part._free_bytes() == pytest.approx(space.f_bavail * space.f_frsize, rel=0.1)

@@ -221,7 +221,14 @@ class Bench:
         self.origin = Origin()
         self.reports: list[Progress] = []
         self.wanted = True
-        self.reserve_bytes = 0
+
+    @property
+    def reserve_bytes(self) -> int:
+        return self.disk._space._reserve_bytes
+
+    @reserve_bytes.setter
+    def reserve_bytes(self, count: int) -> None:
+        self.disk._space._reserve_bytes = count
 
     def attempt(
         self,
@@ -249,9 +256,7 @@ class Bench:
         )
 
     def fetch(self, **asked) -> Outcome:
-        transfer = Transfer(
-            self.disk, self.origin, self.report, self.clock, Failpoints(), self.reserve_bytes
-        )
+        transfer = Transfer(self.disk, self.origin, self.report, self.clock, Failpoints())
         outcome = transfer(self.attempt(**asked))
         assert self.origin.open_streams == 0
         return outcome
@@ -1677,6 +1682,19 @@ def test_n12_a_file_that_does_not_fit_waits_for_space_unread(bench):
     assert bench.origin.served_bytes == 0
     bench.reserve_bytes = 100 * KIB
     assert bench.publish(bench.fetch()) == DATA
+
+
+def test_d01_no_origin_is_asked_while_the_disk_is_full(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT)
+    asked = len(bench.origin.requests)
+    bench.system.free = len(DATA) - CUT - 1
+
+    outcomes = [bench.fetch(), bench.fetch()]
+
+    assert [outcome.reason for outcome in outcomes] == ["disk", "disk"]
+    assert len(bench.origin.requests) == asked
+    assert bench.kept is not None
 
 
 def test_only_the_missing_bytes_of_a_part_need_space(bench):

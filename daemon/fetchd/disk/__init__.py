@@ -1,7 +1,8 @@
 """The download roots: safe paths, parts with journals, durable publication.
 
 The only room that touches a root. ``roots`` walks, ``part`` is what transfers write, ``publish``
-alone makes anything visible, ``source`` is what jobs copy; ``system`` is the machine behind them.
+alone makes anything visible, ``space`` lets no more transfers begin than fit, ``source`` is what
+jobs copy; ``system`` is the machine behind them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from fetchd.disk.part import (
 from fetchd.disk.publish import Publisher
 from fetchd.disk.roots import Root, RootSpec, existing_at, explained, shown
 from fetchd.disk.source import SourceFile
+from fetchd.disk.space import Space
 from fetchd.disk.system import SystemOs
 from fetchd.errors import AttemptError
 from fetchd.model import Attempt, Outcome, Publish
@@ -38,9 +40,15 @@ _SLICE_BYTES = 1024 * 1024
 
 
 def build(
-    roots: Mapping[str, RootSpec], system: Os | None = None, failpoints: Failpoints | None = None
+    roots: Mapping[str, RootSpec],
+    system: Os | None = None,
+    failpoints: Failpoints | None = None,
+    reserve_bytes: int = 0,
 ) -> DownloadDisk:
-    """Make and open the roots; raises ConfigError for one that cannot be written."""
+    """Make and open the roots; raises ConfigError for one that cannot be written.
+
+    ``reserve_bytes`` of each file system are never filled.
+    """
     system = system or SystemOs()
     with ExitStack() as undo:
         opened = {}
@@ -48,7 +56,7 @@ def build(
             opened[name] = Root(name, spec, system)
             undo.callback(opened[name].close)
         undo.pop_all()
-    return DownloadDisk(opened, system, failpoints or Failpoints())
+    return DownloadDisk(opened, system, failpoints or Failpoints(), Space(reserve_bytes))
 
 
 class DownloadDisk:
@@ -57,9 +65,12 @@ class DownloadDisk:
     Any thread, except ``publish``: one thread.
     """
 
-    def __init__(self, roots: Mapping[str, Root], system: Os, failpoints: Failpoints) -> None:
+    def __init__(
+        self, roots: Mapping[str, Root], system: Os, failpoints: Failpoints, space: Space
+    ) -> None:
         self._roots = roots
         self._system = system
+        self._space = space
         self._publisher = Publisher(roots, system, failpoints)
 
     def close(self) -> None:
@@ -67,7 +78,7 @@ class DownloadDisk:
             root.close()
 
     def open_part(self, root: str, path: str) -> AbstractContextManager[Part]:
-        return open_part(self._system, self._root(root), path)
+        return open_part(self._system, self._space, self._root(root), path)
 
     def existing(self, root: str, path: str) -> Existing | None:
         with self._root(root).place(path) as place:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from fetchd.disk.roots import HIDDEN, Root, explain, explained, shown
+from fetchd.disk.space import Claim, Space
 from fetchd.errors import AttemptError
 from fetchd.model import Validator
 from fetchd.ports import Os, PartBusy, PartJournal
@@ -40,11 +41,19 @@ class DiskPart:
     """A destination's part, locked as long as ``fd`` is open. One thread. See ``ports.Part``."""
 
     def __init__(
-        self, system: Os, root: str, path: str, home: str, fd: int, folder_fd: int
+        self,
+        system: Os,
+        space: Space,
+        root: str,
+        path: str,
+        home: str,
+        fd: int,
+        folder_fd: int,
     ) -> None:
         """Take a locked part over; what its journal does not vouch for is cut off."""
         self.name = part_name(root, path)
         self._system = system
+        self._space = space
         self._root = root
         self._path = path
         self._home = home
@@ -53,6 +62,7 @@ class DiskPart:
         self._discarded = False
         self.journal: PartJournal | None = None
         with explained(root, path, "the part"):
+            self._claim = Claim(device=system.device(fd))
             self.size_bytes = os.fstat(fd).st_size
             said = read_journal(system, folder_fd, self.name)
             if said is not None and said[:2] == (root, path):
@@ -69,12 +79,15 @@ class DiskPart:
             _write_all(self._system, self._fd, data, self.size_bytes)
         # Only now: what a failed write left behind the size is overwritten or cut off.
         self.size_bytes += len(data)
+        self._claim.missing_bytes = max(0, self._claim.missing_bytes - len(data))
 
     def truncate(self, size_bytes: int = 0) -> None:
         with explained(self._root, self._path, "cutting the part"):
             if self.journal is not None and self.journal.durable_bytes > size_bytes:
                 self._forget()
             self._system.truncate(self._fd, size_bytes)
+        if self._claim.missing_bytes:  # what is cut off is missing again, and free
+            self._claim.missing_bytes += max(0, self.size_bytes - size_bytes)
         self.size_bytes = size_bytes
 
     def readinto(self, buffer: memoryview, offset: int) -> int:
@@ -132,7 +145,25 @@ class DiskPart:
             return drop_quarantined(self._system, self._folder_fd, self.name)
         return False
 
-    def free_bytes(self) -> int:
+    def claim(self, missing_bytes: int) -> None:
+        needed_bytes = self._space.claim(self._claim, missing_bytes)
+        free_bytes = self._free_bytes()
+        if free_bytes < needed_bytes and self.drop_quarantined():
+            free_bytes = self._free_bytes()
+        if free_bytes < needed_bytes:
+            self.unclaim()
+            raise AttemptError(
+                "disk_full",
+                f"{missing_bytes} bytes are missing, {free_bytes} are free, and "
+                f"{needed_bytes - missing_bytes} of them are reserved (disk.reserve) or needed "
+                "by transfers under way",
+            )
+
+    def unclaim(self) -> None:
+        """Let others have what was claimed."""
+        self._space.drop(self._claim)
+
+    def _free_bytes(self) -> int:
         with explained(self._root, self._path, "asking for free space"):
             return self._system.free_bytes(self._fd)
 
@@ -164,7 +195,7 @@ class DiskPart:
 
 
 @contextmanager
-def open_part(system: Os, root: Root, path: str) -> Iterator[DiskPart]:
+def open_part(system: Os, space: Space, root: Root, path: str) -> Iterator[DiskPart]:
     """Open or make the part of a destination; raises AttemptError, PartBusy."""
     name = part_name(root.name, path)
     with root.place(path) as place:
@@ -185,7 +216,11 @@ def open_part(system: Os, root: Root, path: str) -> Iterator[DiskPart]:
                 remove(system, folder_fd, name)
                 fd = lock(system, folder_fd, name, make=True)
         assert fd is not None
-        yield DiskPart(system, root.name, path, home, fd, folder_fd)
+        part = DiskPart(system, space, root.name, path, home, fd, folder_fd)
+        try:
+            yield part
+        finally:
+            part.unclaim()
     finally:
         if fd is not None:
             os.close(fd)

@@ -50,6 +50,8 @@ from fetchd.urls import origin_of
 
 #: A list whose next piece could not be read, for a reason that may pass, is tried so often.
 MOST_LIST_FAILURES = 5
+#: What could not be published for want of room is tried again so much later.
+FULL_DISK_DELAY_S = 30.0
 
 _NO_PROGRESS = Progress()
 
@@ -209,6 +211,8 @@ class Decisions:
                 group.run.bytes -= intent.size_bytes
                 if group.run.cancelled:
                     self._cancelled(group, task, TaskState.PUBLISHING, effects)
+                elif outcome.code == "disk_full":
+                    self._wait_for_room(attempt, out, outcome, effects)
                 elif attempt.recovered and outcome.transient:
                     # The crash was charged nowhere, and it is what tore the part.
                     group.move(TaskState.PUBLISHING, TaskState.READY)
@@ -217,6 +221,19 @@ class Decisions:
                     self._failed(attempt, out, outcome, TaskState.PUBLISHING, effects)
             case _:
                 raise AssertionError(f"{outcome} does not answer a publication")
+
+    def _wait_for_room(
+        self, attempt: Publish, out: Out, outcome: Failure, effects: Effects
+    ) -> None:
+        """A name found no room: fetched again later, from what is kept of the part."""
+        about = about_task(attempt, attempt.intent.url)
+        delay_s = FULL_DISK_DELAY_S
+        effects.happened.append(
+            events.TaskDeferred(**about, wait="disk", reason=outcome.reason, delay_s=delay_s)
+        )
+        task = attempt.task
+        out.group.move(TaskState.PUBLISHING, TaskState.READY)
+        self._put_back(out.group, task, task.history, delay_s, "disk", out.previous, effects)
 
     def _published(
         self, attempt: Publish, out: Out, mtime_ns: int, inode: int, effects: Effects

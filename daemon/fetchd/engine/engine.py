@@ -11,6 +11,7 @@ from itertools import islice
 from fetchd import events
 from fetchd.clock import Clock, Random, SteadyWall
 from fetchd.engine import retry
+from fetchd.engine.admission import Admission
 from fetchd.engine.decisions import Decisions, Effects, Out, about_run, about_task, source_of
 from fetchd.engine.desk import Desk
 from fetchd.engine.queue import Entry, TaskQueue
@@ -21,6 +22,7 @@ from fetchd.model import (
     Batch,
     Cancel,
     Command,
+    Deferred,
     Expand,
     Fetch,
     ListFile,
@@ -93,6 +95,7 @@ class Engine:
         self._held: set[Group] = set()  # groups with tasks that wait for a destination
         self._asking: set[Group] = set()  # groups for which the store is being read
         self._ending = 0  # runs whose end is decided and not yet on record
+        self._admission = Admission()
         self._recent: deque[RunView] = deque(maxlen=RECENT_RUNS)
         self._stopping = False
         self._sweep_due = False
@@ -158,6 +161,7 @@ class Engine:
         effects = Effects()
         soon_s = self._steady.now_s() + 30.0
         with self._lock:
+            effects.entries += self._admission.let_go(self._clock.monotonic())
             for run in self._runs.values():
                 for group in run.groups.values():
                     if group.next_due_at_s is not None and group.next_due_at_s <= soon_s:
@@ -217,6 +221,7 @@ class Engine:
             for attempt, outcome in settled:
                 out = self._out.pop(attempt.fence, None)
                 if out is not None:
+                    self._note_room(attempt, outcome, effects)
                     self._decide.settle(out, outcome, effects)
             self._take_note(effects)
         self._act(effects)
@@ -404,13 +409,18 @@ class Engine:
         return ()
 
     def _start(self, entry: Entry, effects: Effects) -> Fetch | None:
-        """Make an attempt of a queue entry; None when its run is not on any more."""
+        """Make an attempt of a queue entry; None when its run is not on, or its root full."""
         run = self._runs.get(entry.run)
         if run is None or run.cancelled or self._stopping:
             effects.released.append(entry)
             return None
         task = entry.ready.task
         group = run.groups_by_id[task.group]
+        wait_s = self._admission.park(group.rules.root, entry, self._clock.monotonic())
+        if wait_s is not None:
+            run.waits[task.id] = ("disk", self._clock.wall() + wait_s)
+            effects.released.append(entry)
+            return None
         group.start(task.id, entry.origin)
         group.move(TaskState.READY, TaskState.RUNNING)
         run.waits.pop(task.id, None)
@@ -445,6 +455,16 @@ class Engine:
         )
         self._decide.read_more(group, effects)
         return attempt
+
+    def _note_room(self, attempt: Attempt, outcome: Outcome, effects: Effects) -> None:
+        if not isinstance(attempt, Fetch):
+            return
+        root = attempt.group.rules.root
+        if self._admission.note(root, outcome, self._clock.monotonic()):
+            assert isinstance(outcome, Deferred)
+            effects.happened.append(
+                events.RootFull(root=root, reason=outcome.detail, delay_s=outcome.delay_s)
+            )
 
     def _budget_bytes(self, run: OpenedRun) -> int | None:
         """Return what limits.total leaves for one more file, beside those under way."""
@@ -568,6 +588,8 @@ class Engine:
             del self._runs[run.run.id]
             del self._by_job[run.job.name]
         self._ending += len(effects.ended)
+        for run_id in effects.cancelled_runs:
+            self._admission.forget(run_id)
         self._sweep_due = self._sweep_due or effects.sweep
         if effects.freed:
             for group in self._asking:

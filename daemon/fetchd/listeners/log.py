@@ -49,6 +49,7 @@ LINES: dict[type[Event], Line] = {
     events.TaskVerified: Line("task.verified", _DEBUG),
     events.TaskRetryScheduled: Line("task.retry_scheduled", _WARNING),
     events.TaskDeferred: Line("task.deferred", _INFO),
+    events.RootFull: Line("root.full", _WARNING),
     events.TaskInterrupted: Line("task.interrupted", _INFO),
     events.TaskDone: Line("task.done", _INFO),
     events.TaskFailed: Line("task.failed", _ERROR),

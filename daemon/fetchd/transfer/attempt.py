@@ -77,8 +77,7 @@ _WORTHLESS = {"checksum_mismatch", "bad_size", "expectation_failed", "too_large"
 class Transfer:
     """Works on attempts of stage fetch. Any number of threads, each with a buffer of its own.
 
-    ``transport`` opens URLs of every scheme; ``report`` is ``WorkSource.report``;
-    ``reserve_bytes`` of each file system are never filled.
+    ``transport`` opens URLs of every scheme; ``report`` is ``WorkSource.report``.
     """
 
     def __init__(
@@ -88,14 +87,12 @@ class Transfer:
         report: Callable[[Attempt, Progress], bool],
         clock: Clock,
         failpoints: Failpoints,
-        reserve_bytes: int,
     ) -> None:
         self.disk = disk
         self.transport = transport
         self.report = report
         self.clock = clock
         self.failpoints = failpoints
-        self.reserve_bytes = reserve_bytes
         self.sums = SumsFiles(transport, clock)
         self._local = threading.local()
 
@@ -283,6 +280,10 @@ class _Fetch:
                 return self._use_kept()
             if complete:
                 asked = WHOLE
+        if self._unless is None and not complete:
+            # No origin is asked for what there is no room for.
+            total = part.journal.total if part.journal else None
+            part.claim(max(0, (total or 0) - part.size_bytes))
         while True:
             try:
                 stream = self._open(asked)
@@ -456,7 +457,7 @@ class _Fetch:
             self._check_limits(stream.total)
         missing_bytes = (stream.total or 0) - self._part.size_bytes
         if missing_bytes > 0 or stream.total is None:
-            self._check_space(max(0, missing_bytes))
+            self._part.claim(max(0, missing_bytes))
         return verified
 
     def _read_start(self, stream: Stream) -> int:
@@ -500,7 +501,7 @@ class _Fetch:
         if due or self._clock.monotonic() - self._marked_s >= CHECKPOINT_S:
             if self._resumable:
                 self._checkpoint()
-            self._check_space(0)
+            self._part.claim(max(0, (self._total_bytes or 0) - size_bytes))
             self._marked_bytes = size_bytes
             self._marked_s = self._clock.monotonic()
 
@@ -534,20 +535,6 @@ class _Fetch:
                 f"timeout.stall asks for ({timeouts.stall_bytes_per_s} B/s)",
             )
         self._window_s, self._window_bytes = 0.0, 0
-
-    def _check_space(self, missing_bytes: int) -> None:
-        free_bytes = self._part.free_bytes()
-        if (
-            free_bytes - self._transfer.reserve_bytes < missing_bytes
-            and self._part.drop_quarantined()
-        ):
-            free_bytes = self._part.free_bytes()
-        if free_bytes - self._transfer.reserve_bytes < missing_bytes:
-            raise AttemptError(
-                "disk_full",
-                f"{missing_bytes} bytes are missing, {free_bytes} are free and "
-                f"{self._transfer.reserve_bytes} of them reserved (disk.reserve)",
-            )
 
     # ------------------------------------------------------------ the part
 

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from fetchd.disk import RootSpec, SystemOs, build
+from fetchd.disk.space import Claim, Space
+from fetchd.errors import AttemptError
+from fetchd.model import Validator
+from fetchd.ports import PartJournal
+
+RESERVE = 1000
+
+
+class SmallDisk(SystemOs):
+    """A disk whose free space is set by hand; what is written to it is missing from that."""
+
+    free = 0
+
+    def free_bytes(self, fd):
+        return self.free
+
+    def write(self, fd, data, offset, /):
+        written = super().write(fd, data, offset)
+        self.free -= written
+        return written
+
+    def truncate(self, fd, size_bytes):
+        self.free += os.fstat(fd).st_size - size_bytes
+        super().truncate(fd, size_bytes)
+
+
+@pytest.fixture
+def system():
+    return SmallDisk()
+
+
+@pytest.fixture
+def disk(tmp_path, system):
+    made = build({"default": RootSpec(path=str(tmp_path))}, system, reserve_bytes=RESERVE)
+    yield made
+    made.close()
+
+
+def test_a_claim_needs_the_reserve_what_came_before_and_itself():
+    space = Space(RESERVE)
+    first, second = Claim(device=1), Claim(device=1)
+
+    assert space.claim(first, 300) == 1300
+    assert space.claim(second, 50) == 1350
+    assert space.claim(first, 200) == 1200  # it shrinks, and stays the first
+    assert space.claim(first, 201) == 1251  # it grows, and is the last
+    assert space.claim(second, 50) == 1050
+
+
+def test_each_file_system_has_its_own_claims_and_what_is_dropped_counts_no_more():
+    space = Space(0)
+    here, there, later = Claim(device=1), Claim(device=2), Claim(device=1)
+
+    assert [space.claim(claim, 100) for claim in (here, there, later)] == [100, 100, 200]
+    space.drop(here)
+    assert space.claim(later, 100) == 100
+
+
+def test_d01_two_parts_that_fit_each_but_not_together_do_not_both_begin(disk, system):
+    system.free = RESERVE + 150
+    with disk.open_part("default", "a") as a, disk.open_part("default", "b") as b:
+        a.claim(100)
+        with pytest.raises(AttemptError, match="51 bytes are missing, 1150 are free, and 1100 of"):
+            b.claim(51)
+        b.claim(50)
+
+        a.write(memoryview(bytes(100)))
+        b.write(memoryview(bytes(30)))
+        a.claim(0)
+        b.claim(20)
+        with pytest.raises(AttemptError) as caught:
+            b.claim(21)
+    assert caught.value.code == "disk_full"
+
+
+def test_a_part_that_is_closed_claims_nothing(disk, system):
+    system.free = RESERVE + 100
+    with disk.open_part("default", "a") as a:
+        a.claim(100)
+
+    with disk.open_part("default", "b") as b:
+        b.claim(100)
+
+
+def test_what_is_cut_off_a_part_is_claimed_again(disk, system):
+    system.free = RESERVE + 100
+    with disk.open_part("default", "a") as a, disk.open_part("default", "b") as b:
+        a.claim(100)
+        a.write(memoryview(bytes(60)))
+        a.truncate()
+
+        with pytest.raises(AttemptError):
+            b.claim(1)
+        b.claim(0)
+
+
+def test_where_space_is_lost_the_parts_that_came_first_go_on(disk, system):
+    system.free = RESERVE + 300
+    with disk.open_part("default", "a") as a, disk.open_part("default", "b") as b:
+        a.claim(100)
+        b.claim(100)
+
+        system.free -= 150  # somebody else has filled it
+
+        a.claim(100)
+        with pytest.raises(AttemptError):
+            b.claim(100)
+
+
+def test_the_bytes_that_a_part_has_already_are_not_claimed(disk, system):
+    system.free = RESERVE + 100
+    journal = PartJournal(
+        url="u", final_url="u", total=100, validator=Validator(etag='"1"'), durable_bytes=60
+    )
+    with disk.open_part("default", "a") as a:
+        a.write(memoryview(bytes(60)))
+        a.checkpoint(journal)
+    system.free = RESERVE + 40
+
+    with disk.open_part("default", "a") as a:
+        a.claim(40)
