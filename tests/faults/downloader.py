@@ -37,9 +37,7 @@ class Downloader:
         self.transports = build_transports(
             ["loopback"], proxy=None, ca=None, redirects=2, workers=2, clock=clock
         )
-        self._transfer = Transfer(
-            self.disk, self.transports, lambda *_: True, clock, Failpoints(), 0
-        )
+        self._transfer = Transfer(self.disk, self.transports, lambda *_: True, clock, Failpoints())
 
     def fetch(self, attempt: Fetch) -> Outcome:
         return self._transfer(attempt)

@@ -326,7 +326,7 @@ class Life:
         self._clock = clock
         self._disk = disk
         engine = by_hand.engine
-        self._transfer = Transfer(disk, origin, engine.report, clock, Failpoints(), 0)
+        self._transfer = Transfer(disk, origin, engine.report, clock, Failpoints())
         self._fetcher = Pool(
             "fetcher", 1, engine, Fetch, work=self._fetch, most=1, clock=clock, tell=lambda _: None
         )

@@ -418,7 +418,7 @@ class Engine:
         group = run.groups_by_id[task.group]
         wait_s = self._admission.park(group.rules.root, entry, self._clock.monotonic())
         if wait_s is not None:
-            run.waits[task.id] = ("disk", self._clock.wall() + wait_s)
+            run.waits[task.id] = ("disk", self._steady.now_s() + wait_s)
             effects.released.append(entry)
             return None
         group.start(task.id, entry.origin)
