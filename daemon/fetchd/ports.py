@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from fetchd.errors import AttemptError
 from fetchd.events import Event
 from fetchd.model import (
     Answer,
@@ -132,6 +133,10 @@ class RangeRefused(Exception):
         self.total = total
 
 
+class OtherRange(AttemptError):
+    """The origin answered with other bytes than the rest that was asked for."""
+
+
 class Transport(Protocol):
     """Asks an origin and hands the body over as it comes, whatever it is for."""
 
@@ -139,7 +144,7 @@ class Transport(Protocol):
         """Ask, follow redirects, check the answer; returns once the head has arrived.
 
         ``wanted`` is asked in every long wait; when it says False, NotWanted is raised.
-        Raises AttemptError with a stable code, RangeRefused.
+        Raises AttemptError with a stable code, OtherRange among them, and RangeRefused.
         """
         ...
 

@@ -201,38 +201,31 @@ def _resumed() -> list[Scenario]:
             "wrong-offset",
             "206 from a wrong offset",
             rest(partial(OLD, shift=-1000), file(OLD)),
-            best="clean",
             keeps=True,
         ),
         resumed(
             "no-content-range",
             "206 without Content-Range, the whole file in it",
             rest(partial(OLD, whole=True), file(OLD)),
-            best="clean",
             keeps=True,
         ),
         resumed(
             "short-range",
             "206 of fewer bytes than asked for",
             rest(partial(OLD, end=1000), file(OLD)),
-            best="clean",
             keeps=True,
         ),
         resumed(
             "other-total",
             "206 of a file of another size",
             rest(partial(NEW, size=SIZE + 5), file(OLD)),
-            best="clean",
             keeps=True,
         ),
-        resumed(
-            "multipart", "206 multipart", rest(multipart(OLD), file(OLD)), best="clean", keeps=True
-        ),
+        resumed("multipart", "206 multipart", rest(multipart(OLD), file(OLD)), keeps=True),
         resumed(
             "encoded-range",
             "206 with Content-Encoding: gzip",
             rest(partial(OLD, headers=zipped), file(OLD)),
-            best="clean",
             keeps=True,
         ),
         resumed(
@@ -416,6 +409,7 @@ def _lengths() -> list[Scenario]:
             OLD,
             f"Content-Length: {SIZE}",
             before=b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n",
+            best="right",
         ),
         lying("no-http", "bytes that are not HTTP", OLD, before=b"\x00\x01binary\r\n" * 20),
     ]

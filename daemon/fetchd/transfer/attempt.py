@@ -30,6 +30,7 @@ from fetchd.model import (
 from fetchd.ports import (
     Disk,
     Existing,
+    OtherRange,
     Part,
     PartBusy,
     PartJournal,
@@ -284,9 +285,17 @@ class _Fetch:
             # No origin is asked for what there is no room for.
             total = part.journal.total if part.journal else None
             part.claim(max(0, (total or 0) - part.size_bytes))
+        misled = False
         while True:
             try:
                 stream = self._open(asked)
+            except OtherRange:
+                if not asked.start:
+                    raise
+                # Nodes of one origin may differ, so it is asked once more. Who never gives the rest
+                # may still give the whole.
+                asked, misled = (WHOLE if misled else asked), True
+                continue
             except RangeRefused as refused:
                 if not asked.start:
                     raise AttemptError(

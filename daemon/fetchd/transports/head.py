@@ -10,6 +10,7 @@ from http import HTTPStatus
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 from fetchd.errors import AttemptError, ValueProblem
+from fetchd.ports import OtherRange
 from fetchd.transports.wire import RawHead
 from fetchd.urls import check_url, redact_url
 
@@ -105,7 +106,7 @@ def extent_of(head: Head, start: int) -> Extent:
     begin, end, total = _content_range(head, start)
     part = end - begin + 1
     if length is not None and length != part:
-        raise AttemptError(
+        raise OtherRange(
             "bad_length", f"the answer has {length} bytes, its range {begin}-{end} has {part}"
         )
     return Extent(start=begin, total=total, length=part, chunked=chunked)
@@ -129,7 +130,8 @@ def refuse_encoding(head: Head) -> None:
     endings = _STORED_AS.get(codings[0], ()) if len(codings) == 1 else ()
     if endings and urlsplit(head.url).path.lower().endswith(endings) and head.all("Content-Length"):
         return
-    raise AttemptError(
+    kind = OtherRange if head.status == 206 else AttemptError
+    raise kind(
         "bad_response",
         f"the server encodes the file ({_shown(', '.join(codings))}) although plain bytes were "
         "asked for; its length and digest cannot be checked",
@@ -224,18 +226,18 @@ def _content_length(head: Head) -> int | None:
 def _content_range(head: Head, start: int) -> tuple[int, int, int | None]:
     """Return first byte, last byte and total of a 206 that answers ``bytes=start-``."""
     if (head.one("Content-Type") or "").lower().startswith("multipart/byteranges"):
-        raise AttemptError("bad_response", "one range was asked for, several are answered")
+        raise OtherRange("bad_response", "one range was asked for, several are answered")
     values = head.all("Content-Range")
     match = _RANGE.fullmatch(values[0]) if len(values) == 1 else None
     if match is None:
-        raise AttemptError(
+        raise OtherRange(
             "bad_response",
             f"206 without a valid Content-Range: {_shown(', '.join(values))!r}",
         )
     begin, end = int(match[1]), int(match[2])
     total = None if match[3] == "*" else int(match[3])
     if begin != start or end < begin or (total is not None and end != total - 1):
-        raise AttemptError(
+        raise OtherRange(
             "bad_response",
             f"the bytes from {start} to the end were asked for, {_shown(values[0])} is answered",
         )
