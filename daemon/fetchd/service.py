@@ -335,6 +335,7 @@ class Daemon:
                 if self._clock.monotonic() < due_s:
                     continue
             looked_s = now_s = self._clock.monotonic()
+            works.store.look_after()
             works.engine.tick()
             if now_s >= self._show_again_s:
                 self._show_status()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fetchd.clock import Clock
-from fetchd.errors import ConfigError, StoreError
+from fetchd.errors import BusyError, ConfigError, StoreError
 from fetchd.model import (
     FileRecord,
     FileView,
@@ -70,6 +70,8 @@ _AHEAD_S = 60.0
 _PAGE = 1000
 #: What the write-ahead log keeps of the disk after a transaction that needed more.
 _LOG_BYTES = 16 * 1024 * 1024
+#: So long another process, such as a backup, may keep the database locked.
+_PATIENCE_S = 10.0
 
 
 def _named(file: str) -> dict[str, str]:
@@ -88,7 +90,8 @@ Q = _named("queries.sql")
 class SqliteStore:
     """``ports.Store``. ``path`` None keeps everything in memory.
 
-    Raises ConfigError when the database is damaged, from a newer fetchd, or cannot be opened.
+    Raises ConfigError when the database is damaged, from a newer fetchd, or cannot be opened;
+    BusyError while another process has it locked.
     """
 
     def __init__(
@@ -97,7 +100,9 @@ class SqliteStore:
         clock: Clock,
         on_failure: Callable[[StoreError], None],
     ) -> None:
+        self._path = path
         self._ledger = Ledger(partial(_connect, path), clock, on_failure)
+        self._file = None if path is None else _identity(path)
         last: int = self._ledger.read(
             lambda db: db.execute("SELECT coalesce(max(id), 0) FROM run").fetchone()[0]
         )
@@ -108,10 +113,28 @@ class SqliteStore:
     def new_run_id(self) -> int:
         return next(self._run_ids)
 
+    def look_after(self) -> None:
+        """Have the store fail if its file is not under its name any more; does not wait.
+
+        SQLite itself goes on writing to a file that nobody will ever find again.
+        """
+        self._ledger.ask(lambda _: self._check_file(), lambda _: None)
+
+    def _check_file(self) -> None:
+        if self._path is not None and _identity(self._path) != self._file:
+            raise StoreError(
+                f"the state database failed: {self._path} was removed or replaced while in use"
+            )
+
     # ------------------------------------------------------------ writing
 
     def add_jobs(self, jobs: Sequence[NewJob]) -> list[OpenRun]:
-        return self._ledger.write(lambda db: [_add_job(db, new) for new in jobs])
+        def write(db: sqlite3.Connection) -> list[OpenRun]:
+            opened = [_add_job(db, new) for new in jobs]
+            self._check_file()
+            return opened
+
+        return self._ledger.write(write)
 
     def append_tasks(
         self,
@@ -264,7 +287,7 @@ def _connect(path: str | None) -> sqlite3.Connection:
             # URLs in it may bear tokens: made here, it is for its owner only.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         db = sqlite3.connect(
-            path or ":memory:", isolation_level=None, timeout=5.0, cached_statements=200
+            path or ":memory:", isolation_level=None, timeout=_PATIENCE_S, cached_statements=200
         )
     except (OSError, sqlite3.Error) as exc:
         raise ConfigError(f"{path}: the state database cannot be opened: {exc}") from None
@@ -279,6 +302,9 @@ def _connect(path: str | None) -> sqlite3.Connection:
                 f"{path}: the state is of schema version {version}, this fetchd knows up to "
                 f"{SCHEMA_VERSION}; install the newer fetchd again, or name another `state` folder"
             )
+        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
         if version == 0:
             _create(db, path)
         elif version < SCHEMA_VERSION:
@@ -287,6 +313,8 @@ def _connect(path: str | None) -> sqlite3.Connection:
             _migrate(db, version)
     except sqlite3.OperationalError as exc:
         db.close()
+        if exc.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            raise BusyError(f"{path}: another process keeps the state database locked") from None
         raise ConfigError(f"{path}: the state database cannot be used: {exc}") from None
     except sqlite3.Error as exc:
         db.close()
@@ -298,6 +326,14 @@ def _connect(path: str | None) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _create(db: sqlite3.Connection, path: str | None) -> None:
