@@ -201,7 +201,9 @@ def open_part(system: Os, space: Space, root: Root, path: str) -> Iterator[DiskP
     with root.place(path) as place:
         with explained(root.name, path, "the folder"):
             if not system.may_write(place.folder_fd):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+                read_only = os.fstatvfs(place.folder_fd).f_flag & os.ST_RDONLY
+                number = errno.EROFS if read_only else errno.EACCES
+                raise OSError(number, os.strerror(number))
         with explained(root.name, path, f"the folder {HIDDEN}"):
             folder_fd = _make_folder(system, root, place.home_fd, place.home)
             home = place.home
