@@ -252,6 +252,9 @@ class Daemon:
     def run(self) -> int:
         """Run until a signal, or with ``once`` until the folder is worked off."""
         settings = self._settings
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            # A handler may only queue: anything that takes a lock could deadlock with main.
+            signal.signal(number, lambda number, _: self._inbox.put(signal.Signals(number).name))
         writer = logs.configure(settings.log.level, settings.log.format, settings.log.file)
         try:
             with _locked(settings.state / "lock"), _locked(settings.jobs / ".fetchd.lock"):
@@ -292,9 +295,6 @@ class Daemon:
                 step()
             raise
         self._notifier.status("checking state")
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            # A handler may only queue: anything that takes a lock could deadlock with main.
-            signal.signal(number, lambda number, _: self._inbox.put(signal.Signals(number).name))
         self._works.recover()
         self._works.start()
         self._folder.start()
@@ -357,6 +357,10 @@ class Daemon:
         return min(tick_s, self._notifier.interval_s or tick_s)
 
     def _stop(self, cause: str | StoreError) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # A second one ends the process where it is, as a crash would: nothing is lost.
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._notifier.stopping()
         if isinstance(cause, StoreError):
             self._tell(events.ServiceFailed(reason=str(cause)))

@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -157,14 +157,14 @@ def test_s07_an_idle_daemon_notices_too(daemon):
 
 
 @pytest.fixture
-def mounted(tmp_path) -> Iterator[Callable[[str, str], Path]]:
+def mounted(tmp_path):
     """Mount small file systems for the test: ``mounted(name, options)``."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
-    made = []
+    made: list[Path] = []
 
     def mount(name: str, options: str) -> Path:
-        folder = tmp_path / name
+        folder = Path(tmp_path, name)
         folder.mkdir()
         done = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)],

@@ -125,6 +125,18 @@ def test_a_sync_that_fails_below_the_root_costs_a_retry_and_no_wrong_byte(daemon
     all_is_right(daemon)
 
 
+def test_d17_a_disk_that_takes_half_a_second_to_sync_costs_time_and_nothing_else(daemon, server):
+    drop(daemon, server)
+
+    code = daemon.tampered(
+        "--inject=fsync,fdatasync:delay_enter=500000", "-P", str(daemon.downloads)
+    )
+
+    assert code == 0
+    assert not daemon.events("thread.stuck")
+    all_is_right(daemon)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_c02_a_kill_at_a_call_drawn_from_all_that_touch_the_disk_loses_nothing(tmp_path, daemon):
