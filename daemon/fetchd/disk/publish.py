@@ -97,12 +97,14 @@ class Publisher:
                 else:
                     del errors[fd]
 
-        helpers = [
-            threading.Thread(target=work, name=f"publisher-sync-{number}", daemon=True)
-            for number in range(min(_SYNCS, len(waiting)) - 1)
-        ]
-        for helper in helpers:
-            helper.start()
+        helpers = []
+        for number in range(min(_SYNCS, len(waiting)) - 1):
+            helper = threading.Thread(target=work, name=f"publisher-sync-{number}", daemon=True)
+            try:
+                helper.start()
+            except RuntimeError:  # the system gives no more threads: fewer do as well
+                break
+            helpers.append(helper)
         work()
         with DISK:
             for helper in helpers:
