@@ -292,7 +292,7 @@ def test_sigterm_in_mid_download_ends_soon_and_the_next_life_resumes(daemon):
     assert (line["detail"], line["attempts"]) == ("resumed", 1)
 
 
-def test_a_second_daemon_on_the_same_state_is_refused(daemon):
+def test_c13_s11_a_second_daemon_on_the_same_state_is_refused(daemon):
     daemon.start()
     wait_until(lambda: daemon.events("service.started"), what="the first daemon")
     second = DaemonProcess(daemon.base / "other")

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -237,6 +238,26 @@ def test_a_group_of_any_size_and_of_none_is_published(disk, tmp_path):
     assert all(isinstance(outcome, Published) for outcome in outcomes)
     assert {f"{n % 7}/{n}": b"%d" % n for n in range(150)} == visible(tmp_path)
     assert publish(disk) == []
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_c09_where_no_thread_can_be_had_the_publisher_syncs_alone(
+    disk, tmp_path, monkeypatch, threads
+):
+    left = [True] * threads
+    start = threading.Thread.start
+
+    def starting(thread):
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", starting)
+
+    outcomes = publish(disk, *[verified(disk, f"{number}") for number in range(20)])
+
+    assert all(isinstance(outcome, Published) for outcome in outcomes)
 
 
 def test_an_empty_file_is_a_file(disk, tmp_path):

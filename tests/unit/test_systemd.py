@@ -6,12 +6,19 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from fetchd import events, service
+from fetchd.config import Settings
 from fetchd.systemd import Notifier, watchdog_interval_s
+from fetchd.threads import Worker
+from harness import FakeClock
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 
@@ -205,3 +212,32 @@ def test_a_real_daemon_tells_its_whole_life(tmp_path):
     assert heard.index("READY=1") < heard.index("WATCHDOG=1") < heard.index("STOPPING=1")
     assert heard.count("READY=1") == heard.count("STOPPING=1") == 1
     assert "STATUS=0 transfers, 0 tasks queued" in heard
+
+
+def test_c08_a_thread_that_is_stuck_starves_the_watchdog_and_is_told_once():
+    clock, home = FakeClock(), threading.Event()
+
+    def stuck_in_c(worker: Worker) -> None:
+        home.wait(30)
+
+    worker = Worker("fetcher-0", stuck_in_c, clock, lambda *_: None)
+    daemon: Any = service.Daemon(Settings(), once=False)
+    fed: list[bool] = []
+    told: list[events.Event] = []
+    daemon._works = SimpleNamespace(threads=lambda: [worker])
+    daemon._folder = SimpleNamespace(threads=list)
+    daemon._notifier = SimpleNamespace(watchdog=lambda: fed.append(True))
+    daemon._tell = told.append
+    worker.start()
+
+    daemon._feed_watchdog()
+    worker.beat()  # and from now on nothing
+    clock.advance(service.STUCK_AFTER_S + 1)
+    for _ in range(3):
+        daemon._feed_watchdog()
+    home.set()
+
+    assert fed == [True]
+    (stuck,) = told
+    assert isinstance(stuck, events.ThreadStuck)
+    assert stuck.stuck == "fetcher-0"
