@@ -87,7 +87,7 @@ def floods(daemon: DaemonProcess, count: int, *, within_s: float) -> None:
         wait_until(lambda: quick.requests, 20, "the request of the single job")
         waited_s = quick.requests[0].at_s - at_s
         wait_until(lambda: accepted(daemon) >= count + 1, within_s, "the acceptance of all")
-        wait_until(lambda: not list(daemon.jobs.glob("*.yaml")), 5, "the last files to follow")
+        wait_until(lambda: not list(daemon.jobs.glob("*.yaml")), 10, "the last files to follow")
         peak = peak_kib(daemon)
         daemon.terminate()
 
@@ -166,7 +166,7 @@ def test_without_inotify_every_file_is_found_by_scanning(tmp_path, limit, advice
         started(daemon)
         for number in range(20):
             daemon.drop(f"{number}.yaml", f"url: {server.url(f'/{number}')}\n")
-        wait_until(lambda: accepted(daemon) == 20, 5, "the acceptance of all")
+        wait_until(lambda: accepted(daemon) == 20, 10, "the acceptance of all")
         shown = troubles(daemon)
         daemon.terminate()
 
@@ -183,11 +183,11 @@ def test_f15_a_folder_that_is_deleted_and_made_again_is_used_again_and_nothing_i
         daemon.drop("a.yaml", f"url: {server.url('/a')}\n")
         wait_until(lambda: daemon.ended("a"), what="the first job")
         shutil.rmtree(daemon.jobs.rename(tmp_path / "gone"))
-        wait_until(lambda: "jobs folder: No such file" in troubles(daemon), 5, "the status")
+        wait_until(lambda: "jobs folder: No such file" in troubles(daemon), 10, "the status")
         daemon.jobs.mkdir()
         daemon.drop("b.yaml", f"url: {server.url('/b')}\n")
-        wait_until(lambda: daemon.ended("b"), 5, "the second job")
-        wait_until(lambda: "jobs folder" not in troubles(daemon), 5, "the status")
+        wait_until(lambda: daemon.ended("b"), 10, "the second job")
+        wait_until(lambda: "jobs folder" not in troubles(daemon), 10, "the status")
         assert daemon.terminate() == 0
 
     assert states(daemon) == ["lost", "watching"]
@@ -202,7 +202,7 @@ def test_f15_a_folder_renamed_over_the_old_one_is_used_and_the_old_one_left_alon
         (other / "a.yaml").write_text(f"url: {server.url('/a')}\n")
         daemon.jobs.rename(tmp_path / "old")
         other.rename(daemon.jobs)
-        wait_until(lambda: daemon.ended("a"), 5, "the job in the other folder")
+        wait_until(lambda: daemon.ended("a"), 10, "the job in the other folder")
         assert daemon.terminate() == 0
 
     assert (daemon.jobs / "done" / "a.yaml").exists()
@@ -224,10 +224,10 @@ def test_f15_a_folder_that_is_mounted_over_is_used_and_so_is_the_old_one_afterwa
         needs(inside)
         (disk / "a.yaml").write_text(f"url: {server.url('/a')}\n")
         subprocess.run([*inside, "mount", "--bind", disk, daemon.jobs], check=True)
-        wait_until(lambda: (disk / "done" / "a.yaml").exists(), 5, "the job on the new disk")
+        wait_until(lambda: (disk / "done" / "a.yaml").exists(), 10, "the job on the new disk")
         subprocess.run([*inside, "umount", daemon.jobs], check=True)
         daemon.drop("b.yaml", f"url: {server.url('/b')}\n")
-        wait_until(lambda: daemon.ended("b"), 5, "the job in the folder below")
+        wait_until(lambda: daemon.ended("b"), 10, "the job in the folder below")
         assert daemon.terminate() == 0
 
     assert daemon.events("thread.died") == []
@@ -252,12 +252,12 @@ def test_f15_a_folder_that_may_not_be_read_for_a_while_is_told_once(tmp_path, un
         started(daemon)
         daemon.jobs.chmod(0)
         try:
-            wait_until(lambda: "Permission denied" in troubles(daemon), 5, "the status")
+            wait_until(lambda: "Permission denied" in troubles(daemon), 10, "the status")
             time.sleep(1.2)
         finally:
             daemon.jobs.chmod(0o755)
         daemon.drop("a.yaml", f"url: {server.url('/a')}\n")
-        wait_until(lambda: daemon.ended("a"), 5, "the job")
+        wait_until(lambda: daemon.ended("a"), 10, "the job")
         assert daemon.terminate() == 0
 
     assert states(daemon) == ["lost", "watching"]
@@ -271,7 +271,7 @@ def test_f10_a_file_that_may_not_be_read_is_told_once_and_taken_when_it_may(tmp_
         beside.write_text(f"url: {server.url('/a')}\n")
         beside.chmod(0)
         path = beside.rename(daemon.jobs / "a.yaml")
-        wait_until(lambda: daemon.events("folder.failed"), 5, "the news")
+        wait_until(lambda: daemon.events("folder.failed"), 10, "the news")
         path.chmod(0o644)
         wait_until(lambda: daemon.ended("a"), 10, "the job")
         daemon.terminate()
@@ -321,7 +321,7 @@ def test_f01_a_job_that_another_process_writes_byte_by_byte_runs_only_when_it_is
         )
         command = [sys.executable, "-c", WRITER, str(daemon.jobs / "slow.yaml"), str(draft), "2"]
         subprocess.run(command, check=True)
-        wait_until(lambda: daemon.ended("slow"), 5, "the job")
+        wait_until(lambda: daemon.ended("slow"), 10, "the job")
         daemon.terminate()
 
     assert [request.path for request in server.requests] == ["/whole.bin"]
@@ -361,6 +361,6 @@ def test_bad_files_hurt_only_themselves_and_are_refused_within_two_seconds(tmp_p
             waits_s.append(server.asked(f"/{good}")[0].at_s - at_s)
         daemon.terminate()
 
-    assert max(waits_s) < 1.5, waits_s
+    assert max(waits_s) < 2, waits_s
     assert len(daemon.events("job.rejected")) == len(bad_files())
     assert daemon.events("thread.died") == []

@@ -274,6 +274,29 @@ def test_the_close_after_writing_hints(watching, tmp_path):
     assert watching.hinted.wait(2)
 
 
+def test_a_folder_that_is_replaced_while_the_watch_is_set_up_is_looked_at_again(tmp_path):  # F15
+    folder, other = tmp_path / "jobs", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+
+    class Swapped(DumbObserver):
+        def start(self):
+            folder.rename(tmp_path / "old")
+            other.rename(folder)
+
+    watching = Watching(folder, observe=Swapped)
+
+    watching.check()
+
+    assert watching.hinted.is_set()
+
+
+def test_a_watch_on_the_folder_that_stands_there_asks_for_no_other_look(watching):
+    watching.check()
+
+    assert not watching.hinted.is_set()
+
+
 def test_an_observer_that_died_is_replaced_and_said(watching, tmp_path):
     watching.check()
     watching.watch._observer.stop()

@@ -132,12 +132,21 @@ class Watch:
             self._say("scanning", f"no watch can be had: {exc.strerror or exc}{advice}")
             return
         self._observer = observer
+        if not self._is_same():
+            self._hint()  # replaced a moment ago, and nobody announces what lies in the new one
         again = self._armed_before or bool(self._told[0])
         self._armed_before = True
         self._told = ("", "")
         if again:
             reason = "the watch was set up again"
             self._tell(WatchChanged(folder=self._folder, state="watching", reason=reason))
+
+    def _is_same(self) -> bool:
+        try:
+            found = os.stat(self._folder)  # noqa: PTH116 -- as all paths here
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._identity
 
     def _say(self, state: str, reason: str) -> None:
         if (state, reason) != self._told:
