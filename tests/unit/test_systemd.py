@@ -17,7 +17,7 @@ import pytest
 from fetchd import events, service
 from fetchd.config import Settings
 from fetchd.systemd import Notifier, watchdog_interval_s
-from fetchd.threads import Worker
+from fetchd.threads import PROMPT_S, Worker
 from harness import FakeClock
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
@@ -232,7 +232,7 @@ def test_c08_a_thread_that_is_stuck_starves_the_watchdog_and_is_told_once():
 
     daemon._feed_watchdog()
     worker.beat()  # and from now on nothing
-    clock.advance(service.STUCK_AFTER_S + 1)
+    clock.advance(PROMPT_S + 1)
     for _ in range(3):
         daemon._feed_watchdog()
     home.set()
