@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+_LONGEST_REASON = 1000
+
 
 class Code(NamedTuple):
     """One row of the table of reason codes (docs/reason-codes.md is held equal to it)."""
@@ -100,9 +102,10 @@ class AttemptError(FetchdError):
         retry_after_s: float | None = None,
         status: int | None = None,
     ) -> None:
-        super().__init__(reason)
+        # A part of it may be a server's, and it goes to logs, reports and the store.
+        self.reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}..."
+        super().__init__(self.reason)
         self.code = code
-        self.reason = reason
         self.transient = CODES[code].transient if transient is None else transient
         self.retry_after_s = retry_after_s
         self.status = status

@@ -11,6 +11,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SCHEMES = (*_DEFAULT_PORTS, "file")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\<>\"`{}|^]")
 _HOST = re.compile(r"[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\]")
+_LONGEST_HOST = 253  # RFC 1035 §2.3.4, in its usual reading
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -30,10 +31,12 @@ def check_url(text: str) -> str:
     try:
         parts = urlsplit(text)
         port = parts.port
-    except ValueError as exc:
-        raise ValueProblem(f"not a URL: {exc}") from None
+    except ValueError:
+        raise ValueProblem(f"{_shown(text)} is not a URL: host or port cannot be read") from None
     if not parts.scheme:
-        raise ValueProblem(f"{text!r} is not an absolute URL; write http://... or https://...")
+        raise ValueProblem(
+            f"{_shown(text)} is not an absolute URL; write http://... or https://..."
+        )
     if parts.scheme not in _SCHEMES:
         allowed = ", ".join(_SCHEMES)
         raise ValueProblem(f"the scheme {parts.scheme!r} is not fetched; allowed: {allowed}")
@@ -46,9 +49,9 @@ def check_url(text: str) -> str:
     try:
         plain = host.encode("idna").decode() if not host.isascii() else host
     except UnicodeError:
-        raise ValueProblem(f"{host!r} is not a host name") from None
-    if port == 0 or not _HOST.fullmatch(plain):
-        raise ValueProblem(f"{parts.netloc!r} is not a host, or not a host and port")
+        raise ValueProblem(f"{_shown(host)} is not a host name") from None
+    if port == 0 or not _HOST.fullmatch(plain) or len(plain) > _LONGEST_HOST:
+        raise ValueProblem(f"{_shown(parts.netloc)} is not a host, or not a host and port")
     return text
 
 
@@ -148,6 +151,10 @@ def _check_file(text: str, parts: SplitResult) -> None:
             )
     if first or not segments:
         raise ValueProblem(f"{text!r} names no file; write file:///folder/name")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 100 else f"{text[:97]}...")
 
 
 def _host(parts: SplitResult) -> str:

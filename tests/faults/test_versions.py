@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from faults.downloader import Downloader, attempt_at
@@ -45,7 +45,7 @@ POLICY = RetryPolicy(attempts=8, delay_s=0.0)
 MOST_ATTEMPTS = 24
 
 LATER = "Mon, 02 Nov 2026 11:00:00 GMT"
-STRONG = ("etag", "date", "both", "weak and date")
+STRONG = ("etag", "date", "both", "weak and date", "etag and same date", "etag and young")
 WEAK = ("weak", "young", "none")
 
 
@@ -176,11 +176,14 @@ def _validators(kind, label) -> dict[str, str]:
     weak = {"ETag": 'W/"0"'}
     date = {"Last-Modified": f"Mon, 02 Nov 2026 10:0{label}:00 GMT", "Date": LATER}
     young = {"Last-Modified": LATER, "Date": LATER}
+    same = {"Last-Modified": "Mon, 02 Nov 2026 10:00:00 GMT", "Date": LATER}
     return {
         "etag": strong,
         "date": date,
         "both": strong | date,
         "weak and date": weak | date,
+        "etag and same date": strong | same,
+        "etag and young": strong | young,
         "weak": weak,
         "young": young,
         "none": {},
@@ -343,9 +346,31 @@ def world(tmp_path_factory):
             made.downloader.close()
 
 
+#: Another version with the date of the first: seldom drawn, and once not seen.
+SAME_DATE = Script(
+    checksum=None,
+    mirror=False,
+    answers=(
+        Answer(version=0, label=0, validators="etag and same date", cut=30_000),
+        Answer(version=1, label=1, validators="etag and same date"),
+    ),
+)
+#: Likewise in an answer that does not name its ETag, though it ignores the condition.
+YOUNG_DATE = Script(
+    checksum=None,
+    mirror=False,
+    answers=(
+        Answer(version=0, label=0, validators="etag and young", cut=30_000),
+        Answer(version=1, label=1, validators="young", heeds_if_range=False),
+    ),
+)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @given(script=scripts())
+@example(script=SAME_DATE)
+@example(script=YOUNG_DATE)
 @settings(
     derandomize=True,
     max_examples=1000,

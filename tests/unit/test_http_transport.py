@@ -226,6 +226,57 @@ def test_an_unchanged_file_is_not_sent(net, server):
     assert server.connections == 1
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({"ETag": '\u00a0"x"'}, id="space-before"),
+        pytest.param({"ETag": "x"}, id="no-quotes"),
+        pytest.param({"ETag": f'"{"x" * 2000}"'}, id="too-long"),
+        pytest.param({"ETag": '"a b"'}, id="space-within"),
+        pytest.param({"Last-Modified": "yesterday"}, id="no-date"),
+        pytest.param(
+            {"Last-Modified": "Tue, 03 Mar 2026 10:00:00 GMT" + " " * 99 + "x"}, id="long"
+        ),
+    ],
+)
+def test_what_has_not_the_form_of_a_validator_is_none(net, server, headers):
+    usual = {"ETag": '"1"', "Last-Modified": "Tue, 03 Mar 2026 10:00:00 GMT"}
+    lines = [OK, "Content-Length: 1", *(f"{k}: {v}" for k, v in (usual | headers).items())]
+    server.routes["/f"] = answer(lines, b"x")
+
+    validator = fetch(net, server.url("/f"))[1].validator
+
+    assert (validator.etag is None) == ("ETag" in headers)
+    assert (validator.last_modified is None) == ("Last-Modified" in headers)
+
+
+def test_n20_several_content_types_are_refused_and_one_said_twice_is_one(net, server):
+    html, plain = "Content-Type: text/html", "Content-Type: text/plain"
+    server.routes["/twice"] = answer([OK, "Content-Length: 1", html, html], b"x")
+    server.routes["/two"] = answer([OK, "Content-Length: 1", html, plain], b"x")
+
+    assert fetch(net, server.url("/twice"))[1].content_type == "text/html"
+    assert failure(net, server.url("/two")).code == "bad_response"
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        pytest.param(f"http://{'a' * 60_000}/x", id="host"),
+        pytest.param(f"http://127.0.0.1:{'0' * 5000}80/x", id="port"),
+        pytest.param(f"{'a' * 60_000}:x", id="scheme"),
+    ],
+)
+def test_n46_no_text_of_a_server_makes_a_reason_long(net, server, location):
+    server.routes["/f"] = redirect(location)
+
+    error = failure(net, server.url("/f"))
+
+    assert error.code in {"bad_response", "scheme_denied"}
+    assert len(error.reason) < 500
+    assert "set_int_max" not in error.reason
+
+
 def test_a_changed_file_is_sent(net, server):
     server.routes["/f"] = file(BODY, etag='"v2"')
 

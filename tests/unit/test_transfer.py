@@ -54,6 +54,7 @@ KIB, MIB = 1024, 1024 * 1024
 URL, MIRROR = "http://h/a.bin", "http://m/a.bin"
 SUMS = "http://h/SHA256SUMS"
 LAST_MODIFIED = "Mon, 02 Nov 2026 10:00:00 GMT"
+EARLIER = "Mon, 02 Nov 2026 09:00:00 GMT"
 LATER = "Mon, 02 Nov 2026 10:01:00 GMT"
 TOO_SOON = "Mon, 02 Nov 2026 10:00:59 GMT"
 
@@ -954,6 +955,68 @@ def test_update_without_digest_asks_whether_the_file_has_changed(bench):
     assert bench.parts == []
 
 
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        pytest.param(
+            Validator(etag='W/"1"', last_modified=LAST_MODIFIED, date=TOO_SOON),
+            Validator(etag='W/"1"'),
+            id="young-date",
+        ),
+        pytest.param(
+            Validator(last_modified=LAST_MODIFIED, date=LATER),
+            Validator(last_modified=LAST_MODIFIED),
+            id="settled-date",
+        ),
+        pytest.param(Validator(last_modified=LAST_MODIFIED, date=TOO_SOON), None, id="young-alone"),
+    ],
+)
+def test_rule_3_update_asks_by_a_date_only_if_it_is_settled(bench, said, asked):
+    bench.origin.data, bench.origin.validator = b"data", said
+    bench.publish(bench.fetch())
+    bench.origin.requests.clear()
+
+    bench.fetch(previous=bench.record())
+
+    assert bench.origin.requests[0].unless == asked
+
+
+def test_a_304_that_names_another_version_means_that_this_one_has_to_be_fetched(bench):
+    bench.origin.data = b"data"
+    bench.publish(bench.fetch())
+    whole = bench.origin.open
+
+    def confused(request, wanted):
+        stream = whole(request, wanted)
+        stream.validator = Validator(etag='"2"')
+        return stream
+
+    bench.origin.open = confused
+    previous = bench.record()
+    bench.origin.data = b"newer"
+
+    assert bench.publish(bench.fetch(previous=previous)) == b"newer"
+
+
+@pytest.mark.parametrize(
+    ("date", "mtime_s"),
+    [
+        ("Fri, 02 Jan 1970 00:00:00 GMT", 86400.0),
+        ("Wed, 31 Dec 1969 23:59:59 GMT", None),
+        ("Mon, 01 Jan 1601 00:00:00 GMT", None),
+        ("Fri, 01 Jan 2300 00:00:00 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+    ],
+)
+def test_a_date_that_no_file_can_bear_is_no_date_of_the_file(bench, date, mtime_s):
+    bench.origin.data, bench.origin.validator = b"data", Validator(last_modified=date)
+
+    outcome = bench.fetch()
+
+    assert outcome.intent.mtime_s == mtime_s
+    assert bench.publish(outcome) == b"data"
+
+
 def test_update_without_digest_takes_what_has_changed(bench):
     bench.origin.data = b"data"
     bench.publish(bench.fetch())
@@ -1155,7 +1218,6 @@ def test_rule_4_many_kept_bytes_are_asked_for_by_date_when_the_etag_is_not_honou
     bench.origin = Origin(data=data, validator=BOTH, read_bytes=MIB)
     bench.break_off(8 * MIB)
     bench.origin.heeds_etag = False
-    bench.origin.validator = replace(BOTH, etag='"another node"')
 
     outcome = bench.fetch()
 
@@ -1165,13 +1227,41 @@ def test_rule_4_many_kept_bytes_are_asked_for_by_date_when_the_etag_is_not_honou
 
 
 def test_a_second_200_to_the_question_by_date_is_taken(bench):
+    data = some_bytes(9 * MIB)
+    bench.origin = Origin(data=data, validator=BOTH, read_bytes=MIB)
+    bench.break_off(8 * MIB)
+    bench.origin.ranges = False
+
+    assert data == bench.publish(bench.fetch())
+    assert bench.origin.starts == [8 * MIB] * 2
+
+
+@pytest.mark.parametrize(
+    "validator",
+    [
+        pytest.param(replace(BOTH, etag='"2"'), id="same-date"),
+        pytest.param(replace(BOTH, last_modified=EARLIER), id="other-date"),
+    ],
+)
+def test_p8_a_200_of_another_version_is_taken_at_once_whatever_its_date(bench, validator):
     data, changed = some_bytes(9 * MIB), some_bytes(9 * MIB, seed=1)
     bench.origin = Origin(data=data, validator=BOTH, read_bytes=MIB)
     bench.break_off(8 * MIB)
-    bench.origin.data, bench.origin.validator = changed, Validator(etag='"2"')
+    bench.origin.data, bench.origin.validator = changed, validator
+    bench.origin.heeds_etag = False
 
     assert changed == bench.publish(bench.fetch())
-    assert bench.origin.starts == [8 * MIB] * 2
+    assert bench.origin.starts == [8 * MIB]
+
+
+def test_p8_a_206_without_etag_is_not_joined_by_a_date_that_is_not_settled(bench):
+    young = Validator(etag='"1"', last_modified=LAST_MODIFIED, date=TOO_SOON)
+    bench.origin = Origin(data=DATA, validator=young)
+    bench.break_off(CUT)
+    bench.origin.data, bench.origin.heeds_if_range = CHANGED, False
+    bench.origin.validator = replace(young, etag=None)
+
+    assert bench.publish(bench.fetch()) == CHANGED
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,11 @@ def plain_text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def column_number(number: int) -> int:
+    """Return a number as a column can hold it: 64 bits, the highest for the sign."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
 def digests_text(digests: tuple[Digest, ...]) -> str:
     return " ".join(map(str, digests))
 
@@ -218,7 +223,7 @@ def record_of(columns: tuple[Any, ...]) -> FileRecord | None:
         url=url,
         size_bytes=size_bytes,
         mtime_ns=mtime_ns,
-        inode=inode,
+        inode=inode % 2**64,  # some file systems use all 64 bits
         digests=digests_of(digests),
         validator=Validator(etag=etag, last_modified=last_modified, date=date),
     )

@@ -39,7 +39,7 @@ from fetchd.ports import (
     Stream,
     Transport,
 )
-from fetchd.transfer.resume import WHOLE, Plan, date_of, is_strong, plan
+from fetchd.transfer.resume import WHOLE, Plan, contradicts, date_of, is_strong, plan, unless_of
 from fetchd.transfer.sums import SumsFiles
 from fetchd.transfer.verify import (
     SNIFF_BYTES,
@@ -62,6 +62,8 @@ _BUFFER_BYTES = 1024 * 1024
 _REPORT_S = 0.25
 _DISK_FULL_DELAY_S = 30.0
 _BUSY_DELAY_S = 5.0
+#: The latest date that a file gets from its origin: all file systems know it, and the store too.
+_LATEST_S = 2.0**32
 #: How much a dossier tells of the content, and of what the origin said in a head.
 _START_BYTES = 64
 _LONGEST_TEXT = 1000
@@ -234,13 +236,8 @@ class _Fetch:
                 digests=self._wanted,
                 how="digest",
             )
-        if (
-            previous
-            and previous.url == self._attempt.source
-            and _says_something(previous.validator)
-            and self._passes(standing)
-        ):
-            self._unless = previous.validator
+        if previous and previous.url == self._attempt.source and self._passes(standing):
+            self._unless = unless_of(previous.validator)
         return None
 
     def _passes(self, standing: Existing) -> bool:
@@ -307,7 +304,12 @@ class _Fetch:
                 continue
             with closing(stream):
                 if stream.not_modified:
-                    return self._not_modified()
+                    if self._unless is None:
+                        raise AttemptError("bad_response", "status 304 without a condition")
+                    if not contradicts(self._unless, stream.validator):
+                        return self._not_modified()
+                    self._unless = None  # it means another version; so that one is asked for
+                    continue
                 instead = self._judge(asked, stream)
                 if instead is None:
                     try:
@@ -351,8 +353,7 @@ class _Fetch:
 
     def _not_modified(self) -> Outcome:
         previous = self._attempt.previous
-        if self._unless is None or previous is None:
-            raise AttemptError("bad_response", "status 304 to a request without a condition")
+        assert previous is not None
         self._part.discard()
         verified = Verify.DIGEST if previous.digests else Verify.LENGTH
         return UpToDate(
@@ -369,7 +370,9 @@ class _Fetch:
                 "bad_response", f"asked for bytes from {asked.start}, got them from {stream.start}"
             )
         if stream.start == 0:
-            return asked.instead  # None: the whole file, asked for or not, is good
+            # The whole file, asked for or not, is good, unless more can be saved.
+            journal = self._part.journal
+            return asked.instead_of(journal, stream) if journal else None
         assert self._part.journal is not None
         if asked.agrees(self._part.journal, stream) and self._overlaps(asked, stream):
             return None
@@ -616,6 +619,7 @@ class _Fetch:
     def _fetched(self, url: str, final_url: str, validator: Validator, verified: Verify) -> Fetched:
         device, inode = self._part.identity()
         modified = date_of(validator.last_modified)
+        modified_s = modified.timestamp() if modified else -1.0
         self._transfer.failpoints.pass_by("transfer.verified")
         return Fetched(
             intent=Intent(
@@ -631,7 +635,8 @@ class _Fetch:
                 url=url,
                 final_url=final_url,
                 validator=validator,
-                mtime_s=modified.timestamp() if modified else None,
+                # What no file can bear, or only by accident, is no date of one.
+                mtime_s=modified_s if 0 <= modified_s <= _LATEST_S else None,
                 resumed_from_bytes=self._resumed_from_bytes,
                 received_bytes=self._received_bytes,
                 elapsed_s=self._clock.monotonic() - self._began_s,

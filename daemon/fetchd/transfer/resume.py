@@ -42,7 +42,7 @@ class Plan:
         """Tell whether a partial answer belongs to the version that the journal describes.
 
         The condition alone proves nothing: there are servers that ignore it. So an answer must
-        repeat the validator that it was asked by (RFC 9110 §15.3.7), or at least the date.
+        repeat the validator that it was asked by (RFC 9110 §15.3.7), or at least a settled date.
         """
         if stream.total is None or stream.total < self.kept_bytes:
             return False
@@ -51,9 +51,22 @@ class Plan:
         if self.if_range is None:
             return True  # a digest decides at the end
         was, now = journal.validator, stream.validator
+        if _is_other(was, now):
+            return False
         if self.if_range == was.etag and now.etag is not None:
             return now.etag == was.etag
-        return now.last_modified is not None and now.last_modified == was.last_modified
+        return _is_settled(was) and now.last_modified == was.last_modified
+
+    def instead_of(self, journal: PartJournal, stream: Stream) -> Plan | None:
+        """Return what to ask before the whole file, which came, is taken; None: nothing.
+
+        There are servers that know no ETag in a condition; one that sends another ETag, date or
+        length has another version.
+        """
+        was, now = journal.validator, stream.validator
+        if _is_other(was, now) or now.last_modified not in {None, was.last_modified}:
+            return None
+        return self.instead if stream.total in {None, journal.total} else None
 
 
 WHOLE = Plan()
@@ -89,6 +102,23 @@ def is_strong(validator: Validator) -> bool:
     return bool(_conditions(validator))
 
 
+def unless_of(validator: Validator) -> Validator | None:
+    """Return what may be asked whether a file is another by now; None: nothing that would tell.
+
+    A weak ETag is good enough (RFC 9110 §13.1.2). A date that is not settled is not: within its
+    second there may be two versions.
+    """
+    modified = validator.last_modified if _is_settled(validator) else None
+    if validator.etag is None and modified is None:
+        return None
+    return Validator(etag=validator.etag, last_modified=modified)
+
+
+def contradicts(unless: Validator, now: Validator) -> bool:
+    """Tell whether a 304 names another version than the one that was asked about."""
+    return _is_other(unless, now)
+
+
 def date_of(text: str | None) -> datetime | None:
     """Return the moment that an HTTP date names, None for none or nonsense."""
     if text is None:
@@ -103,14 +133,26 @@ def date_of(text: str | None) -> datetime | None:
 def _conditions(validator: Validator) -> list[str]:
     """Return what may stand in If-Range, the best first (RFC 9110 §13.1.5: strong ones only)."""
     conditions = []
-    if validator.etag is not None and _STRONG_ETAG.fullmatch(validator.etag):
+    if _has_strong_etag(validator):
         conditions.append(validator.etag)
+    if _is_settled(validator):
+        conditions.append(validator.last_modified)
+    return [condition for condition in conditions if condition is not None]
+
+
+def _has_strong_etag(validator: Validator) -> bool:
+    return validator.etag is not None and bool(_STRONG_ETAG.fullmatch(validator.etag))
+
+
+def _is_settled(validator: Validator) -> bool:
     modified, sent = date_of(validator.last_modified), date_of(validator.date)
-    if (
-        validator.last_modified is not None
-        and modified is not None
+    return (
+        modified is not None
         and sent is not None
         and (sent - modified).total_seconds() >= _SETTLED_S
-    ):
-        conditions.append(validator.last_modified)
-    return conditions
+    )
+
+
+def _is_other(was: Validator, now: Validator) -> bool:
+    """Tell whether two strong ETags differ: dates may be the same for different versions."""
+    return _has_strong_etag(was) and _has_strong_etag(now) and was.etag != now.etag

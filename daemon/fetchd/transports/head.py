@@ -10,6 +10,7 @@ from http import HTTPStatus
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 from fetchd.errors import AttemptError, ValueProblem
+from fetchd.model import Validator
 from fetchd.ports import OtherRange
 from fetchd.transports.wire import RawHead
 from fetchd.urls import check_url, redact_url
@@ -33,7 +34,9 @@ _STORED_AS = {
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
 _NO_RANGE = re.compile(r"bytes \*/([0-9]{1,18})", re.IGNORECASE)
+_ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]{0,1024}"')  # RFC 9110 §8.8.3
 _SECONDS = re.compile(r"[0-9]{1,10}")
+_LONGEST_DATE = 64
 _UNSEEN = re.compile(r"[^ -~]")
 
 
@@ -50,9 +53,25 @@ class Head:
         return self._raw.fields.get(name.lower(), [])
 
     def one(self, name: str) -> str | None:
-        """Return the header's value; None if it is missing, or there are several."""
+        """Return the header's value; None if it is missing, or there are several different."""
         values = self.all(name)
-        return values[0] if len(values) == 1 else None
+        return values[0] if len(set(values)) == 1 else None
+
+    def content_type(self) -> str | None:
+        """Return the media type; raises AttemptError where the server names several."""
+        types = self.all("Content-Type")
+        if len({each.lower() for each in types}) > 1:
+            raise AttemptError("bad_response", "the answer has several different Content-Type")
+        return types[0] if types else None
+
+    def validator(self) -> Validator:
+        """Return what identifies the version, without what has not the form of it."""
+        etag, modified = self.one("ETag"), self.one("Last-Modified")
+        return Validator(
+            etag=etag if etag is not None and _ETAG.fullmatch(etag) else None,
+            last_modified=modified if _http_date_s(modified) is not None else None,
+            date=self.one("Date"),
+        )
 
     @property
     def old(self) -> bool:
@@ -186,12 +205,14 @@ def retry_after_s(value: str | None, date: str | None, now_s: float) -> float | 
     until_s = _http_date_s(value)
     if until_s is None:
         return None
-    sent_s = _http_date_s(date) if date is not None else None
+    sent_s = _http_date_s(date)
     delay_s = until_s - (now_s if sent_s is None else sent_s)
     return delay_s if delay_s > 0 else None
 
 
-def _http_date_s(text: str) -> float | None:
+def _http_date_s(text: str | None) -> float | None:
+    if text is None or len(text) > _LONGEST_DATE or not text.isascii():
+        return None
     try:
         moment = parsedate_to_datetime(text)
         if moment.tzinfo is None:

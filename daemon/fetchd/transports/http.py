@@ -12,7 +12,6 @@ from urllib3 import HTTPResponse
 
 from fetchd.clock import Clock
 from fetchd.errors import AttemptError, ConfigError, NotWanted, ValueProblem
-from fetchd.model import Validator
 from fetchd.ports import RangeRefused, Request
 from fetchd.transports.body import Body
 from fetchd.transports.connections import Adapter, Call, tls_context
@@ -92,10 +91,8 @@ class HttpStream:
         if head.status == 206 and self.total is None:
             self.framed = False
         self.not_modified = extent is None
-        self.validator = Validator(
-            etag=head.one("ETag"), last_modified=head.one("Last-Modified"), date=head.one("Date")
-        )
-        self.content_type = head.one("Content-Type")
+        self.validator = head.validator()
+        self.content_type = head.content_type()
         self.final_url = final_url
         self._answer: _Answer | None = answer  # None: the connection is gone or given back
         self._watch = watch
