@@ -374,6 +374,11 @@ class Intake(_Keys):
     rescan_s: _Period = _key("30s", "how often the folder is read without a hint", key="rescan")
 
 
+class History(_Keys):
+    keep_s: _Period = _key("30d", "runs that ended longer ago are forgotten", key="keep")
+    count: Annotated[int, _whole(1, 10**9)] = _key("100000", "the most runs that are remembered")
+
+
 class Settings(_Keys):
     """The whole configuration, checked. Paths are absolute."""
 
@@ -404,9 +409,7 @@ class Settings(_Keys):
     stop_grace_s: _Wait = _key(
         "8s", "how long a stop waits for what is under way", key="stop_grace"
     )
-    history: Annotated[None, _not_built({"keep": "30d", "count": "100000"})] = _key(
-        {"keep": "30d", "count": "100000"}, "only the default is built"
-    )
+    history: History = _key({}, "how long ended runs are remembered")
 
 
 # ---------------------------------------------------------------- reading

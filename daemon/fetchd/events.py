@@ -88,6 +88,15 @@ class StateRecovered(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryPruned(Event):
+    """Ended runs were forgotten, as ``history`` says; reports and downloads stay."""
+
+    runs: int
+    tasks: int
+    files: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobAccepted(Event):
     job: str
     run: int

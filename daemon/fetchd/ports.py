@@ -575,6 +575,27 @@ class Unfinished:
     previous: FileRecord | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """What a store keeps of the past: runs that have ended later, and the latest ``runs``.
+
+    ``published_after_s``: and what it knows of files that were published later. Wall clock.
+    """
+
+    ended_after_s: float
+    runs: int
+    published_after_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """How much of the past was forgotten."""
+
+    runs: int
+    tasks: int
+    files: int
+
+
 class Store(Protocol):
     """What must survive a restart. All methods may be called by any thread.
 
@@ -670,6 +691,17 @@ class Store(Protocol):
 
     def destination_state(self, root: str, path: str) -> TaskState | None:
         """Return the state of a destination's open task, else of its newest; None: none."""
+        ...
+
+    def prune(self, keep: Keep, then: Callable[[Pruned], None]) -> None:
+        """Begin to forget what is older, in small transactions with other work in between.
+
+        A run goes with its tasks, when it has ended and is filed; the newest of all stays, and
+        with ``keep.runs`` only so many of the newest may. What is known of a published file goes
+        once no run that is kept names its destination. ``then`` is called at the end (store's
+        thread); closing the store is an end too. One pass at a time: a call during one does
+        nothing.
+        """
         ...
 
     def close(self) -> None:

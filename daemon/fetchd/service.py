@@ -35,7 +35,7 @@ from fetchd.model import (
     Submit,
 )
 from fetchd.pool import Pool
-from fetchd.ports import Leftover, Listener
+from fetchd.ports import Keep, Leftover, Listener, Pruned
 from fetchd.stores import SqliteStore
 from fetchd.systemd import Notifier
 from fetchd.threads import Lookout, Worker
@@ -51,6 +51,10 @@ REPORT_EVERY_S = 0.2
 #: So many open runs stand in ``status.json``; of the others it says how many they are.
 MOST_SHOWN = 100
 SWEEP_EVERY_S = 3600.0
+PRUNE_EVERY_S = 3600.0
+#: What is known of a published file outlives the last run that names it, by so many times
+#: `history.keep`: a job that runs once a month shall not fetch anew what has not changed.
+FILES_KEPT = 12
 EXIT_FINE, EXIT_FAILED, EXIT_STORE = 0, 1, 70
 
 
@@ -320,6 +324,7 @@ class Daemon:
         next_stats_s = self._began_s + settings.stats_every_s
         next_sweep_s = self._began_s + SWEEP_EVERY_S
         looked_s, due_s = -TICK_S, self._began_s
+        next_prune_s = self._began_s
         while True:
             try:
                 said = self._inbox.get(timeout=max(0.0, due_s - self._clock.monotonic()))
@@ -343,12 +348,30 @@ class Daemon:
             if works.engine.sweep_due() or now_s >= next_sweep_s:
                 works.sweep(works.disk.leftovers())
                 next_sweep_s = now_s + SWEEP_EVERY_S
+            if now_s >= next_prune_s:
+                self._prune()
+                next_prune_s = now_s + PRUNE_EVERY_S
             if now_s >= next_stats_s:
                 self._tell(events.StatsTaken(totals=self._stats.snapshot()))
                 next_stats_s = now_s + settings.stats_every_s
             if self._once and works.engine.idle() and self._folder.idle():
                 return "once"
             due_s = now_s + self._tick_s()
+
+    def _prune(self) -> None:
+        now_s, history = self._clock.wall(), self._settings.history
+        keep = Keep(
+            ended_after_s=now_s - history.keep_s,
+            runs=history.count,
+            published_after_s=now_s - FILES_KEPT * history.keep_s,
+        )
+        self._works.store.prune(keep, self._pruned)
+
+    def _pruned(self, pruned: Pruned) -> None:
+        if pruned.runs or pruned.files:
+            self._tell(
+                events.HistoryPruned(runs=pruned.runs, tasks=pruned.tasks, files=pruned.files)
+            )
 
     def _tick_s(self) -> float:
         if self._once:

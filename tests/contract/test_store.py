@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -47,8 +48,10 @@ from fetchd.ports import (
     Appended,
     Failed,
     Intends,
+    Keep,
     NewGroup,
     NewJob,
+    Pruned,
     RestEnded,
     RunCancelled,
     RunChanged,
@@ -59,6 +62,7 @@ from fetchd.ports import (
     Window,
 )
 from fetchd.stores import SqliteStore, codec, ledger, sqlite
+from fetchd.stores.pruning import Pruning
 from fetchd.threads import Worker
 from harness import FakeClock, group, job, spec
 
@@ -100,6 +104,60 @@ def window(store, group_id: int, **more):
 
 def ready(store, group_id: int, **more) -> list[str]:
     return [r.task.spec.path for r in window(store, group_id, **more).tasks]
+
+
+def pruned(store, **asked) -> Pruned:
+    keep = {"ended_after_s": 0.0, "runs": 100, "published_after_s": 0.0} | asked
+    got: list[Pruned] = []
+    store.prune(Keep(**keep), got.append)
+    while not got:
+        store.flush()
+    return got[0]
+
+
+def end(store, opened, at_s: float, *, filed: bool = True) -> None:
+    run = opened.run.id
+    store.record([RunChanged(run=run, state=RunState.SUCCEEDED, at_s=at_s)])
+    if filed:
+        store.record([RunFiled(run=run)])
+
+
+def published(store, opened) -> None:
+    for ready_ in window(store, opened.groups[0].id).tasks:
+        path = ready_.task.spec.path
+        intent = replace(INTENT, path=path)
+        record = FileRecord(
+            url="u",
+            size_bytes=1,
+            mtime_ns=2,
+            inode=3,
+            digests=(),
+            validator=Validator(etag='"e"'),
+        )
+        store.record(
+            [
+                Intends(task=ready_.task.id, intent=intent, history=History()),
+                Succeeded(
+                    task=ready_.task.id,
+                    root="default",
+                    path=path,
+                    url="u",
+                    detail="downloaded",
+                    unchanged=None,
+                    record=record,
+                ),
+            ]
+        )
+
+
+def counts_of_rows(store) -> dict[str, int]:
+    tables = ("job", "run", "task_group", "task", "file")
+    return {
+        table: store._ledger.read(
+            lambda db, table=table: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        )
+        for table in tables
+    }
 
 
 INTENT = Intent(
@@ -581,6 +639,7 @@ def test_no_query_looks_at_more_tasks_than_it_has_to(store):
         )
 
     plans = {name: plan(query) for name, query in sqlite.Q.items()}
+    assert [s for s in plans.pop("old_runs") if s.startswith("SCAN")] == ["SCAN run"]
     steps = {step for plan in plans.values() for step in plan}
     sorting = {name for name, plan in plans.items() if any("TEMP B-TREE" in s for s in plan)}
     of_whole_runs = {name for name, plan in plans.items() if any("task_of_run" in s for s in plan)}
@@ -592,7 +651,7 @@ def test_no_query_looks_at_more_tasks_than_it_has_to(store):
         "SCAN CONSTANT ROW",
     }
     assert sorting == {"counts", "last_run"}
-    assert of_whole_runs == {"end_rest", "counts", "reopen_tasks", "files"}
+    assert of_whole_runs == {"end_rest", "counts", "reopen_tasks", "files", "prune_tasks"}
     assert any("e USING INDEX task_open" in step for step in plans["ready_of_origin"])
 
 
@@ -627,6 +686,148 @@ def test_an_open_task_speaks_for_its_destination_although_a_newer_one_has_ended(
     store.record([RestEnded(run=newer.run.id, group=here, state=TaskState.CANCELLED, reason="")])
 
     assert store.destination_state("default", "f") is TaskState.READY
+
+
+# ---------------------------------------------------------------- history
+
+
+def test_old_ended_runs_are_forgotten_with_all_that_belongs_to_them(store):
+    old = add(store, job("a", group("a", spec("f"), spec("g")), revision="r1"))
+    end(store, old, NOW_S)
+    again = add(store, job("a", group("a", spec("f")), revision="r1"))
+    end(store, again, NOW_S + 100)
+    other = add(store, job("b", group("b", spec("x"))))
+    end(store, other, NOW_S + 50)
+
+    gone = pruned(store, ended_after_s=NOW_S + 60)
+
+    assert gone == Pruned(runs=1, tasks=2, files=0)  # the newest stays, whatever its age
+    assert [store.run_view(o.run.id) is None for o in (old, again, other)] == [True, False, False]
+    newest = add(store, job("c", group("c", spec("y"))))
+    assert pruned(store, ended_after_s=NOW_S + 200) == Pruned(runs=2, tasks=2, files=0)
+    assert counts_of_rows(store) == {"job": 1, "run": 1, "task_group": 1, "task": 1, "file": 0}
+    assert store.new_run_id() == newest.run.id + 1
+    assert store.last_runs(["a"]) == {}
+
+
+def test_of_too_many_runs_the_oldest_are_forgotten(store):
+    runs = [add(store, job(name, group(name, spec(name)))) for name in "abcdef"]
+    for opened in runs[:5]:
+        end(store, opened, NOW_S)
+
+    assert pruned(store, runs=3).runs == 3
+    assert [store.run_view(o.run.id) is not None for o in runs] == [False] * 3 + [True] * 3
+
+
+def test_what_is_on_or_not_shown_yet_is_never_forgotten(store):
+    on = add(store, job("a", group("a", spec("f"))))
+    unfiled = add(store, job("b", group("b", spec("g"))))
+    end(store, unfiled, NOW_S, filed=False)
+    add(store, job("c", group("c", spec("h"))))
+
+    assert pruned(store, ended_after_s=NOW_S * 2, runs=1).runs == 0
+    assert store.open_runs()[0].run.id == on.run.id
+    assert [run.id for run in store.unfiled_runs()] == [unfiled.run.id]
+
+
+def test_what_is_known_of_a_file_outlives_its_run_until_its_own_time_is_up(store):
+    old = add(store, job("a", group("a", spec("kept"), spec("gone"))))
+    published(store, old)
+    end(store, old, NOW_S)
+    add(store, job("b", group("b", spec("kept"))))
+
+    young = pruned(store, ended_after_s=NOW_S + 1, published_after_s=NOW_S - 1)
+    known = counts_of_rows(store)["file"]
+    aged = pruned(store, published_after_s=NOW_S + 1)
+
+    assert (young.runs, young.files, known) == (1, 0, 2)
+    assert aged.files == 1
+    (left,) = window(store, 2).tasks
+    assert left.previous.validator == Validator(etag='"e"')  # a run names it
+
+
+def test_a_large_run_is_forgotten_in_small_transactions(store):
+    many = [spec(f"{number}") for number in range(3500)]
+    large = add(store, job("large", group("large", *many)))
+    end(store, large, NOW_S)
+    add(store, job("new", group("new", spec("n"))))
+    changed: list[int] = []
+
+    def watch(db: sqlite3.Connection) -> None:
+        def said(statement: str) -> None:
+            if statement == "COMMIT":
+                changed.append(db.total_changes)
+
+        changed.append(db.total_changes)
+        db.set_trace_callback(said)
+
+    store._ledger.read(watch)
+
+    gone = pruned(store, ended_after_s=NOW_S + 1)
+
+    assert gone == Pruned(runs=1, tasks=3500, files=0)
+    sizes = [after - before for before, after in itertools.pairwise(changed)]
+    assert sum(sizes) >= 3500
+    assert max(sizes) <= 1100
+
+
+def test_a_run_that_is_half_forgotten_can_be_no_more_tried_again(store):
+    many = [spec(f"{number}") for number in range(1500)]
+    large = add(store, job("a", group("a", *many)))
+    run = large.run.id
+    store.record([RestEnded(run=run, group=large.groups[0].id, state=TaskState.SKIPPED, reason="")])
+    end(store, large, NOW_S)
+    add(store, job("new", group("new", spec("n"))))
+    pass_ = Pruning(
+        store._ledger,
+        sqlite.Q,
+        Keep(ended_after_s=NOW_S + 1, runs=9, published_after_s=0),
+        lambda _: None,
+    )
+    pass_.stop()
+    pass_.go_on()
+
+    assert counts_of_rows(store)["task"] == 501
+    assert store.last_runs(["a"]) == {}
+    assert store.reopen(run) is None
+    assert pruned(store).runs == 1  # whatever its age: it was begun
+    assert counts_of_rows(store)["task"] == 1
+
+
+def test_closing_ends_a_pass_and_the_next_life_goes_on_with_it(tmp_path):
+    path = str(tmp_path / "s.db")
+    store = SqliteStore(path, FakeClock(), lambda error: None)
+    many = [spec(f"{number}") for number in range(20_000)]
+    end(store, add(store, job("large", group("large", *many))), NOW_S)
+    add(store, job("new", group("new", spec("n"))))
+
+    done: list[Pruned] = []
+    store.prune(Keep(ended_after_s=NOW_S + 1, runs=100, published_after_s=0.0), done.append)
+    store.flush()
+    store.close()
+    store = SqliteStore(path, FakeClock(), lambda error: None)
+    left = counts_of_rows(store)["task"]
+    rest = pruned(store)
+    store.close()
+
+    assert 1 < left < 20_001
+    assert done == [Pruned(runs=0, tasks=20_001 - left, files=0)]
+    assert rest == Pruned(runs=1, tasks=left - 1, files=0)
+
+
+def test_freed_pages_are_used_again(tmp_path):
+    path = tmp_path / "s.db"
+    store = SqliteStore(str(path), FakeClock(), lambda error: None)
+    sizes = []
+    for round_ in range(6):
+        many = [spec(f"{round_}/{number}") for number in range(2000)]
+        end(store, add(store, job(f"j{round_}", group("g", *many))), NOW_S + round_)
+        pruned(store, ended_after_s=NOW_S + round_)
+        store._ledger.write(lambda db: None)
+        sizes.append(store._ledger.read(lambda db: db.execute("PRAGMA page_count").fetchone()[0]))
+    store.close()
+
+    assert sizes[-1] <= sizes[2] * 1.1
 
 
 def test_a_closed_store_says_so(store):

@@ -8,3 +8,6 @@ UPDATE task_group SET document = json_set(document, '$.template.sums', NULL);
 -- name: 3
 -- Whether a destination is taken is asked for every task, however many runs it had before.
 CREATE INDEX task_open ON task (path, root, run) WHERE state < 3;
+-- What is known of a file is forgotten some time after nothing names it any more.
+ALTER TABLE file ADD COLUMN published_at REAL NOT NULL DEFAULT 0;
+UPDATE file SET published_at = strftime('%s', 'now');

@@ -37,8 +37,9 @@ UPDATE task SET state = 3, detail = ?, reason = '', result = ? WHERE id = ?;
 
 -- name: keep_file
 INSERT OR REPLACE INTO file
-    (root, path, url, size_bytes, mtime_ns, inode, digests, etag, last_modified, date)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+    (root, path, url, size_bytes, mtime_ns, inode, digests, etag, last_modified, date,
+     published_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: fail_task
 UPDATE task SET state = 4, detail = ?, reason = ?, history = ?, result = NULL
@@ -103,7 +104,7 @@ FROM run JOIN job ON job.id = run.job
 WHERE run.id = ?;
 
 -- name: last_run
-SELECT run.id FROM run JOIN job ON job.id = run.job WHERE job.name = ?
+SELECT run.id FROM run JOIN job ON job.id = run.job WHERE job.name = ? AND run.filed < 2
 ORDER BY run.id DESC LIMIT 1;
 
 -- name: groups
@@ -117,7 +118,8 @@ FROM task WHERE run = ? GROUP BY grp, state;
 
 -- name: reopen_tasks
 UPDATE task SET state = 0, due = 0, detail = '', reason = '', history = NULL, result = NULL
-WHERE run = ? AND state IN (4, 5) AND origin <> '';
+WHERE run = ?1 AND state IN (4, 5) AND origin <> ''
+  AND (SELECT filed FROM run WHERE id = ?1) < 2;
 
 -- name: reopen_run
 UPDATE run SET state = 'running', finished_at = NULL, filed = 0 WHERE id = ?;
@@ -140,3 +142,36 @@ SELECT coalesce(
     (SELECT state FROM task WHERE path = ?1 AND root = ?2 AND state < 3 LIMIT 1),
     (SELECT state FROM task WHERE path = ?1 AND root = ?2 ORDER BY run DESC, id DESC LIMIT 1)
 );
+
+-- name: old_runs
+-- The newest run stays, so that no id is given twice.
+SELECT id, job FROM run
+WHERE finished_at IS NOT NULL AND id < (SELECT max(id) FROM run) AND (
+    filed = 2
+    OR filed = 1 AND (
+        finished_at < ? OR id <= (SELECT id FROM run ORDER BY id DESC LIMIT 1 OFFSET ?)
+    )
+)
+ORDER BY id LIMIT ?;
+
+-- name: begin_pruning
+UPDATE run SET filed = 2 WHERE id = ?;
+
+-- name: prune_tasks
+DELETE FROM task WHERE id IN (SELECT id FROM task WHERE run = ? LIMIT ?);
+
+-- name: prune_groups
+DELETE FROM task_group WHERE run = ?;
+
+-- name: prune_run
+DELETE FROM run WHERE id = ?;
+
+-- name: prune_job
+DELETE FROM job WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM run WHERE job = ?1);
+
+-- name: next_files
+SELECT root, path, published_at FROM file WHERE (root, path) > (?, ?) ORDER BY root, path LIMIT ?;
+
+-- name: prune_file
+DELETE FROM file WHERE root = ?1 AND path = ?2
+AND NOT EXISTS (SELECT 1 FROM task WHERE path = ?2 AND root = ?1);

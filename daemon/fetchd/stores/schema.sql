@@ -19,7 +19,7 @@ CREATE TABLE run (
     scheduled_for REAL NOT NULL,
     started_at    REAL,
     finished_at   REAL,
-    filed         INTEGER NOT NULL DEFAULT 0
+    filed         INTEGER NOT NULL DEFAULT 0    -- 2: it is being pruned
 );
 CREATE INDEX run_of_job ON run (job, id);
 CREATE INDEX run_open ON run (id) WHERE finished_at IS NULL;
@@ -71,5 +71,6 @@ CREATE TABLE file (                     -- the last file published at each desti
     etag          TEXT,
     last_modified TEXT,
     date          TEXT,
+    published_at  REAL NOT NULL DEFAULT 0,
     PRIMARY KEY (root, path)
 ) WITHOUT ROWID;

@@ -32,9 +32,11 @@ from fetchd.ports import (
     Change,
     Failed,
     Intends,
+    Keep,
     NewJob,
     OpenGroup,
     OpenRun,
+    Pruned,
     Ready,
     RestEnded,
     RunCancelled,
@@ -48,6 +50,7 @@ from fetchd.ports import (
 )
 from fetchd.stores import codec
 from fetchd.stores.ledger import Ledger
+from fetchd.stores.pruning import Pruning
 from fetchd.threads import Worker
 from fetchd.urls import origin_of
 
@@ -101,6 +104,9 @@ class SqliteStore:
         on_failure: Callable[[StoreError], None],
     ) -> None:
         self._path = path
+        self._clock = clock
+        self._pruning: Pruning | None = None  # written by the ledger thread
+        self._closing = False
         self._ledger = Ledger(partial(_connect, path), clock, on_failure)
         self._file = None if path is None else _identity(path)
         last: int = self._ledger.read(
@@ -162,12 +168,14 @@ class SqliteStore:
 
     def record(self, changes: Sequence[Change], then: Callable[[], None] | None = None) -> None:
         def write(db: sqlite3.Connection) -> None:
+            now_s = self._clock.wall()
             for kind, alike in itertools.groupby(changes, type):
                 if kind is Succeeded:  # a group of publications is settled at once
-                    _succeed(db, [change for change in alike if isinstance(change, Succeeded)])
+                    done = [change for change in alike if isinstance(change, Succeeded)]
+                    _succeed(db, done, now_s)
                     continue
                 for change in alike:
-                    _apply(db, change)
+                    _apply(db, change, now_s)
                     if isinstance(change, RunFiled):
                         self._ended.pop(change.run, None)
 
@@ -191,7 +199,22 @@ class SqliteStore:
             return None
         return self._ledger.read(lambda db: _open_run(db, run))
 
+    def prune(self, keep: Keep, then: Callable[[Pruned], None]) -> None:
+        def begin(_: None) -> None:
+            if self._pruning is None and not self._closing:
+                self._pruning = Pruning(self._ledger, Q, keep, end)
+                self._pruning.go_on()
+
+        def end(pruned: Pruned) -> None:
+            self._pruning = None
+            then(pruned)
+
+        self._ledger.ask(lambda _: None, begin)
+
     def close(self) -> None:
+        self._closing = True
+        if (pruning := self._pruning) is not None:
+            pruning.stop()
         self._ledger.close()
 
     def threads(self) -> list[Worker]:
@@ -446,7 +469,7 @@ def _add_tasks(
     return tuple(failed)
 
 
-def _apply(db: sqlite3.Connection, change: Change) -> None:
+def _apply(db: sqlite3.Connection, change: Change, now_s: float) -> None:
     match change:
         case Started(task=task):
             db.execute(Q["start_task"], (task,))
@@ -458,7 +481,7 @@ def _apply(db: sqlite3.Connection, change: Change) -> None:
                 (codec.intent_text(intent), codec.history_text(history), task),
             )
         case Succeeded():
-            _succeed(db, [change])
+            _succeed(db, [change], now_s)
         case Failed(task=task, code=code, reason=reason, history=history):
             text = codec.plain_text(reason)
             db.execute(Q["fail_task"], (code, text, codec.history_text(history), task))
@@ -474,7 +497,7 @@ def _apply(db: sqlite3.Connection, change: Change) -> None:
             db.execute(Q["file_run"], (run,))
 
 
-def _succeed(db: sqlite3.Connection, changes: Sequence[Succeeded]) -> None:
+def _succeed(db: sqlite3.Connection, changes: Sequence[Succeeded], now_s: float) -> None:
     db.executemany(
         Q["succeed_published"], [(c.detail, c.task) for c in changes if c.unchanged is None]
     )
@@ -488,11 +511,11 @@ def _succeed(db: sqlite3.Connection, changes: Sequence[Succeeded]) -> None:
     )
     db.executemany(
         Q["keep_file"],
-        [_file_row(c.root, c.path, c.record) for c in changes if c.record is not None],
+        [_file_row(c.root, c.path, c.record, now_s) for c in changes if c.record is not None],
     )
 
 
-def _file_row(root: str, path: str, record: FileRecord) -> tuple[Any, ...]:
+def _file_row(root: str, path: str, record: FileRecord, now_s: float) -> tuple[Any, ...]:
     validator = record.validator
     return (
         root,
@@ -505,6 +528,7 @@ def _file_row(root: str, path: str, record: FileRecord) -> tuple[Any, ...]:
         validator.etag,
         validator.last_modified,
         validator.date,
+        now_s,
     )
 
 
