@@ -88,6 +88,13 @@ class StateRecovered(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StateCreated(Event):
+    """There was no state: whatever was accepted before, if anything was, is not known."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryPruned(Event):
     """Ended runs were forgotten, as ``history`` says; reports and downloads stay."""
 

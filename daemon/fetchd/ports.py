@@ -693,6 +693,10 @@ class Store(Protocol):
         """Return the state of a destination's open task, else of its newest; None: none."""
         ...
 
+    def check(self) -> None:
+        """Have it looked whether what is recorded would be found again: a failure if not."""
+        ...
+
     def prune(self, keep: Keep, then: Callable[[Pruned], None]) -> None:
         """Begin to forget what is older, in small transactions with other work in between.
 

@@ -299,6 +299,8 @@ class Daemon:
                 step()
             raise
         self._notifier.status("checking state")
+        if self._works.store.is_new:
+            self._tell(events.StateCreated(path=str(settings.state / "fetchd.db")))
         self._works.recover()
         self._works.start()
         self._folder.start()
@@ -340,7 +342,7 @@ class Daemon:
                 if self._clock.monotonic() < due_s:
                     continue
             looked_s = now_s = self._clock.monotonic()
-            works.store.look_after()
+            works.store.check()
             works.engine.tick()
             if now_s >= self._show_again_s:
                 self._show_status()

@@ -1023,6 +1023,82 @@ def test_s02_a_damaged_database_is_refused_with_what_to_do(tmp_path, content):
     assert path.read_bytes() == content
 
 
+@pytest.fixture
+def filled(tmp_path):
+    """The path of a database with a run of many tasks."""
+    path = tmp_path / "s.db"
+    store = SqliteStore(str(path), FakeClock(), lambda e: None)
+    add(store, job("a", group("a", *(spec(f"{number}") for number in range(20_000)))))
+    store.close()
+    return path
+
+
+def test_s02_a_bad_page_is_refused_and_the_file_left_as_it_is(filled):
+    with filled.open("r+b") as file:
+        file.seek(filled.stat().st_size // 2 // 4096 * 4096)
+        file.write(b"\xa5" * 4096)
+    before = filled.read_bytes()
+
+    with pytest.raises(ConfigError, match="restore it from a backup"):
+        SqliteStore(str(filled), FakeClock(), lambda e: None)
+
+    assert filled.read_bytes() == before
+
+
+def test_s03_a_log_without_its_database_is_refused_and_kept(tmp_path):
+    log = tmp_path / "s.db-wal"
+    log.write_bytes(b"what was recorded last")
+
+    with pytest.raises(ConfigError, match="is missing while its log"):
+        SqliteStore(str(tmp_path / "s.db"), FakeClock(), lambda e: None)
+
+    assert [path.name for path in tmp_path.iterdir()] == [log.name]
+
+
+def test_it_is_known_whether_a_state_is_a_new_one(filled, tmp_path):
+    old = SqliteStore(str(filled), FakeClock(), lambda e: None)
+    new = SqliteStore(str(tmp_path / "new.db"), FakeClock(), lambda e: None)
+
+    assert (old.is_new, new.is_new) == (False, True)
+    old.close()
+    new.close()
+
+
+def test_the_look_at_a_large_database_ends_in_time(filled):
+    class Slow(FakeClock):
+        looks = 0
+
+        def monotonic(self):
+            self.looks += 1
+            self.advance(2.0)
+            return super().monotonic()
+
+    clock = Slow()
+    db = sqlite3.connect(filled)
+    sqlite._look_for_damage(db, clock)
+    db.close()
+
+    assert clock.looks == 3
+
+
+@pytest.mark.parametrize("name", ["s.db", "s.db-wal"])
+def test_s07_a_database_that_is_gone_is_a_failure_at_the_next_look(filled, name):
+    told: list[StoreError] = []
+    store = SqliteStore(str(filled), FakeClock(), told.append)
+    store.check()
+    store.flush()
+    well = list(told)
+
+    filled.with_name(name).unlink()
+    store.check()
+    with pytest.raises(StoreError, match="removed or replaced"):
+        store.flush()
+
+    assert well == []
+    assert len(told) == 1
+    store.close()
+
+
 def test_s06_a_newer_schema_is_refused_and_both_versions_are_named(tmp_path):
     path = tmp_path / "s.db"
     db = sqlite3.connect(path)

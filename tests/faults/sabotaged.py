@@ -40,8 +40,8 @@ def _commit_without_sync() -> None:
     """Open the database as many programs do: a commit returns before it is on the disk."""
     connect = sqlite._connect
 
-    def careless(path):
-        connection = connect(path)
+    def careless(path, clock):
+        connection = connect(path, clock)
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 

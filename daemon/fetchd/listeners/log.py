@@ -33,6 +33,7 @@ LINES: dict[type[Event], Line] = {
     events.ThreadDied: Line("thread.died", _ERROR),
     events.ThreadStuck: Line("thread.stuck", _ERROR),
     events.StateRecovered: Line("state.recovered", _INFO),
+    events.StateCreated: Line("state.created", _INFO),
     events.HistoryPruned: Line("history.pruned", _INFO),
     events.JobAccepted: Line("job.accepted", _INFO),
     events.JobRejected: Line("job.rejected", _WARNING),

@@ -71,6 +71,9 @@ _NUMBERS = {state: number for number, state in enumerate(STATES)}
 #: Tasks that become due this soon are read ahead, so that their wait ends on time.
 _AHEAD_S = 60.0
 _PAGE = 1000
+#: A start looks at the pages of the database for no longer than this.
+_CHECK_S = 3.0
+_STEPS_A_LOOK = 100_000  # of SQLite's machine, between two looks at the clock
 #: What the write-ahead log keeps of the disk after a transaction that needed more.
 _LOG_BYTES = 16 * 1024 * 1024
 #: So long another process, such as a backup, may keep the database locked.
@@ -93,8 +96,8 @@ Q = _named("queries.sql")
 class SqliteStore:
     """``ports.Store``. ``path`` None keeps everything in memory.
 
-    Raises ConfigError when the database is damaged, from a newer fetchd, or cannot be opened;
-    BusyError while another process has it locked.
+    ``is_new``: nothing was there. Raises ConfigError when the database is damaged, from a newer
+    fetchd, or cannot be opened; BusyError while another process has it locked.
     """
 
     def __init__(
@@ -107,37 +110,25 @@ class SqliteStore:
         self._clock = clock
         self._pruning: Pruning | None = None  # written by the ledger thread
         self._closing = False
-        self._ledger = Ledger(partial(_connect, path), clock, on_failure)
-        self._file = None if path is None else _identity(path)
+        self.is_new = path is None or not Path(path).exists()
+        self._ledger = Ledger(partial(_connect, path, clock), clock, on_failure)
         last: int = self._ledger.read(
             lambda db: db.execute("SELECT coalesce(max(id), 0) FROM run").fetchone()[0]
         )
         self._run_ids = itertools.count(last + 1)
+        self._files = _files_of(path)
         # Ended runs that are not filed: their tasks rest, and are counted once. Ledger thread only.
         self._ended: dict[int, RunView] = {}
 
     def new_run_id(self) -> int:
         return next(self._run_ids)
 
-    def look_after(self) -> None:
-        """Have the store fail if its file is not under its name any more; does not wait.
-
-        SQLite itself goes on writing to a file that nobody will ever find again.
-        """
-        self._ledger.ask(lambda _: self._check_file(), lambda _: None)
-
-    def _check_file(self) -> None:
-        if self._path is not None and _identity(self._path) != self._file:
-            raise StoreError(
-                f"the state database failed: {self._path} was removed or replaced while in use"
-            )
-
     # ------------------------------------------------------------ writing
 
     def add_jobs(self, jobs: Sequence[NewJob]) -> list[OpenRun]:
         def write(db: sqlite3.Connection) -> list[OpenRun]:
             opened = [_add_job(db, new) for new in jobs]
-            self._check_file()
+            self._compare_files()
             return opened
 
         return self._ledger.write(write)
@@ -210,6 +201,18 @@ class SqliteStore:
             then(pruned)
 
         self._ledger.ask(lambda _: None, begin)
+
+    def check(self) -> None:
+        if self._path is not None:
+            self._ledger.ask(lambda _: self._compare_files(), lambda _: None)
+
+    def _compare_files(self) -> None:
+        if _files_of(self._path) != self._files:
+            raise StoreError(
+                f"{self._path}: the state database was removed or replaced under a running fetchd; "
+                "what it records now would be lost. Put the file back, or start again with the one "
+                "that is there"
+            )
 
     def close(self) -> None:
         self._closing = True
@@ -303,10 +306,16 @@ class SqliteStore:
 # ---------------------------------------------------------------- opening
 
 
-def _connect(path: str | None) -> sqlite3.Connection:
+def _connect(path: str | None, clock: Clock) -> sqlite3.Connection:
     """Open and check the database; runs on the ledger's thread."""
     try:
         if path is not None:
+            if not Path(path).exists() and Path(f"{path}-wal").exists():
+                raise ConfigError(  # SQLite would remove the log
+                    f"{path}: the state database is missing while its log {path}-wal is there; "
+                    "put it back, or move the log away to start empty (files already downloaded "
+                    "stay)"
+                )
             # URLs in it may bear tokens: made here, it is for its owner only.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         db = sqlite3.connect(
@@ -325,12 +334,11 @@ def _connect(path: str | None) -> sqlite3.Connection:
                 f"{path}: the state is of schema version {version}, this fetchd knows up to "
                 f"{SCHEMA_VERSION}; install the newer fetchd again, or name another `state` folder"
             )
-        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
         if version == 0:
             _create(db, path)
-        elif version < SCHEMA_VERSION:
+        else:
+            _look_for_damage(db, clock)
+        if 0 < version < SCHEMA_VERSION:
             assert path is not None  # memory begins empty
             _back_up(db, path, version)
             _migrate(db, version)
@@ -351,12 +359,36 @@ def _connect(path: str | None) -> sqlite3.Connection:
     return db
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _look_for_damage(db: sqlite3.Connection, clock: Clock) -> None:
+    """Look at as many pages as the time allows; raises sqlite3.DatabaseError."""
+    until_s = clock.monotonic() + _CHECK_S
+    db.set_progress_handler(lambda: clock.monotonic() > until_s, _STEPS_A_LOOK)
     try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+    else:
+        if found != "ok":
+            raise sqlite3.DatabaseError(" ".join(found.split()))
+    finally:
+        db.set_progress_handler(None, 0)
+
+
+def _files_of(path: str | None) -> list[tuple[int, int] | None]:
+    """Return what identifies the database and its log, None for one that is not there.
+
+    They are never opened for this: closing a file gives up all locks that SQLite has on it.
+    """
+    found: list[tuple[int, int] | None] = []
+    for name in () if path is None else (path, f"{path}-wal"):
+        try:
+            stat = Path(name).stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((stat.st_dev, stat.st_ino))
+    return found
 
 
 def _create(db: sqlite3.Connection, path: str | None) -> None:
