@@ -135,6 +135,14 @@ def long_list(base: Path, lines: int) -> None:
                 peak_rss_mib=rss_mib(pid, "VmHWM"),
             )
             daemon.terminate()
+            daemon.log.unlink()
+            daemon.settings.append("history.count=1")
+            started(daemon)
+            at_s = time.monotonic()
+            other_s = another_job_s(daemon, server, "forgetting")
+            wait_until(lambda: daemon.events("history.pruned"), 600, "the pruning")
+            show("run forgotten", all_s=time.monotonic() - at_s, another_job_s=other_s)
+            daemon.terminate()
 
 
 def job_files(base: Path, count: int) -> None:
