@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import time
 from itertools import pairwise
 
 import pytest
@@ -141,3 +142,30 @@ def test_any_head_is_refused_or_holds_no_control_character(pieces):
     for name, values in head.fields.items():
         assert name
         assert not any(char < " " and char != "\t" for char in name + "".join(values))
+
+
+class Drips(Receives):
+    """A socket whose receives bring a byte each."""
+
+    def __init__(self, wire):
+        self.left = iter(wire)
+
+    def recv(self, most):
+        return bytes([next(self.left)])
+
+
+def test_n05_a_head_that_drips_in_costs_little_however_long_it_is():
+    wire = b"HTTP/1.1 200 OK\r\nA: " + b"x" * (MOST_HEAD_BYTES - 100) + b"\r\n\r\n"
+    began_s = time.thread_time()
+
+    assert Received(Drips(wire)).head().status == 200
+
+    assert time.thread_time() - began_s < 2
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\nA: b", b"HTTP/1.1 200 OK\r\nA: b\n", b"ICY"])
+def test_what_can_be_no_head_is_refused_before_more_is_asked_for(head):
+    with pytest.raises(AttemptError) as caught:
+        Received(Drips(head)).head()  # one more receive would be a StopIteration
+
+    assert caught.value.code == "bad_response"

@@ -48,7 +48,7 @@ class Received:
 
     def __init__(self, sock: _Socket) -> None:
         self._sock = sock
-        self._data = b""  # received, and not read yet from ``_at`` on
+        self._data = bytearray()  # received, and not read yet from ``_at`` on
         self._at = 0
 
     def head(self) -> RawHead:
@@ -75,7 +75,7 @@ class Received:
                 raise AttemptError("bad_framing", "the line of a chunk is too long")
             if not self._receive():
                 return None
-        line, self._at = self._data[self._at : end], end + 1
+        line, self._at = bytes(self._data[self._at : end]), end + 1
         if not line.endswith(b"\r"):
             raise AttemptError("bad_framing", "the line of a chunk does not end in CR LF")
         return line[:-1]
@@ -90,6 +90,13 @@ class Received:
         self._at += count
         return count
 
+    def take(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
+        """Read what matches a pattern, if that is there; receives nothing."""
+        match = pattern.match(self._data, self._at)
+        if match is not None:
+            self._at = match.end()
+        return match
+
     def left_over(self) -> bool:
         """Tell whether bytes have arrived that nobody read: they would pass for the next answer.
 
@@ -102,32 +109,39 @@ class Received:
 
     def _head_block(self) -> bytes:
         """Return the bytes up to and without the empty line."""
-        while (end := self._data.find(b"\r\n\r\n", self._at)) < 0:
-            self._refuse_early()
+        seen = 0  # so many bytes hold no end, nor the beginning of one
+        while (end := self._data.find(b"\r\n\r\n", self._at + seen)) < 0:
+            self._refuse_early(seen)
+            seen = max(0, len(self._data) - self._at - 3)
             if not self._receive():
                 if self._at == len(self._data):
                     raise http.client.RemoteDisconnected("")
                 raise AttemptError(
                     "bad_response", "the connection ended inside the head of the answer"
                 )
-        block, self._at = self._data[self._at : end], end + 4
+        block, self._at = bytes(self._data[self._at : end]), end + 4
         if len(block) > MOST_HEAD_BYTES:
             raise _too_long()
         return block
 
-    def _refuse_early(self) -> None:
-        """Refuse what can never become a head, without waiting for its end."""
-        there = self._data[self._at :]
-        if not there.startswith(_VERSION[: len(there)]):
+    def _refuse_early(self, seen: int) -> None:
+        """Refuse what can never become a head, without waiting for its end.
+
+        The first ``seen`` bytes have been looked at before.
+        """
+        there = len(self._data) - self._at
+        if not self._data.startswith(_VERSION[:there], self._at):
             raise _not_http()
-        if _BARE_LF.search(there):
+        if _BARE_LF.search(self._data, self._at + seen):
             raise _malformed()
-        if len(there) > MOST_HEAD_BYTES:
+        if there > MOST_HEAD_BYTES:
             raise _too_long()
 
     def _receive(self) -> bool:
         data = self._sock.recv(_RECEIVE_BYTES)
-        self._data, self._at = self._data[self._at :] + data, 0
+        del self._data[: self._at]
+        self._data += data
+        self._at = 0
         return bool(data)
 
 
