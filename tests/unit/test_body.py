@@ -163,6 +163,34 @@ def test_without_length_and_chunks_the_end_of_the_connection_is_the_end():
     assert body.ended
 
 
+def test_the_smallest_chunks_are_read_as_many_at_a_time_as_have_arrived():
+    wire = b"".join(b"1;x\r\n%c\r\n" % (n % 256) for n in range(20_000)) + b"0\r\n\r\n"
+    body = Body(source_of(wire), length=None, chunked=True)
+    buffer = memoryview(bytearray(30_000))
+    counts = []
+    while count := body.readinto(buffer):
+        counts.append(count)
+
+    assert sum(counts) == 20_000
+    assert len(counts) < 10
+
+
+@pytest.mark.parametrize("end", [b"1\r\nb", b"1\r\nb\r\n1", b"1\r\nb\r\n1\r\n", b"1\r\nb\r\n0\r\n"])
+def test_what_has_arrived_waits_for_nothing_that_has_not(end):
+    body = Body(source_of(b"1\r\na\r\n" + end), length=None, chunked=True)
+    buffer = memoryview(bytearray(100))
+
+    assert body.readinto(buffer) == 2  # behind it the connection ends, and that is an error
+    with pytest.raises(AttemptError):
+        body.readinto(buffer)
+
+
+def test_chunks_fill_no_more_than_the_buffer():
+    body = Body(source_of(in_chunks([b"ab", b"cdef", b"g"])), length=None, chunked=True)
+
+    assert [body.readinto(memoryview(bytearray(3))) for _ in range(4)] == [3, 3, 1, 0]
+
+
 def test_a_read_brings_one_receive():
     body = Body(source_of(b"abc", b"def"), length=6, chunked=False)
 

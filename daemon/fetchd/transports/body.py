@@ -11,7 +11,10 @@ from fetchd.transports.wire import is_field
 _LONGEST_LINE_BYTES = 4096
 _MOST_TRAILERS = 100
 # At most 15 digits: what is longer than 2**60 is nonsense, and int() would also take "1_0", "-5".
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_SIZE = rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?"
+_CHUNK_SIZE = re.compile(_SIZE)
+# The end of a chunk, the size of another that is not the last one, and a byte of it.
+_NEXT_CHUNK = re.compile(rb"\r\n(?!0+[ \t;\r])" + _SIZE + rb"\r\n(?=[\x00-\xff])")
 
 
 class Source(Protocol):
@@ -19,6 +22,10 @@ class Source(Protocol):
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Read what is there, else what one receive brings; 0 at the end."""
+        ...
+
+    def take(self, pattern: re.Pattern[bytes], /) -> re.Match[bytes] | None:
+        """Read what matches a pattern, if that is there; receives nothing."""
         ...
 
     def line(self, most_bytes: int, /) -> bytes | None:
@@ -46,22 +53,37 @@ class Body:
         """Read what one receive brings (with chunk sizes: at least one); 0 = the correct end."""
         if self.ended:
             return 0
-        most = len(buffer)
         if self._chunked:
-            if self._chunk_left == 0 and not self._begin_chunk():
-                return 0
-            most = min(most, self._chunk_left)
-        elif self._length is not None:
+            return self._read_chunks(buffer)
+        most = len(buffer)
+        if self._length is not None:
             most = min(most, self._length - self._received)
-        count = self._source.readinto(buffer[:most])
+        count = self._read(buffer[:most])
+        self.ended |= self._received == self._length
+        return count
+
+    def _read_chunks(self, buffer: memoryview) -> int:
+        """Read of this chunk, and of those behind it what has arrived already."""
+        if self._chunk_left == 0 and not self._begin_chunk():
+            return 0
+        count = 0
+        while True:
+            got = self._read(buffer[count : count + self._chunk_left])
+            self._chunk_left -= got
+            count += got
+            if self._chunk_left or count == len(buffer):
+                return count
+            following = self._source.take(_NEXT_CHUNK)
+            if following is None:
+                return count
+            self._chunk_left = int(following[1], 16)
+            self._hold_to_length()
+
+    def _read(self, buffer: memoryview) -> int:
+        count = self._source.readinto(buffer)
         if count == 0:
             self._at_end_of_connection()
-            return 0
         self._received += count
-        if self._chunked:
-            self._chunk_left -= count
-        else:
-            self.ended = self._received == self._length
         return count
 
     def _at_end_of_connection(self) -> None:
@@ -90,8 +112,7 @@ class Body:
         self._chunk_left = int(match[1], 16)
         if self._chunk_left == 0:
             self._skip_trailers()
-        if self._length is not None:
-            self._hold_to_length(self._length)
+        self._hold_to_length()
         return not self.ended
 
     def _skip_trailers(self) -> None:
@@ -104,8 +125,11 @@ class Body:
                 raise AttemptError("bad_framing", "a line behind the last chunk is no header")
         raise AttemptError("bad_framing", "too many lines behind the last chunk")
 
-    def _hold_to_length(self, length: int) -> None:
-        """A part of a file comes in chunks, and its head said how long it is."""
+    def _hold_to_length(self) -> None:
+        """A part of a file may come in chunks, while its head said how long it is."""
+        length = self._length
+        if length is None:
+            return
         if self.ended and self._received < length:
             raise AttemptError(
                 "short_body", f"the chunks ended after {self._received} of {length} bytes"
