@@ -31,6 +31,7 @@ from fetchd.clock import SystemClock
 from fetchd.errors import AttemptError, ConfigError, NotWanted
 from fetchd.model import Validator
 from fetchd.ports import RangeRefused, Request
+from fetchd.transports.cookies import MOST_COOKIES
 from fetchd.transports.resolver import SystemDialer
 
 BODY = content("http", 300_000)
@@ -1045,6 +1046,76 @@ def test_n44_a_cookie_does_not_follow_to_another_host(make, server):
         assert fetch(net, server.url("/f"))[0] == BODY
 
     assert other.requests[0].header("Cookie") is None
+
+
+@pytest.mark.parametrize(
+    ("cookie", "target", "sent"),
+    [
+        ("a=1; Domain=files.test", "http://sub.files.test/d/f", "a=1"),
+        ("a=1; domain=.FILES.test", "http://sub.files.test/d/f", "a=1"),
+        ("a=1", "http://sub.files.test/d/f", None),
+        ("a=1; Domain=test", "http://other.test/d/f", None),
+        ("a=1; Domain=other.test", "http://other.test/d/f", None),
+        ("a=1; Domain=other.test", "http://files.test/d/f", None),
+        ("a=1", "http://files.test/f", None),
+        ("a=1; Path=/", "http://files.test/f", "a=1"),
+        ("a=1; Path=/d", "http://files.test/d/f", "a=1"),
+        ("a=1; Path=/d", "http://files.test/de", None),
+        ("a=1; Path=nonsense", "http://files.test/d/e", "a=1"),
+        ("a=1; Secure", "http://files.test/d/f", None),
+        ("a=1", "http://files.test/d/f", "a=1"),
+        (' a = "b=c" ;Expires=1 jan 999', "http://files.test/d/f", 'a="b=c"'),
+        ("a", "http://files.test/d/f", None),
+        ("=1", "http://files.test/d/f", None),
+    ],
+)
+def test_a_cookie_is_sent_where_its_server_may_send_it(make, server, cookie, target, sent):
+    """RFC 6265 §5."""
+    names = {"files_test": ["127.0.0.1"], "other_test": ["127.0.0.1"]}
+    net = make(dialer=Names(**names, sub_files_test=["127.0.0.1"]))
+    host, path = target.removeprefix("http://").split("/", 1)
+    location = f"http://{host}:{server.port}/{path}"
+    server.routes["/d/a"] = status(302, headers=[("Set-Cookie", cookie), ("Location", location)])
+    server.routes[f"/{path}"] = file(BODY)
+
+    assert fetch(net, f"http://files.test:{server.port}/d/a")[0] == BODY
+
+    assert server.requests[-1].header("Cookie") == sent
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "; expires=1 jan " + "9" * 3000,
+        "; expires=1 jan " + "9" * 5000,
+        "; max-age=" + "9" * 3000,
+        "; version=" + "9" * 3000,
+        '; port="' + "9" * 3000,
+        "; domain=\xff\xfe",
+        "c" * 60_000,
+    ],
+    ids=["date", "long-date", "age", "version", "port", "domain", "value"],
+)
+def test_n44_a_hostile_cookie_is_passed_over_in_silence(net, server, capfd, recwarn, more):
+    headers = [("Set-Cookie", "a=b" + more), ("Set-Cookie", "good=1"), ("Location", "/f")]
+    server.routes["/a"] = status(302, headers=headers)
+    server.routes["/f"] = file(BODY)
+
+    assert fetch(net, server.url("/a"))[0] == BODY
+
+    assert "good=1" in server.requests[-1].header("Cookie")
+    assert len(server.requests[-1].header("Cookie")) < 100
+    assert (capfd.readouterr(), list(recwarn)) == (("", ""), [])
+
+
+def test_n44_a_chain_keeps_so_many_cookies(net, server):
+    cookies = [("Set-Cookie", f"c{n}=1") for n in range(MOST_COOKIES + 10)]
+    server.routes["/a"] = status(302, headers=[*cookies, ("Location", "/f")])
+    server.routes["/f"] = file(BODY)
+
+    fetch(net, server.url("/a"))
+
+    assert server.requests[-1].header("Cookie").count("=") == MOST_COOKIES
 
 
 def test_redirects_in_a_circle_end_though_each_sets_a_new_cookie(net, server):

@@ -2,36 +2,109 @@
 
 from __future__ import annotations
 
-from http.client import HTTPMessage
+from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from requests import PreparedRequest
-from requests.cookies import MockRequest, MockResponse, RequestsCookieJar, get_cookie_header
 
 from fetchd.transports.head import Head
 
+MOST_COOKIES = 50
+MOST_COOKIE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a request goes."""
+
+    scheme: str
+    host: str
+    path: str
+
+    @classmethod
+    def of(cls, request: PreparedRequest) -> _Place:
+        parts = urlsplit(request.url or "")
+        return cls(parts.scheme, parts.hostname or "", parts.path or "/")
+
+    def is_below(self, domain: str) -> bool:
+        """RFC 6265 §5.1.3; a domain of one label, such as ``com``, is nobody's."""
+        is_name = not self.host[-1:].isdigit() and ":" not in self.host
+        return is_name and "." in domain and self.host.endswith("." + domain)
+
+    @property
+    def folder(self) -> str:
+        """RFC 6265 §5.1.4."""
+        return self.path.rpartition("/")[0] or "/"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cookie:
+    """``below``: hosts below the domain get it too."""
+
+    name: str
+    value: str
+    domain: str
+    below: bool
+    path: str
+    secure: bool
+
+    def is_for(self, place: _Place) -> bool:
+        return (
+            (place.host == self.domain or (self.below and place.is_below(self.domain)))
+            and (place.path == self.path or place.path.startswith(self.path.rstrip("/") + "/"))
+            and (place.scheme == "https" or not self.secure)
+        )
+
 
 class Cookies:
-    """What the servers of one chain of redirects have set, each for itself (RFC 6265)."""
+    """What the servers of one chain of redirects have set, each for itself (RFC 6265 §5).
+
+    How long they last is not read: no chain lasts that long. What is too large, or too much, is
+    passed over.
+    """
 
     def __init__(self) -> None:
-        self._jar: RequestsCookieJar | None = None  # most chains have none
+        self._cookies: dict[tuple[str, str, str], _Cookie] = {}
 
     def keep(self, asked: PreparedRequest, head: Head) -> None:
         """Take the cookies of an answer in."""
-        values = head.all("Set-Cookie")
-        if not values:
-            return
-        message = HTTPMessage()
-        for value in values:
-            message["Set-Cookie"] = value
-        self._jar = RequestsCookieJar() if self._jar is None else self._jar
-        self._jar.extract_cookies(MockResponse(message), MockRequest(asked))  # type: ignore[arg-type]
+        for text in head.all("Set-Cookie"):
+            cookie = _read(text, _Place.of(asked)) if len(text) <= MOST_COOKIE_BYTES else None
+            if cookie is not None:
+                key = (cookie.name, cookie.domain, cookie.path)
+                if key in self._cookies or len(self._cookies) < MOST_COOKIES:
+                    self._cookies[key] = cookie
 
     def add_to(self, request: PreparedRequest) -> str:
         """Give a request its ``Cookie`` header; returns it, empty for none."""
-        if self._jar is None:
+        if not self._cookies:  # as in most chains
             return ""
-        header: str | None = get_cookie_header(self._jar, request)  # type: ignore[no-untyped-call]
+        place = _Place.of(request)
+        fitting = [cookie for cookie in self._cookies.values() if cookie.is_for(place)]
+        fitting.sort(key=lambda cookie: -len(cookie.path))
+        header = "; ".join(f"{cookie.name}={cookie.value}" for cookie in fitting)
         if header:
             request.headers["Cookie"] = header
-        return header or ""
+        return header
+
+
+def _read(text: str, place: _Place) -> _Cookie | None:
+    """Read a ``Set-Cookie``; None: it is malformed, or for hosts that are not its own."""
+    pair, *attributes = text.split(";")
+    name, equals, value = (part.strip() for part in pair.partition("="))
+    said = {}
+    for attribute in attributes:
+        key, _, meant = attribute.partition("=")
+        said[key.strip().lower()] = meant.strip()
+    domain = said.get("domain", "").lower().removeprefix(".")
+    if not name or not equals or (domain and domain != place.host and not place.is_below(domain)):
+        return None
+    path = said.get("path", "")
+    return _Cookie(
+        name=name,
+        value=value,
+        domain=domain or place.host,
+        below=bool(domain),
+        path=path if path.startswith("/") else place.folder,
+        secure="secure" in said,
+    )
