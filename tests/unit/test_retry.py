@@ -159,11 +159,16 @@ def test_a_local_file_that_does_not_exist_yet_is_waited_for_too():
     assert again.wait == "not_yet"
 
 
-def test_a_status_that_may_pass_is_a_failure_to_be_repeated_even_during_the_wait():
-    again = choose(fail("bad_status", status=403), policy=WAITING)
+@pytest.mark.parametrize("status", [403, 410])
+def test_a_status_that_may_come_of_an_expired_link_is_waited_out_too_and_repeated_after_it(status):
+    answer = fail("bad_status", status=status)
+    again = choose(answer, policy=WAITING)
+    late = choose(answer, History(not_yet_at_s=0.0), policy=WAITING, now_s=3600)
 
     assert isinstance(again, Again)
-    assert (again.wait, again.history.attempts) == ("retry", 1)
+    assert (again.wait, again.history.attempts) == ("not_yet", 0)
+    assert isinstance(late, Again)
+    assert (late.wait, late.history.attempts) == ("retry", 1)
 
 
 @pytest.mark.parametrize("status", [400, 401, 405, 451, 501])

@@ -65,7 +65,7 @@ def decide(
     left_s = (policy.wait_for_s or 0.0) - waited_s
     absent = failure.status in _ABSENT_STATUS or failure.code == _ABSENT_CODE
     wait = "retry"
-    if absent and not failure.transient and left_s > 0:
+    if absent and left_s > 0:  # also where the status may be that of a link that has expired
         wait = "not_yet"
         history = replace(history, not_yet=history.not_yet | {source}, not_yet_at_s=begun_s)
     else:
