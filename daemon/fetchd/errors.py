@@ -28,6 +28,7 @@ CODES: dict[str, Code] = {
     "address_denied": Code(False, "the host resolves to an address that network.allow excludes"),
     "source_denied": Code(False, "the local file is outside the roots, a link, or the destination"),
     "not_found": Code(False, "the local file does not exist"),
+    "source_error": Code(True, "the local file could not be opened or read"),
     "tls_failed": Code(False, "the server's certificate or TLS version was not accepted"),
     "tls_broken": Code(True, "the TLS handshake or a TLS record was cut or garbled"),
     "dns_failed": Code(True, "the host name could not be resolved"),

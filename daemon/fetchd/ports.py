@@ -180,7 +180,7 @@ class LocalFiles(Protocol):
     """The files that a file: URL may name: those below the download roots. Any thread."""
 
     def open_file(self, path: str) -> LocalFile:
-        """Open an absolute path; raises AttemptError (source_denied, not_found, disk_error).
+        """Open an absolute path; raises AttemptError (source_denied, not_found, source_error).
 
         Links are not followed, and fetchd's own folders not shown.
         """

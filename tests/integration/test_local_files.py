@@ -75,6 +75,7 @@ def test_what_may_not_be_copied_fails_by_its_code_and_leaves_nothing(daemon):
             f"file://{daemon.base}/media/link",
             f"file://{daemon.base}/media/none",
             f"file://{daemon.downloads}/own/f own/f",
+            f"file://{daemon.downloads}/own/none own/none",
             f"{server.url('/a')} redirected",
         ]
         daemon.drop("bad.yaml", f"urls: {urls}\n")
@@ -87,6 +88,7 @@ def test_what_may_not_be_copied_fails_by_its_code_and_leaves_nothing(daemon):
         "link": "source_denied",
         "none": "not_found",
         "own/f": "source_denied",
+        "own/none": "not_found",
         "redirected": "scheme_denied",
     }
     assert visible_files(daemon.downloads) == [daemon.downloads / "own/f"]

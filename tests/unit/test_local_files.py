@@ -355,8 +355,21 @@ def test_a_disk_that_cannot_read_is_told(house):
     with pytest.raises(AttemptError) as caught:
         house.read(house.ask())
 
-    assert caught.value.code == "disk_error"
+    assert (caught.value.code, caught.value.transient) == ("source_error", True)
     assert "src:sub/a.bin: reading the source" in caught.value.reason
+
+
+def test_a_file_that_cannot_be_opened_for_want_of_descriptors_is_opened_later(house, monkeypatch):
+    def refuse(path, flags, mode=0o666, *, dir_fd=None):
+        if path == "a.bin":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return SystemOs.open(house.system, path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(house.system, "open", refuse)
+
+    error = house.refusal(house.file)
+
+    assert (error.code, error.transient) == ("source_error", True)
 
 
 # ---------------------------------------------------------------- time
@@ -478,3 +491,23 @@ def test_a_source_that_changed_under_the_copy_costs_an_attempt_and_the_next_one_
     assert isinstance(failed, Failure)
     assert (failed.code, failed.transient) == ("bad_response", True)
     assert copy.copied(whole) == house.file.read_bytes()
+
+
+def test_d04_what_was_copied_stays_when_it_is_the_source_that_cannot_be_read(house):
+    copy = Copying(house)
+    reads: list[None] = []
+
+    def before_read() -> None:
+        reads.append(None)
+        if len(reads) == 3:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    house.system.before_read = before_read
+    failed = copy()
+    whole = copy()
+
+    assert isinstance(failed, Failure)
+    assert (failed.code, failed.transient, failed.progressed) == ("source_error", True, True)
+    assert copy.copied(whole) == BODY
+    assert isinstance(whole, Fetched)
+    assert whole.intent.resumed_from_bytes > 0

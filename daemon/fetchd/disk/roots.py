@@ -166,7 +166,7 @@ class Root:
                 raise self._no_source(
                     path, f"{exc.strerror}; check kind, owner and mode of {shown(component)!r}"
                 ) from None
-            raise explain(exc, self.name, path, "opening the source") from exc
+            raise explain_source(exc, self.name, path, "opening the source") from exc
 
     def _no_source(self, path: str, why: str) -> AttemptError:
         return AttemptError("source_denied", f"{self.name}:{shown(path)}: {why}")
@@ -318,6 +318,11 @@ def explain(exc: OSError, root: str, path: str, what: str) -> AttemptError:
     return AttemptError(
         _CODES.get(number, "disk_error"), f"{root}:{shown(path)}: {what}: {cause}{hint}"
     )
+
+
+def explain_source(exc: OSError, root: str, path: str, what: str) -> AttemptError:
+    """Return the error of a file that is copied: one that says nothing of the destination's disk."""
+    return AttemptError("source_error", explain(exc, root, path, what).reason)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from fetchd.disk.roots import explained
+from fetchd.disk.roots import explain_source
 from fetchd.ports import Os
 
 
@@ -22,8 +22,10 @@ class SourceFile:
         self._path = path
 
     def readinto(self, buffer: memoryview, offset: int) -> int:
-        with explained(self._root, self._path, "reading the source"):
+        try:
             return self._system.read(self._fd, buffer, offset)
+        except OSError as exc:
+            raise explain_source(exc, self._root, self._path, "reading the source") from exc
 
     def changed(self) -> bool:
         return _version(os.fstat(self._fd)) != self.version

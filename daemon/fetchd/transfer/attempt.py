@@ -184,7 +184,7 @@ class _Fetch:
             self._hashes = self._new_hashes()
         if standing is not None and (outcome := self._consider_update(standing)):
             return outcome
-        file = local_path(self._attempt.source)
+        file = None if standing is None else local_path(self._attempt.source)
         if file is not None and disk.is_destination(self._rules.root, self._path, file):
             raise AttemptError(
                 "source_denied",
