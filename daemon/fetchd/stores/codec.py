@@ -1,4 +1,8 @@
-"""Model values <-> the JSON and text that stand in columns. The layouts belong to the schema."""
+"""Model values <-> the JSON and text that stand in columns.
+
+A field that a document has got since schema version 1 may be missing from one that is older: it has
+its default then, from the model or here, and no migration rewrites documents.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +112,7 @@ def group_of(text: str) -> TaskGroup:
             dest=template["dest"],
             filename=template["filename"],
             checksums=tuple(template["checksums"]),
-            sums=template["sums"],
+            sums=template.get("sums"),
         ),
         rules=Rules(
             **{
@@ -148,7 +152,7 @@ def history_of(text: str | None) -> History:
     fields = json.loads(text)
     fields["barred"] = frozenset(fields["barred"])
     fields["mismatched"] = frozenset(fields["mismatched"])
-    fields["not_yet"] = frozenset(fields.get("not_yet", ()))  # written since `wait_for`
+    fields["not_yet"] = frozenset(fields.get("not_yet", ()))
     fields["causes"] = tuple((source, code, reason) for source, code, reason in fields["causes"])
     if dossier := fields.get("dossier"):
         dossier["digests"] = digests_of(dossier["digests"])

@@ -3,7 +3,6 @@
 -- name: 2
 -- A task may be held against a sums file.
 ALTER TABLE task ADD COLUMN sums TEXT NOT NULL DEFAULT '';
-UPDATE task_group SET document = json_set(document, '$.template.sums', NULL);
 
 -- name: 3
 -- Whether a destination is taken is asked for every task, however many runs it had before.
