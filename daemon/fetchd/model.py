@@ -277,6 +277,7 @@ class FileRecord:
     size_bytes: int
     mtime_ns: int
     inode: int
+    verified: Verify
     digests: tuple[Digest, ...]
     validator: Validator
 

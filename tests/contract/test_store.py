@@ -131,6 +131,7 @@ def published(store, opened) -> None:
             size_bytes=1,
             mtime_ns=2,
             inode=3,
+            verified=Verify.LENGTH,
             digests=(),
             validator=Validator(etag='"e"'),
         )
@@ -448,6 +449,7 @@ def test_an_intent_and_its_publication_make_a_record_of_the_destination(store, m
         size_bytes=10,
         mtime_ns=mtime_ns,
         inode=inode,
+        verified=INTENT.verified,
         digests=INTENT.digests,
         validator=INTENT.validator,
     )
@@ -1165,7 +1167,8 @@ def rows(path: Path) -> list[tuple]:
     found = []
     for table in ("job", "run", "task_group", "task", "file"):
         columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
-        known = ", ".join(c for c in columns if (table, c) != ("task", "sums"))
+        newer = {("task", "sums"), ("file", "verified")}
+        known = ", ".join(c for c in columns if (table, c) not in newer)
         found += db.execute(f"SELECT {known} FROM {table}").fetchall()
     db.close()
     return found
@@ -1200,6 +1203,38 @@ def test_s05_what_version_1_left_goes_on(old):
     )
     assert tools.groups[1].group.items == (Item(url="index.json"),)
     assert crawl.groups[0].position == Position(offset_bytes=60, prefix_sha256="cd" * 32, lines=2)
+
+
+@pytest.mark.parametrize(
+    ("digests", "proved", "inode", "verified"),
+    [
+        pytest.param("md5:00", "none", 2, Verify.DIGEST, id="its-digests-tell"),
+        pytest.param("", "length", 2, Verify.LENGTH, id="its-task-tells"),
+        pytest.param("", "none", 2, Verify.NONE, id="its-task-tells-that-nothing-was"),
+        pytest.param("", "length", 4, Verify.NONE, id="its-task-published-another"),
+    ],
+)
+def test_what_was_proved_of_a_file_of_version_1_is_what_its_record_or_its_task_says(
+    old, digests, proved, inode, verified
+):
+    db = sqlite3.connect(old)
+    db.execute("""UPDATE task SET result = json_set(result, '$[1]', ?) WHERE id = 1""", (proved,))
+    db.execute("""UPDATE task SET path = ? WHERE id IN (1, 6)""", (b"one",))
+    db.execute("""UPDATE task SET root = 'mirrors' WHERE id = 6""")
+    db.execute(
+        "INSERT INTO file VALUES ('mirrors', ?, 'u', 10, 4, ?, ?, NULL, NULL, NULL)",
+        (b"one", inode, digests),
+    )
+    db.commit()
+    db.close()
+
+    store = reopened(old)
+    _, crawl = store.open_runs()
+    (waiting,) = window(store, crawl.groups[0].id).tasks
+    store.close()
+
+    assert waiting.previous is not None
+    assert waiting.previous.verified is verified
 
 
 def test_a_migrated_schema_is_that_of_a_new_database(old, tmp_path):

@@ -60,6 +60,7 @@ class Downloader:
             size_bytes=intent.size_bytes,
             mtime_ns=published.mtime_ns,
             inode=published.inode,
+            verified=intent.verified,
             digests=intent.digests,
             validator=intent.validator,
         )

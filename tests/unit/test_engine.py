@@ -413,6 +413,7 @@ def test_two_runs_with_one_destination_take_turns(hand):
     assert second.run.job == "b"
     assert second.previous is not None
     assert second.previous.validator.etag == '"1"'
+    assert second.previous.verified is Verify.LENGTH
 
 
 def test_a_destination_that_is_freed_while_the_store_is_read_is_not_waited_for(hand):

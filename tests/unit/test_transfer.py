@@ -293,6 +293,7 @@ class Bench:
             size_bytes=intent.size_bytes,
             mtime_ns=self.published.mtime_ns,
             inode=self.published.inode,
+            verified=intent.verified,
             digests=intent.digests,
             validator=intent.validator,
         )
@@ -1023,6 +1024,32 @@ def test_update_without_digest_takes_what_has_changed(bench):
     bench.origin.data, bench.origin.validator = b"newer", Validator(etag='"2"')
 
     assert bench.publish(bench.fetch(previous=bench.record())) == b"newer"
+
+
+@pytest.mark.parametrize(
+    ("proved", "asked", "asks_whether_changed"),
+    [
+        (Verify.NONE, Verify.LENGTH, False),
+        (Verify.NONE, Verify.NONE, True),
+        (Verify.LENGTH, Verify.LENGTH, True),
+        (Verify.LENGTH, Verify.NONE, True),
+    ],
+)
+def test_a_304_proves_no_more_than_was_proved_of_the_file_when_it_came(
+    bench, proved, asked, asks_whether_changed
+):
+    delimited = proved is Verify.LENGTH
+    bench.origin = Origin(data=b"da", total_known=delimited, framed=delimited)
+    bench.publish(bench.fetch(verify=Verify.NONE))
+    bench.origin = Origin(data=b"data")
+
+    outcome = bench.fetch(previous=bench.record(), verify=asked)
+
+    if asks_whether_changed:
+        assert isinstance(outcome, UpToDate)
+        assert outcome.verified is proved
+    else:
+        assert bench.publish(outcome) == b"data"
 
 
 @pytest.mark.parametrize(

@@ -321,7 +321,7 @@ def explain(exc: OSError, root: str, path: str, what: str) -> AttemptError:
 
 
 def explain_source(exc: OSError, root: str, path: str, what: str) -> AttemptError:
-    """Return the error of a file that is copied: one that says nothing of the destination's disk."""
+    """Return the error of a file that is copied, which says nothing of the destination."""
     return AttemptError("source_error", explain(exc, root, path, what).reason)
 
 

@@ -256,6 +256,7 @@ class Decisions:
                     size_bytes=intent.size_bytes,
                     mtime_ns=mtime_ns,
                     inode=inode,
+                    verified=intent.verified,
                     digests=intent.digests,
                     validator=intent.validator,
                 ),

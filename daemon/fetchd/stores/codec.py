@@ -219,8 +219,8 @@ def unchanged_of(text: str) -> tuple[int, Verify, tuple[Digest, ...], str]:
 
 
 def record_of(columns: tuple[Any, ...]) -> FileRecord | None:
-    """Return the record of eight columns of table ``file``, None for a join that found none."""
-    url, size_bytes, mtime_ns, inode, digests, etag, last_modified, date = columns
+    """Return the record of nine columns of table ``file``, None for a join that found none."""
+    url, size_bytes, mtime_ns, inode, digests, etag, last_modified, date, verified = columns
     if url is None:
         return None
     return FileRecord(
@@ -228,6 +228,7 @@ def record_of(columns: tuple[Any, ...]) -> FileRecord | None:
         size_bytes=size_bytes,
         mtime_ns=mtime_ns,
         inode=inode % 2**64,  # some file systems use all 64 bits
+        verified=Verify(verified),
         digests=digests_of(digests),
         validator=Validator(etag=etag, last_modified=last_modified, date=date),
     )

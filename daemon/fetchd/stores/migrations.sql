@@ -10,3 +10,17 @@ CREATE INDEX task_open ON task (path, root, run) WHERE state < 3;
 -- What is known of a file is forgotten some time after nothing names it any more.
 ALTER TABLE file ADD COLUMN published_at REAL NOT NULL DEFAULT 0;
 UPDATE file SET published_at = strftime('%s', 'now');
+
+-- name: 4
+-- What was proved of a file is told by its digests or by the task that published it. Of other files
+-- nothing is known, so that a job that asks for proof fetches them once more.
+ALTER TABLE file ADD COLUMN verified TEXT NOT NULL DEFAULT 'none';
+UPDATE file SET verified = CASE WHEN digests <> '' THEN 'digest' ELSE coalesce(
+    (
+        SELECT json_extract(t.result, '$[1]') FROM task AS t
+        WHERE t.path = file.path AND t.root = file.root AND t.state = 3
+            AND t.detail <> 'up_to_date' AND json_extract(t.result, '$[14]') = file.inode
+        ORDER BY t.run DESC LIMIT 1
+    ),
+    'none'
+) END;

@@ -38,8 +38,8 @@ UPDATE task SET state = 3, detail = ?, reason = '', result = ? WHERE id = ?;
 -- name: keep_file
 INSERT OR REPLACE INTO file
     (root, path, url, size_bytes, mtime_ns, inode, digests, etag, last_modified, date,
-     published_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+     published_at, verified)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: fail_task
 UPDATE task SET state = 4, detail = ?, reason = ?, history = ?, result = NULL
@@ -75,7 +75,8 @@ SELECT t.id, t.path, t.sources, t.digests, t.sums, t.due, t.detail, t.history,
            SELECT 1 FROM task AS e
            WHERE e.path = t.path AND e.root = t.root AND e.run < t.run AND e.state < 3
        ),
-       f.url, f.size_bytes, f.mtime_ns, f.inode, f.digests, f.etag, f.last_modified, f.date
+       f.url, f.size_bytes, f.mtime_ns, f.inode, f.digests, f.etag, f.last_modified, f.date,
+       f.verified
 FROM task AS t LEFT JOIN file AS f ON f.root = t.root AND f.path = t.path
 WHERE t.grp = ? AND t.origin = ? AND t.state = 0 AND t.due <= ?
 ORDER BY t.due, t.id
@@ -89,7 +90,8 @@ UPDATE task SET due = ? WHERE grp = ? AND state = 0 AND due > ?;
 
 -- name: unfinished
 SELECT t.grp, t.id, t.run, t.path, t.sources, t.digests, t.sums, t.history, t.state, t.result,
-       f.url, f.size_bytes, f.mtime_ns, f.inode, f.digests, f.etag, f.last_modified, f.date
+       f.url, f.size_bytes, f.mtime_ns, f.inode, f.digests, f.etag, f.last_modified, f.date,
+       f.verified
 FROM task AS t LEFT JOIN file AS f ON f.root = t.root AND f.path = t.path
 WHERE t.state IN (1, 2)
 ORDER BY t.id;

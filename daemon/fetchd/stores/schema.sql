@@ -1,4 +1,4 @@
--- The state of fetchd, version 3. The way here from an older one is in migrations.sql.
+-- The state of fetchd, version 4. The way here from an older one is in migrations.sql.
 -- Times are Unix seconds. Paths are bytes, because names need not be UTF-8.
 
 CREATE TABLE job (
@@ -72,5 +72,6 @@ CREATE TABLE file (                     -- the last file published at each desti
     last_modified TEXT,
     date          TEXT,
     published_at  REAL NOT NULL DEFAULT 0,
+    verified      TEXT NOT NULL DEFAULT 'none',
     PRIMARY KEY (root, path)
 ) WITHOUT ROWID;

@@ -54,7 +54,7 @@ from fetchd.stores.pruning import Pruning
 from fetchd.threads import Worker
 from fetchd.urls import origin_of
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _APPLICATION_ID = 0x66746364  # "ftcd"
 
 #: TaskState <-> column task.state; the queries know these numbers.
@@ -561,6 +561,7 @@ def _file_row(root: str, path: str, record: FileRecord, now_s: float) -> tuple[A
         validator.last_modified,
         validator.date,
         now_s,
+        record.verified,
     )
 
 

@@ -236,12 +236,18 @@ class _Fetch:
                 digests=self._wanted,
                 how="digest",
             )
-        if previous and previous.url == self._attempt.source and self._passes(standing):
+        if (
+            previous
+            and previous.url == self._attempt.source
+            and self._passes(standing, previous.verified)
+        ):
             self._unless = unless_of(previous.validator)
         return None
 
-    def _passes(self, standing: Existing) -> bool:
+    def _passes(self, standing: Existing, verified: Verify) -> bool:
         """Tell whether the file passes the rules of today; if not, a 304 would not mend it."""
+        if verified is Verify.NONE and self._rules.verify is not Verify.NONE:
+            return False
         size, seen_bytes = self._rules.size, 0
         end_bytes = max((magic.end_bytes for magic in self._rules.magic), default=0)
         if standing.size_bytes < end_bytes or (size and standing.size_bytes not in size):
@@ -355,10 +361,9 @@ class _Fetch:
         previous = self._attempt.previous
         assert previous is not None
         self._part.discard()
-        verified = Verify.DIGEST if previous.digests else Verify.LENGTH
         return UpToDate(
             size_bytes=previous.size_bytes,
-            verified=Verify.NONE if self._rules.verify is Verify.NONE else verified,
+            verified=previous.verified,
             digests=previous.digests,
             how="not_modified",
         )
