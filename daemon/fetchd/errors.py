@@ -37,7 +37,7 @@ CODES: dict[str, Code] = {
     "stalled": Code(True, "no data arrived within the stall window"),
     "too_slow": Code(True, "data arrived slower than the stall rule's minimum"),
     "deadline": Code(True, "the attempt's time limit ran out"),
-    "too_large": Code(False, "the body is larger than limits.file or limits.total"),
+    "too_large": Code(False, "the body is larger than a limit, or the whole file system"),
     "bad_size": Code(False, "the size is outside what `size` in the job file allows"),
     "checksum_mismatch": Code(False, "the bytes do not have the digest that the job file names"),
     "length_unknown": Code(False, "neither length, chunks nor checksum say when it is complete"),

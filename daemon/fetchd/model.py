@@ -399,11 +399,15 @@ class UpToDate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deferred:
-    """Not possible now; costs no attempt. ``reason``: a wait reason such as ``disk``."""
+    """Not possible now; costs no attempt. ``reason``: a wait reason such as ``disk``.
+
+    ``elsewhere``: another source may be possible, and nothing of this one's is kept.
+    """
 
     reason: str
     detail: str
     delay_s: float
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

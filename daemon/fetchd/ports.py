@@ -245,6 +245,10 @@ class Os(Protocol):
         """Return what an unprivileged writer may still use on the file system of ``fd``."""
         ...
 
+    def capacity_bytes(self, fd: int) -> int:
+        """Return what the file system of ``fd`` holds when it is empty."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartJournal:
@@ -312,9 +316,10 @@ class Part(Protocol):
     def claim(self, missing_bytes: int) -> None:
         """Claim room for so many bytes more, or less than before, on the part's file system.
 
-        ``write`` uses the claim up; closing the part ends it. Raises AttemptError (disk_full)
-        when what is free does not cover the reserve, what was claimed earlier for other parts,
-        and this; what the destination has in quarantine makes room first.
+        ``write`` uses the claim up; closing the part ends it. Raises AttemptError: disk_full when
+        what is free does not cover the reserve, what was claimed earlier for other parts, and
+        this (what the destination has in quarantine makes room first); too_large when not even
+        the empty file system would.
         """
         ...
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from faults.rig import BODY, recovered, refused, sha256
@@ -111,9 +113,17 @@ def test_n12_over_limit_a_file_is_refused_before_a_byte_of_it_is_kept(trial, len
     assert sum(ended.parts.values()) < 1000 + trial.have_bytes
 
 
+def test_n12_over_the_whole_disk_a_file_is_refused_before_a_byte_of_it_is_kept(trial):
+    ended = trial.meet(whole(f"Content-Length: {10**15}"))
+
+    assert refused(ended, "too_large")
+    assert sum(ended.parts.values()) < 1000 + trial.have_bytes
+
+
 def test_n12_over_space_a_file_waits_for_the_disk_before_a_byte_of_it_is_kept(trial):
+    disk = shutil.disk_usage(trial.rig.root.parent)
     ended = trial.meet(
-        whole(f"Content-Length: {10**15}"),
+        whole(f"Content-Length: {disk.total - 8 * 1024 * 1024}"),  # of which some is used
         enough=lambda report: any("disk" in run.waiting for run in report.runs),
     )
 

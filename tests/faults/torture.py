@@ -114,6 +114,10 @@ class Tripwire(SystemOs):
         self._pass("free_bytes")
         return super().free_bytes(fd)
 
+    def capacity_bytes(self, fd: int) -> int:
+        self._pass("capacity_bytes")
+        return super().capacity_bytes(fd)
+
 
 # ---------------------------------------------------------------- the origin
 

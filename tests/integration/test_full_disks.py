@@ -172,6 +172,63 @@ def test_d01_a_full_root_of_many_tasks_is_left_alone_while_the_other_goes_on(hou
     assert len(visible_files(house.small)) == 250
 
 
+@pytest.mark.parametrize("small", ["size=3m"], indirect=True)
+def test_n12_a_size_that_no_disk_could_hold_is_refused_and_the_mirror_asked_at_once(house):
+    def lie(exchange):
+        exchange.head(200, "OK", {"Content-Length": str(10**17), "ETag": '"a"'})
+        exchange.stall()
+
+    with Server({"/f": lie}) as liar, Server({"/f": file(content("f", 1000))}) as mirror:
+        bases = f"[{liar.origin}/, {mirror.origin}/]"
+        house.submit("f", f"root: small\nbase: {bases}\nurl: f\n")
+        wait_until(house.ended, what="the end")
+        asked = (len(liar.requests), len(mirror.requests))
+
+    assert asked == (1, 1)
+    (retry,) = house.told(events.TaskRetryScheduled)
+    assert (retry.code, retry.delay_s) == ("too_large", 0)
+    assert [path.read_bytes() for path in visible_files(house.small)] == [content("f", 1000)]
+
+
+@pytest.mark.parametrize("small", ["size=3m"], indirect=True)
+def test_n12_a_mirror_whose_file_fits_is_taken_before_anything_is_waited_for(house):
+    (house.small / "filler").write_bytes(bytes(2 * MIB))
+    large, fitting = content("large", 2 * MIB), content("fitting", 1000)
+    with Server({"/f": file(large)}) as first, Server({"/f": file(fitting)}) as second:
+        bases = f"[{first.origin}/, {second.origin}/]"
+        house.submit("f", f"root: small\nbase: {bases}\nurl: f\n")
+        wait_until(house.ended, what="the end")
+
+    assert (house.small / "f").read_bytes() == fitting
+    assert [event.delay_s for event in house.told(events.TaskDeferred)] == [0]
+    assert house.told(events.TaskRetryScheduled) == []
+
+
+@pytest.mark.parametrize("small", ["size=3m"], indirect=True)
+def test_n11_a_body_without_end_fills_a_disk_as_often_as_it_has_attempts_and_others_go_on(house):
+    def endless(exchange):
+        exchange.head(200, "OK", {"Transfer-Encoding": "chunked", "ETag": '"a"'})
+        while not exchange.server.closing.is_set():
+            exchange.send(b"10000\r\n" + bytes(65536) + b"\r\n")
+
+    with Server({"/endless": endless}, fallback=file(content("x", 100_000))) as server:
+        house.submit(
+            "endless", a_job(server, ["/endless"], "small") + "retry: { attempts: 2, delay: 1s }\n"
+        )
+        wait_until(lambda: house.told(events.TaskRetryScheduled), what="the first end of it")
+        house.submit("other", a_job(server, ["/a.bin", "/b.bin"], "small"))
+        for _ in range(3):
+            house.move_on(31.0)
+        wait_until(house.ended, what="the end")
+        asked = sum(request.path == "/endless" for request in server.requests)
+
+    assert asked == 2
+    (failed,) = house.told(events.TaskFailed)
+    assert (failed.path, failed.code) == ("endless", "disk_full")
+    assert sorted(path.name for path in visible_files(house.small)) == ["a.bin", "b.bin"]
+    assert sum(1 for _ in (house.small / ".fetchd/parts").iterdir()) == 0
+
+
 @pytest.mark.parametrize("small", ["size=3m,nr_inodes=40"], indirect=True)
 def test_d02_a_file_system_without_inodes_parks_its_tasks_until_there_are_some(house):
     (house.small / "many").mkdir()

@@ -953,6 +953,36 @@ def test_a_file_that_alone_does_not_fit_does_not_park_its_root(hand):
     assert of(hand, events.RootFull) == []
 
 
+def test_n12_while_one_mirror_may_have_room_the_next_is_asked_at_once_and_nothing_is_charged(hand):
+    hand.submit(job("a", group("a", spec("f", "http://one.example/f", "http://two.example/f"))))
+    misfit = replace(FULL, elsewhere=True)
+
+    hand.settle(hand.fetch(), misfit)
+    second = hand.fetch()
+    hand.settle(second, misfit)
+    nothing = hand.fetch()
+    wait = waiting(hand, "a")
+    hand.clock.advance(31.0)
+    first = hand.fetch()
+    hand.succeed(first)
+
+    assert (second.source, second.number) == ("http://two.example/f", 1)
+    assert (nothing, wait) == (None, {"disk": 1})
+    assert (first.source, first.number) == ("http://one.example/f", 1)
+    assert hand.engine.idle()
+
+
+def test_d01_a_file_with_many_mirrors_that_does_not_fit_does_not_park_its_root(hand):
+    mirrors = [f"http://m{number}.example/f" for number in range(MOST_IN_VAIN + 1)]
+    hand.submit(job("a", group("a", spec("f", *mirrors))))
+
+    for _ in mirrors:
+        hand.settle(hand.fetch(), replace(FULL, elsewhere=True))
+
+    assert waiting(hand, "a") == {"disk": 1}
+    assert of(hand, events.RootFull) == []
+
+
 def test_a_job_that_waits_for_a_full_root_can_be_cancelled_and_tried_again(hand):
     many = [spec(f"f{number:02}") for number in range(MOST_IN_VAIN + 20)]
     hand.submit(job("full", group("full", *many)))

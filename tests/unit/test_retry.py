@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fetchd.engine.retry import Again, GiveUp, after_crash, decide
+from fetchd.engine.retry import Again, GiveUp, after_crash, decide, without_room
 from fetchd.model import Dossier, Failure, History, RetryPolicy
 from harness import NoJitter
 
@@ -119,6 +119,17 @@ def test_rule_45_progress_resets_the_rounds_but_not_the_day():
     assert isinstance(again, Again)
     assert again.history.round == 1
     assert isinstance(late, GiveUp)
+
+
+def test_d01_without_room_the_sources_left_in_the_round_are_asked_at_once_and_then_all_again():
+    history = History(attempts=2, round=1, barred=frozenset({1}))
+    seen = []
+    for _ in range(3):
+        history, delay_s = without_room(history, 30.0, sources=4)
+        seen.append((history.source, delay_s))
+
+    assert seen == [(2, 0.0), (3, 0.0), (0, 30.0)]
+    assert (history.attempts, history.round) == (2, 1)
 
 
 # ---------------------------------------------------------------- wait_for

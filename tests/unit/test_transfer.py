@@ -185,6 +185,7 @@ class FaultyOs(SystemOs):
     def __init__(self) -> None:
         self.faults: dict[str, list[int | None]] = {}
         self.free: int | None = None
+        self.capacity: int | None = None
         self.most_bytes: int | None = None
 
     def write(self, fd, data, offset, /):
@@ -201,6 +202,9 @@ class FaultyOs(SystemOs):
 
     def free_bytes(self, fd):
         return super().free_bytes(fd) if self.free is None else self.free
+
+    def capacity_bytes(self, fd):
+        return super().capacity_bytes(fd) if self.capacity is None else self.capacity
 
     def _fail(self, call: str) -> None:
         queue = self.faults.get(call)
@@ -1801,6 +1805,106 @@ def test_n12_a_file_that_does_not_fit_waits_for_space_unread(bench):
     assert bench.publish(bench.fetch()) == DATA
 
 
+@pytest.mark.parametrize("short_bytes", [1, 0])
+def test_n12_a_file_that_would_not_fit_on_an_empty_disk_is_refused_unread(bench, short_bytes):
+    bench.origin.data = DATA
+    bench.reserve_bytes = MIB
+    bench.system.capacity = MIB + len(DATA) - short_bytes
+
+    outcome = bench.fetch()
+
+    if short_bytes:
+        assert failure(outcome) == ("too_large", False)
+        assert (bench.origin.served_bytes, bench.parts) == (0, [])
+    else:
+        assert bench.publish(outcome) == DATA
+
+
+def test_n12_a_mirror_that_tells_too_large_a_size_costs_none_of_the_bytes_that_are_kept(bench):
+    bench.origin.data = DATA
+    bench.break_off(CUT, digests=sha256(DATA))
+    bench.origin.total_offset = 10**17
+
+    outcome = bench.fetch(url=MIRROR, digests=sha256(DATA))
+
+    assert failure(outcome) == ("too_large", False)
+    bench.origin.total_offset = 0
+    outcome = bench.fetch(digests=sha256(DATA))
+    assert bench.publish(outcome) == DATA
+    assert outcome.intent.resumed_from_bytes > 0
+
+
+def test_n12_another_source_is_worth_asking_only_where_it_is_this_ones_size_that_finds_no_room(
+    bench,
+):
+    bench.origin.data = DATA
+    bench.system.free = len(DATA) - 1
+    too_large = bench.fetch()
+    bench.system.free, bench.reserve_bytes = 0, 1
+    full = bench.fetch()
+    bench.system.free, bench.reserve_bytes = None, 0
+    bench.break_off(CUT, digests=sha256(DATA))
+    bench.system.free = len(DATA) - CUT - 1
+    kept = bench.fetch(digests=sha256(DATA))
+    bench.system.free, bench.origin.total_offset = MIB, 2 * MIB
+    other = bench.fetch(url=MIRROR, digests=sha256(DATA))
+
+    outcomes = [too_large, full, kept, other]
+    assert [(o.reason, o.elsewhere) for o in outcomes] == [
+        ("disk", True),
+        ("disk", False),
+        ("disk", False),
+        ("disk", True),
+    ]
+    assert bench.kept is not None
+
+
+def no_room_behind(bench, room_bytes):
+    """Let the parts take so many bytes together and not one more."""
+    write = bench.system.write
+
+    def write_within(fd, data, offset):
+        used = sum(file.stat().st_size for file in (bench.folder / ".fetchd/parts").iterdir())
+        if used + len(data) > room_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, data, offset)
+
+    bench.system.write = write_within
+
+
+def test_n11_d01_a_body_of_unknown_length_that_fills_the_disk_gives_the_room_back_and_fails(bench):
+    bench.origin = Origin(data=DATA, total_known=False, read_bytes=10_000)
+    no_room_behind(bench, 250_000)
+
+    outcome = bench.fetch()
+
+    assert failure(outcome) == ("disk_full", True)
+    assert not outcome.progressed
+    assert bench.parts == []
+
+
+def test_n11_d01_nor_does_what_is_kept_of_it_hold_the_room_that_all_wait_for(bench):
+    bench.origin = Origin(data=DATA, total_known=False)
+    bench.break_off(CUT)
+    bench.reserve_bytes, bench.system.free = 2, 1
+
+    first, second = bench.fetch(), bench.fetch()
+
+    assert failure(first) == ("disk_full", True)
+    assert isinstance(second, Deferred)
+    assert bench.parts == []
+
+
+def test_d01_a_body_of_unknown_length_waits_where_there_is_no_room_at_all(bench):
+    bench.origin = Origin(data=DATA, total_known=False)
+    with bench.disk.open_part("default", "warm"):
+        pass
+    bench.system.faults = {"write": [errno.ENOSPC]}
+
+    assert isinstance(bench.fetch(), Deferred)
+    assert bench.publish(bench.fetch()) == DATA
+
+
 def test_d01_no_origin_is_asked_while_the_disk_is_full(bench):
     bench.origin.data = DATA
     bench.break_off(CUT)
@@ -1861,18 +1965,11 @@ def test_d01_d03_a_full_disk_defers_the_task_and_it_finishes_when_space_is_back(
 
 def test_d01_what_a_full_disk_holds_is_kept_though_even_its_journal_needed_room(bench):
     bench.origin = Origin(data=DATA, read_bytes=1000)
-    write, room = bench.system.write, 250_000
-
-    def write_within(fd, data, offset):
-        used = sum(file.stat().st_size for file in (bench.folder / ".fetchd/parts").iterdir())
-        if used + len(data) > room:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(fd, data, offset)
-
-    bench.system.write = write_within
+    write = bench.system.write
+    no_room_behind(bench, 250_000)
 
     assert isinstance(bench.fetch(), Deferred)
-    room = 10 * MIB
+    bench.system.write = write
     outcome = bench.fetch()
     assert bench.publish(outcome) == DATA
     assert outcome.intent.resumed_from_bytes > 180_000

@@ -146,6 +146,8 @@ class DiskPart:
         return False
 
     def claim(self, missing_bytes: int) -> None:
+        if missing_bytes:
+            self._check_capacity(self.size_bytes + missing_bytes)
         needed_bytes = self._space.claim(self._claim, missing_bytes)
         free_bytes = self._free_bytes()
         if free_bytes < needed_bytes and self.drop_quarantined():
@@ -162,6 +164,16 @@ class DiskPart:
     def unclaim(self) -> None:
         """Let others have what was claimed."""
         self._space.drop(self._claim)
+
+    def _check_capacity(self, size_bytes: int) -> None:
+        with explained(self._root, self._path, "asking for the size of the file system"):
+            most_bytes = self._space.most_bytes(self._system.capacity_bytes(self._fd))
+        if size_bytes > most_bytes:
+            raise AttemptError(
+                "too_large",
+                f"{size_bytes} bytes are more than the file system could hold if it were empty, "
+                f"less what is reserved (disk.reserve): {most_bytes}",
+            )
 
     def _free_bytes(self) -> int:
         with explained(self._root, self._path, "asking for free space"):

@@ -47,6 +47,10 @@ class Space:
                     break
             return needed_bytes
 
+    def most_bytes(self, capacity_bytes: int) -> int:
+        """Return how large a file may be at most on a file system of that size."""
+        return max(0, capacity_bytes - self._reserve_bytes)
+
     def drop(self, claim: Claim) -> None:
         with self._lock:
             self._claims.pop(claim, None)

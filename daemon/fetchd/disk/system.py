@@ -76,3 +76,7 @@ class SystemOs:
     def free_bytes(self, fd: int) -> int:
         space = os.fstatvfs(fd)
         return space.f_bavail * space.f_frsize
+
+    def capacity_bytes(self, fd: int) -> int:
+        space = os.fstatvfs(fd)
+        return space.f_blocks * space.f_frsize

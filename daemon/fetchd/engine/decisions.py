@@ -131,12 +131,13 @@ class Decisions:
                 self._up_to_date(attempt, out, outcome, effects)
             case Failure():
                 self._failed(attempt, out, outcome, TaskState.RUNNING, effects)
-            case Deferred(reason=reason, detail=detail, delay_s=delay_s):
+            case Deferred(reason=reason, detail=detail):
+                history, delay_s = after_deferral(task, outcome)
                 effects.happened.append(
                     events.TaskDeferred(**about, wait=reason, reason=detail, delay_s=delay_s)
                 )
                 group.move(TaskState.RUNNING, TaskState.READY)
-                self._put_back(group, task, task.history, delay_s, reason, out.previous, effects)
+                self._put_back(group, task, history, delay_s, reason, out.previous, effects)
             case Interrupted():
                 effects.happened.append(events.TaskInterrupted(**about, attempt=attempt.number))
                 group.move(TaskState.RUNNING, TaskState.READY)
@@ -532,6 +533,13 @@ class Decisions:
             intent=intent,
             recovered=recovered,
         )
+
+
+def after_deferral(task: Task, outcome: Deferred) -> tuple[History, float]:
+    """Return where the task goes on after an attempt that was not possible, and in how long."""
+    if outcome.elsewhere:
+        return retry.without_room(task.history, outcome.delay_s, sources=len(task.spec.sources))
+    return task.history, outcome.delay_s
 
 
 def source_of(task: Task, history: History) -> str:

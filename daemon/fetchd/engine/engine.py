@@ -12,7 +12,15 @@ from fetchd import events
 from fetchd.clock import Clock, Random, SteadyWall
 from fetchd.engine import retry
 from fetchd.engine.admission import Admission
-from fetchd.engine.decisions import Decisions, Effects, Out, about_run, about_task, source_of
+from fetchd.engine.decisions import (
+    Decisions,
+    Effects,
+    Out,
+    about_run,
+    about_task,
+    after_deferral,
+    source_of,
+)
 from fetchd.engine.desk import Desk
 from fetchd.engine.queue import Entry, TaskQueue
 from fetchd.engine.runs import ORIGINS_A_READ, TASKS_AN_ORIGIN, Group, OpenedRun
@@ -459,6 +467,8 @@ class Engine:
     def _note_room(self, attempt: Attempt, outcome: Outcome, effects: Effects) -> None:
         if not isinstance(attempt, Fetch):
             return
+        if isinstance(outcome, Deferred) and not after_deferral(attempt.task, outcome)[1]:
+            return  # another source may still find room
         root = attempt.group.rules.root
         if self._admission.note(root, outcome, self._clock.monotonic()):
             assert isinstance(outcome, Deferred)

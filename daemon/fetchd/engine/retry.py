@@ -73,7 +73,7 @@ def decide(
             waited = format_duration(waited_s)
             failure = replace(failure, reason=f"{failure.reason}, after waiting {waited} for it")
         history = _charge(failure, history, now_s)
-    left = [index for index in range(sources) if index not in history.barred]
+    left = _in_play(history, sources)
     if failure.code in _FINAL or not left:
         return _give_up(failure, history, sources)
 
@@ -105,9 +105,26 @@ def decide(
     return Again(history=history, delay_s=delay_s, wait=wait)
 
 
+def without_room(history: History, delay_s: float, *, sources: int) -> tuple[History, float]:
+    """Decide what follows when the file of ``history.source`` found no room, which is no failure.
+
+    That of another source may be smaller, so those left in the round are asked at once. Behind the
+    last one the task waits for ``delay_s``, and all are asked again.
+    """
+    left = _in_play(history, sources)
+    later = [index for index in left if index > history.source]
+    if later:
+        return replace(history, source=later[0]), 0.0
+    return replace(history, source=left[0]), delay_s
+
+
 def longest_delay_s(policy: RetryPolicy) -> float:
     """Return the longest delay that ``decide`` ever answers."""
     return max(policy.max_delay_s, policy.max_retry_after_s) + 1.0
+
+
+def _in_play(history: History, sources: int) -> list[int]:
+    return [index for index in range(sources) if index not in history.barred]
 
 
 def _not_later(history: History, now_s: float) -> History:

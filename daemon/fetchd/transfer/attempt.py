@@ -109,8 +109,13 @@ class Transfer:
         except PartBusy as exc:
             return Deferred(reason="same_dest", detail=str(exc), delay_s=_BUSY_DELAY_S)
         except AttemptError as exc:
-            if exc.code == "disk_full":
-                return Deferred(reason="disk", detail=exc.reason, delay_s=_DISK_FULL_DELAY_S)
+            if exc.code == "disk_full" and not work.overflowed:
+                return Deferred(
+                    reason="disk",
+                    detail=exc.reason,
+                    delay_s=_DISK_FULL_DELAY_S,
+                    elsewhere=work.elsewhere,
+                )
             return Failure(
                 code=exc.code,
                 reason=exc.reason,
@@ -142,6 +147,8 @@ class _Fetch:
 
     def __init__(self, transfer: Transfer, attempt: Fetch) -> None:
         self.progressed = False
+        self.overflowed = False  # bytes without an announced end met a full disk
+        self.elsewhere = False  # the disk is too full for this source, perhaps not for another
         self.dossier: Dossier | None = None
         self._transfer = transfer
         self._attempt = attempt
@@ -158,6 +165,7 @@ class _Fetch:
         self._total_bytes: int | None = None
         self._resumed_from_bytes = 0
         self._received_bytes = 0
+        self._answered = False  # a head came, with a body to receive
         self._wrote = False  # the part holds bytes of this attempt
         self._start = b""  # the first bytes that came, written or not
         self._ended = False  # the body came to its end
@@ -284,10 +292,10 @@ class _Fetch:
                 return self._use_kept()
             if complete:
                 asked = WHOLE
+        self._total_bytes = part.journal.total if part.journal else None
         if self._unless is None and not complete:
             # No origin is asked for what there is no room for.
-            total = part.journal.total if part.journal else None
-            part.claim(max(0, (total or 0) - part.size_bytes))
+            part.claim(max(0, (self._total_bytes or 0) - part.size_bytes))
         misled = False
         while True:
             try:
@@ -405,6 +413,7 @@ class _Fetch:
     def _receive(self, asked: Plan, stream: Stream) -> Outcome:
         """Write the body behind what is kept of the part and verify the whole."""
         part = self._part
+        self._answered = True
         self._total_bytes = stream.total
         verified = self._check_head(stream)
         vouched = stream.validator
@@ -602,16 +611,19 @@ class _Fetch:
         refused = self._wrote and (code == "expectation_failed" or (self._ended and self.dossier))
         if code == "disk_full":
             part.drop_quarantined()
+            # It may have no end at all, and would keep the room that everybody waits for.
+            self.overflowed = self._total_bytes is None and part.size_bytes > 0
         with suppress(AttemptError):
             if refused:
                 self._quarantine()
-            elif useless or code == "disk_error" or part.size_bytes == 0:
+            elif useless or self.overflowed or code == "disk_error" or part.size_bytes == 0:
                 part.discard()
             elif self._wrote and part.size_bytes > self._durable_bytes:
                 if code == "disk_full":
                     kept_bytes = max(self._durable_bytes, part.size_bytes - _JOURNAL_ROOM_BYTES)
                     part.truncate(kept_bytes)
                 self._checkpoint()
+        self.elsewhere = self._answered and not (self._wrote and part.size_bytes)
 
     def _quarantine(self) -> None:
         """Keep refused bytes aside for people, or none where even that fails."""
