@@ -198,6 +198,7 @@ def test_s10_a_state_folder_that_is_read_only_is_78_with_its_path(daemon, mounte
     assert str(daemon.state) in said(daemon)
 
 
+@pytest.mark.slow  # a full disk is looked at each 30 s
 def test_d02_without_inodes_a_task_waits_and_finishes_when_there_are_some(daemon, server, mounted):
     small = mounted("small", "nr_inodes=6,size=10m")
     filler = [small / f"filler{number}" for number in range(20)]

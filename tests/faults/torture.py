@@ -40,7 +40,7 @@ from harness import EngineByHand, FakeClock, group, job
 KIB = 1024
 #: Enough for a read of the head, some of the body, and a checkpoint between.
 SIZE_BYTES = 200 * KIB
-ROUNDS = 200
+ROUNDS = 60
 
 
 class Tripwire(SystemOs):
