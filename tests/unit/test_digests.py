@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fetchd.digests import ALGORITHMS, Digest, Hashes
-from fetchd.digests.sums import Sums
+from fetchd.digests.sums import MOST_LINES, Sums
 from fetchd.errors import ValueProblem
 
 A, B = "ab" * 32, "cd" * 32
@@ -327,3 +329,56 @@ def test_hostile_bytes_take_no_more_time_than_others(data: bytes):
         Sums(data, "SUMS").of("d/a.iso", "a.iso")
 
     assert time.process_time() - began_s < 3
+
+
+ONE_EACH = b"".join(b"CRC32C(%x/%x)=%08x\n" % (n & 15, n, n) for n in range(MOST_LINES))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ONE_EACH,
+        b"".join(b"%064x  some/folder/file-%07x.bin\n" % (n, n) for n in range(40_000)),
+        b"\n" * 4_000_000,
+        b"a" * 4_000_000,
+        f"{A}  a\n".encode() * 30_000,
+    ],
+    ids=["short", "usual", "blank", "line", "same"],
+)
+def test_sums_take_little_more_memory_than_their_text(data: bytes):
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ValueProblem):
+            sums = Sums(data, "SUMS")  # noqa: F841
+        kept_bytes, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept_bytes < 2_000_000  # the text itself is older
+    assert peak_bytes < 14_000_000
+
+
+def test_the_weight_of_sums_is_what_they_take():
+    data = b"".join(b"%064x  d/file-%05x.bin\n" % (n, n) for n in range(10_000))
+
+    assert len(data) + 160_000 <= Sums(data, "SUMS").weight_bytes < len(data) + 170_000
+
+
+def test_a_sums_file_has_at_most_so_many_lines():
+    assert Sums(ONE_EACH, "SUMS").of("f/f", "f") == (Digest("crc32c", "0000000f"),)
+    with pytest.raises(ValueProblem, match="more than 100000 lines"):
+        Sums(ONE_EACH + b"CRC32C(x)=00000000", "SUMS")
+
+
+def test_every_one_of_many_lines_is_found_in_little_time():
+    data = b"".join(b"%064x  d%d/index.html\n" % (n, n) for n in range(50_000))
+    sums = Sums(data + f"{A}  index.html\n".encode(), "SUMS")
+    began_s = time.process_time()
+
+    for n in range(0, 50_000, 25):
+        assert sums.of(f"d{n}/index.html", "index.html") == (Digest("sha256", f"{n:064x}"),)
+    assert sums.of("index.html", "index.html") == (SHA_A,)
+    with pytest.raises(ValueProblem, match=r"more than 1000 of its lines name 'index\.html'"):
+        sums.of("x/index.html", "index.html")
+
+    assert time.process_time() - began_s < 2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterator
+import sys
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from fetchd.digests import ALGORITHMS, Digest, require
 from fetchd.errors import ValueProblem
@@ -36,30 +39,68 @@ _IN_FILE_NAME = re.compile(
 #: What a digest of this length is where nothing says so; a wrong guess can only refuse a file.
 _BY_LENGTH = {32: "md5", 40: "sha1", 56: "sha224", 64: "sha256", 96: "sha384", 128: "sha512"}
 
-_TWO = ""  # stands for a digest where lines contradict each other
+_LINE = re.compile(rb"[^\n]+")
+_BLANK = b"\r\n \t"
 
-_Table = dict[str, dict[str, str]]  # algorithm -> name -> hex, or _TWO
+#: What an index costs is bounded by this, and what one question costs.
+MOST_LINES = 100_000
+_MOST_LINES_OF_A_NAME = 1000
+
+_OFFSETS = 1 << 32
+
+
+class _Sum(NamedTuple):
+    """What a line says; ``name`` None: of whatever file asks."""
+
+    algorithm: str
+    hex: str
+    name: str | None
 
 
 class Sums:
-    """What a sums file says, by the names in it. Never changes once read; any thread."""
+    """What a sums file says, by the names in it. Never changes once read; any thread.
+
+    Kept are its bytes, and a sorted index of eight bytes a name: hash of the name, offset of the
+    line. A line is read again whenever it is asked for.
+    """
 
     def __init__(self, data: bytes | bytearray, file_name: str) -> None:
         """Read a sums file; ``file_name`` may tell the algorithm, as in ``SHA256SUMS``.
 
         Lines that are no sums are passed over, as are those of algorithms that fetchd does not
-        know. Raises ValueProblem if no line is left, or one needs an extra that is missing.
+        know. Raises ValueProblem if no line is left, there are too many, or one needs an extra
+        that is missing. ``data`` must not change any more.
         """
-        self._by_path: _Table = {}
-        self._by_name: _Table = {}
-        self._lone: dict[str, str] = {}
-        said = _algorithm_in(file_name)
-        for line in _lines(data):
-            self._read(line, said)
-        if not self._by_path and not self._lone:
+        self._data = data
+        self._said = _algorithm_in(file_name)
+        self._lone: dict[str, set[str]] = {}
+        algorithms = set[str]()
+        keys = array("Q")
+        lines = 0
+        for offset, line in _lines(data):
+            found = _read(line, self._said)
+            if found is None:
+                continue
+            algorithms.add(found.algorithm)
+            if found.name is None:
+                _add(self._lone, found)
+                continue
+            lines += 1
+            if lines > MOST_LINES:
+                raise ValueProblem(f"it has more than {MOST_LINES} lines")
+            keys.append(_key(found.name) + offset)
+            if "/" in found.name:
+                keys.append(_key(_anywhere(found.name)) + offset)
+        if not algorithms:
             raise ValueProblem("no line of it is a checksum and a name, and it is no lone checksum")
-        for algorithm in {**self._by_path, **self._lone}:
+        for algorithm in algorithms:
             require(algorithm)
+        self._keys = array("Q", sorted(keys))
+
+    @property
+    def weight_bytes(self) -> int:
+        """What it takes of memory, nearly."""
+        return sys.getsizeof(self._data) + sys.getsizeof(self._keys)
 
     def of(self, path: str | None, name: str) -> tuple[Digest, ...]:
         """Return the digests of a file, at most one an algorithm, at least one.
@@ -68,57 +109,102 @@ class Sums:
         its ``name`` in whatever folder. A checksum without a name, where no other line has one,
         is that of any file. Raises ValueProblem if no line names the file, or two differ.
         """
-        found = _found(self._by_path, path) or _found(self._by_name, name)
-        if not found and not self._by_path:
+        found: dict[str, set[str]] = {}
+        if path:
+            found = self._found([path], lambda said: said == path)
+        if name and not found:
+            found = self._found([name, _anywhere(name)], lambda said: _last(said) == name)
+        if not found and not self._keys:
             found = self._lone
         if not found:
             raise ValueProblem(f"no line names {_shown(name if path is None else path)}")
-        for algorithm, value in found.items():
-            if value == _TWO:
+        for algorithm, values in found.items():
+            if len(values) > 1:
                 raise ValueProblem(
                     f"its lines give two different {algorithm} checksums for {_shown(name)}"
                 )
-        return tuple(Digest(algorithm, value) for algorithm, value in found.items())
+        return tuple(Digest(algorithm, value) for algorithm, (value,) in found.items())
 
-    def _read(self, line: str, said: str | None) -> None:
-        escaped = line.startswith("\\")
-        body = line[1:] if escaped else line
-        if match := _TAGGED.fullmatch(body):
-            tag = match["tag"].lower()
-            algorithm = _ALIASES.get(tag, tag)
-            if algorithm not in ALGORITHMS or len(match["hex"]) != ALGORITHMS[algorithm][1]:
-                return
-            name = match["name"]
-        elif match := _LONE.fullmatch(body):
-            if algorithm := _guess(match["hex"], said):
-                _add(self._lone, algorithm, match["hex"].lower())
-            return
-        elif (match := _GNU.fullmatch(body)) and (algorithm := _guess(match["hex"], said)):
-            name = match["name"].lstrip(" \t")
-        else:
-            return
+    def _found(self, keys: list[str], fits: Callable[[str], bool]) -> dict[str, set[str]]:
+        """Return what the lines say that stand in the index under one of the keys, and fit."""
+        offsets = []
+        for key in map(_key, keys):
+            first, last = bisect_left(self._keys, key), bisect_left(self._keys, key + _OFFSETS)
+            offsets += [one % _OFFSETS for one in self._keys[first:last]]
+        if len(offsets) > _MOST_LINES_OF_A_NAME:
+            raise ValueProblem(
+                f"more than {_MOST_LINES_OF_A_NAME} of its lines name {_shown(keys[0])}"
+            )
+        found: dict[str, set[str]] = {}
+        for offset in sorted(offsets):
+            line = _LINE.match(self._data, offset)
+            one = line and _read(line[0].rstrip(_BLANK), self._said)
+            if one and one.name is not None and fits(one.name):
+                _add(found, one)
+        return found
+
+
+def _lines(data: bytes | bytearray) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and text of the lines that may be sums.
+
+    A signature around them (RFC 9580 §7) is taken off.
+    """
+    signed = signature = False
+    for match in _LINE.finditer(data, 3 if data.startswith(b"\xef\xbb\xbf") else 0):
+        offset = match.start()
+        if match.end() - offset > _LONGEST_LINE_BYTES:
+            continue
+        line = match[0].rstrip(_BLANK)
+        if line.startswith(b"-----"):
+            signed |= line == b"-----BEGIN PGP SIGNED MESSAGE-----"
+            signature = line == b"-----BEGIN PGP SIGNATURE-----"
+        elif line and not line.startswith(b"#") and not signature:
+            escaped = signed and line.startswith(b"- ")
+            yield (offset + 2, line[2:]) if escaped else (offset, line)
+
+
+def _read(line: bytes, said: str | None) -> _Sum | None:
+    """Read a line; ``said``: the algorithm that the name of the sums file tells."""
+    text = line.decode("utf-8", "surrogateescape")
+    escaped = text.startswith("\\")
+    text = text.removeprefix("\\")
+    name: str | None
+    if match := _TAGGED.fullmatch(text):
+        algorithm, name = _by_tag(match["tag"].lower(), match["hex"]), match["name"]
+    elif match := _LONE.fullmatch(text):
+        algorithm, name = _guess(match["hex"], said), None
+    elif match := _GNU.fullmatch(text):
+        algorithm, name = _guess(match["hex"], said), match["name"].lstrip(" \t")
+    else:
+        return None
+    if algorithm is None:
+        return None
+    if name is not None:
         if escaped:
             name = _ESCAPE.sub(lambda found: _ESCAPED[found[1]], name)
         while name.startswith("./"):
             name = name[2:].lstrip("/")
-        value = match["hex"].lower()
-        _add(self._by_path.setdefault(algorithm, {}), name, value)
-        _add(self._by_name.setdefault(algorithm, {}), name.rpartition("/")[2], value)
+    return _Sum(algorithm, match["hex"].lower(), name)
 
 
-def _lines(data: bytes | bytearray) -> Iterator[str]:
-    """Yield the lines that may be sums; a signature around them (RFC 9580 §7) is taken off."""
-    signed = signature = False
-    for raw in io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")):
-        line = raw.rstrip(b"\r\n \t")
-        if line.startswith(b"-----"):
-            signed |= line == b"-----BEGIN PGP SIGNED MESSAGE-----"
-            signature = line == b"-----BEGIN PGP SIGNATURE-----"
-        elif line and not line.startswith(b"#") and len(line) < _LONGEST_LINE_BYTES:
-            if signed:
-                line = line.removeprefix(b"- ")
-            if not signature:
-                yield line.decode("utf-8", "surrogateescape")
+def _by_tag(tag: str, value: str) -> str | None:
+    algorithm = _ALIASES.get(tag, tag)
+    fits = algorithm in ALGORITHMS and len(value) == ALGORITHMS[algorithm][1]
+    return algorithm if fits else None
+
+
+def _key(name: str) -> int:
+    """Return the place of a name in an index, for offset 0; those of other names may be equal."""
+    return hash(name) % _OFFSETS * _OFFSETS
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _anywhere(name: str) -> str:
+    """Return under what a name with folders stands in an index, besides itself."""
+    return "/" + _last(name)
 
 
 def _guess(value: str, said: str | None) -> str | None:
@@ -133,15 +219,11 @@ def _algorithm_in(file_name: str) -> str | None:
     return _ALIASES.get(names[-1], names[-1]) if names else None
 
 
-def _add(table: dict[str, str], key: str, value: str) -> None:
-    if table.setdefault(key, value) != value:
-        table[key] = _TWO
-
-
-def _found(table: _Table, name: str | None) -> dict[str, str]:
-    if not name:
-        return {}
-    return {algorithm: names[name] for algorithm, names in table.items() if name in names}
+def _add(found: dict[str, set[str]], one: _Sum) -> None:
+    """Keep two different values at most: they contradict each other, as would any more."""
+    values = found.setdefault(one.algorithm, set())
+    if len(values) < 2:
+        values.add(one.hex)
 
 
 def _shown(name: str) -> str:
