@@ -89,7 +89,7 @@ def test_a_file_is_held_against_sums_of_every_form(daemon, sums, path, body, alg
         (
             raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"),
             "too_large",
-            "more than 16777216 bytes",
+            "more than 4194304 bytes",
         ),
     ],
     ids=["wrong", "missing", "doubled", "none", "html", "404", "500", "cut", "endless", "large"],
@@ -257,3 +257,27 @@ def test_a_cancel_ends_the_wait_for_a_sums_file_that_never_comes(daemon):
         assert (daemon.report("s") or {})["state"] == "cancelled"
         assert len(server.requests) == 1
         assert daemon.terminate() == 0
+
+
+@pytest.mark.parametrize("name", ["p24-shared", "n05-drips"])
+def test_a_sums_file_that_drips_holds_up_no_other_job(daemon, name):
+    """However many tasks want it, and even where it comes just fast enough."""
+    daemon.settings += ["workers=2", "timeout.stall=3s@1KiB/s"]
+    drips = file(b"#" * 100_000, rate=2000 if name == "p24-shared" else 200)
+    with Server({"/SUMS": drips}) as slow, Server({"/one.bin": file(ONE)}) as other:
+        urls = "".join(f"  - {n}.bin\n" for n in range(20))
+        daemon.start()
+        daemon.drop("slow.yaml", f"base: {slow.url('/')}\nsums: SUMS\nurls:\n{urls}")
+        wait_until(lambda: slow.asked("/SUMS"), what="the request for the sums file")
+        began_s = time.monotonic()
+        daemon.drop("other.yaml", f"url: {other.url('/one.bin')}\n")
+        wait_until(lambda: other.asked("/one.bin"), what="the other job's request")
+
+        assert time.monotonic() - began_s < 3
+        if name == "n05-drips":
+            wait_until(lambda: daemon.events("task.retry_scheduled"), what="the end of an attempt")
+            assert daemon.events("task.retry_scheduled")[0]["code"] == "too_slow"
+            assert time.monotonic() - began_s < 6
+        assert len(slow.asked("/SUMS")) <= 2
+        assert daemon.terminate() == 0
+        assert {event["wait"] for event in daemon.events("task.deferred")} == {"sums"}

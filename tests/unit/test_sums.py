@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -21,11 +23,22 @@ from fetchd.model import (
     Task,
     TaskGroup,
     TaskSpec,
+    Timeouts,
     Validator,
 )
 from fetchd.ports import Request
 from fetchd.transfer import sums as transfer_sums
-from fetchd.transfer.sums import LONGEST_S, MOST_BYTES, REMEMBER_FAILURE_S, SumsFiles
+from fetchd.transfer.sums import (
+    LONGEST_S,
+    MOST_BYTES,
+    MOST_LARGE,
+    MOST_REMEMBERED_BYTES,
+    PATIENCE_S,
+    REMEMBER_FAILURE_S,
+    SMALL_BYTES,
+    SumsBusy,
+    SumsFiles,
+)
 from fetchd.urls import path_beside
 from harness import FakeClock
 
@@ -54,7 +67,7 @@ class FakeStream:
 
     def readinto(self, buffer: memoryview) -> int:
         self._wire.before_read()
-        got = min(len(buffer), len(self._left))
+        got = min(len(buffer), len(self._left), self._wire.most)
         buffer[:got] = self._left[:got]
         self._left = self._left[got:]
         return got
@@ -69,6 +82,7 @@ class Wire:
 
     answers: dict[str, object]
     before_read: Callable[[], None] = lambda: None
+    most: int = 1_000_000  # bytes a read
     requests: list[Request] = field(default_factory=list)
     open_streams: int = 0
 
@@ -251,6 +265,19 @@ def test_a_sums_file_is_held_to_the_rules_of_files(answer, code, transient):
 
 def test_chunks_tell_the_end_of_a_sums_file_too():
     assert Bench(one=Answer(AB, total=None, framed=True)).of(attempt()) == (A,)
+
+
+def test_n05_one_that_drips_is_given_up_after_the_time_that_a_stall_may_last():
+    bench = Bench(one=b"\n" * 1_000_000 + AB)
+    bench.wire.most = 1000
+    bench.wire.before_read = lambda: bench.clock.advance(1.0)
+    began_s = bench.clock.monotonic()
+
+    failure = bench.failure(attempt(timeouts=Timeouts(stall_s=10.0, stall_bytes_per_s=1024)))
+
+    assert (failure.code, failure.transient) == ("too_slow", True)
+    assert failure.reason.startswith(f"the sums file {ONE}: 10000 bytes in 10.0 s are fewer")
+    assert bench.clock.monotonic() - began_s == 10.0
 
 
 def test_one_that_comes_too_slowly_is_given_up():
@@ -485,19 +512,80 @@ def test_when_all_are_called_off_nobody_asks_again(crowd):
     assert those.wire.asked == [ONE]
 
 
-def test_who_waits_keeps_to_its_own_deadline(crowd):
+def test_who_waits_turns_to_other_work_after_a_little_while(crowd):
     gate = Gate(AB)
     those = crowd(gate)
     first = those.ask(0)
     assert gate.came.wait(5)
-    hurried = those.ask(1, deadline_s=0.1)
+    began_s = time.monotonic()
 
-    error = hurried.exception(5)
+    error = those.ask(1).exception(5)
+
+    assert time.monotonic() - began_s < PATIENCE_S + 1
+    assert isinstance(error, SumsBusy)
+    assert str(error) == f"the sums file {ONE} is being fetched for another file"
     gate.open.set()
-
-    assert (error.code, error.transient) == ("deadline", True)
-    assert ONE in error.reason
     assert first.result(5) == (A,)
+
+
+def test_many_large_sums_files_at_a_time_take_bounded_memory(crowd):
+    large = b"".join(b"CRC32C(%x/%x)=%08x\n" % (n & 15, n, n) for n in range(10_000))
+    large += b"#" * (MOST_BYTES - len(large))
+    those = crowd(large)
+    those.wire.before_read = lambda: time.sleep(0.001)  # so that all come at a time
+    urls = [f"{ONE}.{n}" for n in range(16)]
+    those.wire.answers.update(dict.fromkeys(urls, large))
+
+    def ask(url):
+        while True:
+            with suppress(SumsBusy):
+                asking = attempt("f/f", sums=(url,))
+                return those.files.digests_of(asking, lambda: True, None)
+
+    tracemalloc.start()
+    try:
+        found = list(those.pool.map(ask, urls))
+        kept_bytes, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert found == [(Digest("crc32c", "0000000f"),)] * 16
+    assert kept_bytes < MOST_REMEMBERED_BYTES + 4 * 1024 * 1024
+    assert peak_bytes < 40 * 1024 * 1024
+
+
+@pytest.mark.parametrize("end", [None, CUT])
+def test_few_large_ones_are_read_at_a_time_and_small_ones_beside_them(crowd, end):
+    large = AB + b"#" * (2 * SMALL_BYTES)
+    those = crowd(AB)
+    urls = [f"{ONE}.{n}" for n in range(MOST_LARGE + 1)]
+    those.wire.answers.update(dict.fromkeys(urls, large))
+    inside, go_on, thread = threading.Semaphore(0), threading.Event(), threading.local()
+
+    def hold_large() -> None:
+        thread.reads += 1
+        if thread.reads == 3 and not go_on.is_set():
+            inside.release()
+            assert go_on.wait(5)
+            if end:
+                raise end
+
+    def ask(url: str):
+        def digests():
+            thread.reads = 0
+            return those.files.digests_of(attempt(sums=(url,)), lambda: True, None)
+
+        return those.pool.submit(digests)
+
+    those.wire.before_read = hold_large
+    held = [ask(url) for url in urls[:-1]]
+    assert all(inside.acquire(timeout=5) for _ in held)
+
+    assert ask(ONE).result(5) == (A,)
+    assert "is large" in str(ask(urls[-1]).exception(5))
+    go_on.set()
+    assert [one.exception(5) is None for one in held] == [end is None] * MOST_LARGE
+    assert ask(urls[-1]).result(5) == (A,)
 
 
 def test_the_deadline_of_the_one_that_asks_is_not_that_of_the_others(crowd):

@@ -39,8 +39,9 @@ from fetchd.ports import (
     Stream,
     Transport,
 )
+from fetchd.transfer.pace import Pace
 from fetchd.transfer.resume import WHOLE, Plan, contradicts, date_of, is_strong, plan, unless_of
-from fetchd.transfer.sums import SumsFiles
+from fetchd.transfer.sums import SumsBusy, SumsFiles
 from fetchd.transfer.verify import (
     SNIFF_BYTES,
     check_digests,
@@ -62,6 +63,7 @@ _BUFFER_BYTES = 1024 * 1024
 _REPORT_S = 0.25
 _DISK_FULL_DELAY_S = 30.0
 _BUSY_DELAY_S = 5.0
+_SUMS_DELAY_S = 2.0
 #: The latest date that a file gets from its origin: all file systems know it, and the store too.
 _LATEST_S = 2.0**32
 #: How much a dossier tells of the content, and of what the origin said in a head.
@@ -108,6 +110,8 @@ class Transfer:
             return Interrupted()
         except PartBusy as exc:
             return Deferred(reason="same_dest", detail=str(exc), delay_s=_BUSY_DELAY_S)
+        except SumsBusy as exc:
+            return Deferred(reason="sums", detail=str(exc), delay_s=_SUMS_DELAY_S)
         except AttemptError as exc:
             if exc.code == "disk_full" and not work.overflowed:
                 return Deferred(
@@ -171,8 +175,7 @@ class _Fetch:
         self._ended = False  # the body came to its end
         self._marked_bytes = 0  # the part's length at the last checkpoint, or when one was due
         self._marked_s = self._began_s
-        self._window_s = 0.0
-        self._window_bytes = 0
+        self._pace = Pace(self._rules.timeouts)
 
     def run(self) -> Outcome:
         spec = self._attempt.task.spec
@@ -187,7 +190,7 @@ class _Fetch:
             return outcome
         if spec.sums:
             self._wanted = self._transfer.sums.digests_of(
-                self._attempt, self._is_wanted_still, self._deadline_s
+                self._attempt, self._is_wanted_before_part, self._deadline_s
             )
             self._hashes = self._new_hashes()
         if standing is not None and (outcome := self._consider_update(standing)):
@@ -503,7 +506,7 @@ class _Fetch:
         now_s = self._clock.monotonic()
         self._received_bytes += got
         if got:
-            self._check_speed(got, now_s - before_s)
+            self._pace.note(got, now_s - before_s)
             self._check_deadline(now_s)
         if now_s - self._reported_s >= _REPORT_S:
             self._tell(self._progress())
@@ -546,21 +549,6 @@ class _Fetch:
         if self._deadline_s is not None and now_s > self._deadline_s:
             limit_s = self._rules.timeouts.attempt_s
             raise AttemptError("deadline", f"the attempt took longer than {limit_s:g} s")
-
-    def _check_speed(self, got: int, waited_s: float) -> None:
-        """Only waiting for the origin counts: a slow disk is not a slow origin."""
-        timeouts = self._rules.timeouts
-        self._window_s += waited_s
-        self._window_bytes += got
-        if self._window_s < timeouts.stall_s:
-            return
-        if self._window_bytes < timeouts.stall_s * timeouts.stall_bytes_per_s:
-            raise AttemptError(
-                "too_slow",
-                f"{self._window_bytes} bytes in {self._window_s:.1f} s are fewer than "
-                f"timeout.stall asks for ({timeouts.stall_bytes_per_s} B/s)",
-            )
-        self._window_s, self._window_bytes = 0.0, 0
 
     # ------------------------------------------------------------ the part
 
@@ -681,8 +669,7 @@ class _Fetch:
         if now_s - self._reported_s >= _REPORT_S:
             self._tell(Progress(have_bytes=hashed_bytes, total_bytes=size_bytes, verifying=True))
 
-    def _is_wanted_still(self) -> bool:
-        """As ``_is_wanted``, before there is a part."""
+    def _is_wanted_before_part(self) -> bool:
         return self._transfer.report(self._attempt, Progress())
 
     def _is_wanted(self) -> bool:

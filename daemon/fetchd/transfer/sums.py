@@ -7,26 +7,32 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 from fetchd.clock import Clock
 from fetchd.digests import Digest
 from fetchd.digests.sums import Sums
 from fetchd.errors import AttemptError, NotWanted, ValueProblem
-from fetchd.model import Fetch, Rules, Run, TaskSpec
+from fetchd.model import Fetch, Rules, Run
 from fetchd.ports import Request, Stream, Transport
+from fetchd.transfer.pace import Pace
 from fetchd.transfer.verify import SNIFF_BYTES, check_start, check_type
 from fetchd.urls import file_name_of, origin_of, path_beside, redact_url
 
-MOST_BYTES = 16 * 1024 * 1024
-#: So many files, of so many bytes together, are remembered; those least recently asked for go.
+MOST_BYTES = 4 * 1024 * 1024
+#: Above this size only so many are read at a time, in whatever number of threads.
+SMALL_BYTES = 64 * 1024
+MOST_LARGE = 2
+#: So many files, of so much memory together, are remembered; those least recently asked for go.
 MOST_REMEMBERED = 256
-MOST_REMEMBERED_BYTES = MOST_BYTES
+MOST_REMEMBERED_BYTES = 4 * MOST_BYTES
 #: So long a final failure is the answer for all who ask; the next one tries again.
 REMEMBER_FAILURE_S = 30.0
 #: However slowly it comes: others wait for it.
 LONGEST_S = 300.0
+#: So long a thread waits for what another one does, before it turns to other work.
+PATIENCE_S = 1.0
 
 _LOOK_S = 0.25
 _BUFFER_BYTES = 64 * 1024
@@ -36,13 +42,16 @@ _AS_ANY_FILE = Rules()
 _Key = tuple[int, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]]
 
 
+class SumsBusy(Exception):
+    """The sums file cannot be had yet, because of other attempts; ``str()`` says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Told:
     """What one URL answered."""
 
     url: str
     sums: Sums
-    size_bytes: int
 
 
 #: A failure as it is; None: whoever asked had to leave, and one of those who wait has to ask.
@@ -55,7 +64,7 @@ class _Entry:
 
     run: Run
     answer: Future[_Answer] = field(default_factory=Future)
-    size_bytes: int = 0
+    weight_bytes: int = 0
     forget_at_s: float = math.inf  # monotonic
 
 
@@ -67,14 +76,15 @@ class SumsFiles:
         self._clock = clock
         self._lock = threading.Lock()
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()  # guarded by _lock
+        self._large = threading.BoundedSemaphore(MOST_LARGE)
 
     def digests_of(
         self, attempt: Fetch, wanted: Callable[[], bool], deadline_s: float | None
     ) -> tuple[Digest, ...]:
         """Return every digest that the attempt's file must have, by its job and its sums file.
 
-        Waits while another attempt fetches that, asking ``wanted`` all the time. Raises
-        AttemptError (as a file's own transfer does, and expectation_failed), NotWanted.
+        Waits a little while another attempt fetches that, asking ``wanted`` all the time. Raises
+        AttemptError (as a file's own transfer does, and expectation_failed), NotWanted, SumsBusy.
         """
         spec = attempt.task.spec
         if not spec.sums:
@@ -99,7 +109,7 @@ class SumsFiles:
                     self._remember(key, entry, answer)
                     entry.answer.set_result(answer)
             else:
-                answer = self._wait(entry, attempt.task.spec, wanted, deadline_s)
+                answer = self._wait(entry, attempt.task.spec.sums[0], wanted)
             if isinstance(answer, AttemptError):
                 raise _copy(answer)
             if answer is not None:
@@ -121,35 +131,31 @@ class SumsFiles:
     def _remember(self, key: _Key, entry: _Entry, answer: _Answer) -> None:
         with self._lock:
             if isinstance(answer, _Told):
-                entry.size_bytes = answer.size_bytes
+                entry.weight_bytes = answer.sums.weight_bytes
             elif answer is not None and not answer.transient:
                 entry.forget_at_s = self._clock.monotonic() + REMEMBER_FAILURE_S
             elif self._entries.get(key) is entry:
                 del self._entries[key]
-            size_bytes = sum(one.size_bytes for one in self._entries.values())
+            weight_bytes = sum(one.weight_bytes for one in self._entries.values())
             for old, one in list(self._entries.items()):
-                if len(self._entries) <= MOST_REMEMBERED and size_bytes <= MOST_REMEMBERED_BYTES:
+                if len(self._entries) <= MOST_REMEMBERED and weight_bytes <= MOST_REMEMBERED_BYTES:
                     break
                 if one.answer.done():
-                    size_bytes -= one.size_bytes
+                    weight_bytes -= one.weight_bytes
                     del self._entries[old]
 
-    def _wait(
-        self,
-        entry: _Entry,
-        spec: TaskSpec,
-        wanted: Callable[[], bool],
-        deadline_s: float | None,
-    ) -> _Answer:
+    def _wait(self, entry: _Entry, url: str, wanted: Callable[[], bool]) -> _Answer:
+        until_s = self._clock.monotonic() + PATIENCE_S
         while True:
             try:
                 return entry.answer.result(_LOOK_S)
             except TimeoutError:
                 if not wanted():
                     raise NotWanted from None
-                if deadline_s is not None and self._clock.monotonic() >= deadline_s:
-                    late = AttemptError("deadline", "the time limit of the attempt ran out")
-                    raise _named(late, spec.sums[0]) from None
+                if self._clock.monotonic() >= until_s:
+                    raise SumsBusy(
+                        f"the sums file {redact_url(url)} is being fetched for another file"
+                    ) from None
 
     # ------------------------------------------------------------ asking
 
@@ -173,7 +179,7 @@ class SumsFiles:
                 deadline_s=longest_s if deadline_s is None else min(longest_s, deadline_s),
             )
             try:
-                return self._fetch(request, wanted)
+                return self._fetch(request, Pace(timeouts), wanted)
             except AttemptError as exc:
                 failure = _named(exc, url)
                 if deadline_s is not None and self._clock.monotonic() >= deadline_s:
@@ -181,37 +187,55 @@ class SumsFiles:
                 failures.append(failure)
         return next((one for one in failures if one.transient), failures[0])
 
-    def _fetch(self, request: Request, wanted: Callable[[], bool]) -> _Told:
+    def _fetch(self, request: Request, pace: Pace, wanted: Callable[[], bool]) -> _Told:
         name = file_name_of(request.url)
-        with closing(self._transport.open(request, wanted)) as stream:
-            _refuse_html(name, stream.content_type, b"")
-            if stream.total is None and not stream.framed:
-                raise AttemptError(
-                    "length_unknown",
-                    "the server tells neither length nor chunks, so a cut would go unseen",
-                )
-            _check_size(stream.total or 0)
-            body = self._body(stream, request, wanted)
-        _refuse_html(name, None, body)
-        try:
-            return _Told(request.url, Sums(body, name), len(body))
-        except ValueProblem as exc:
-            raise AttemptError("expectation_failed", str(exc)) from None
+        with ExitStack() as room:
+            with closing(self._transport.open(request, wanted)) as stream:
+                _refuse_html(name, stream.content_type, b"")
+                if stream.total is None and not stream.framed:
+                    raise AttemptError(
+                        "length_unknown",
+                        "the server tells neither length nor chunks, so a cut would go unseen",
+                    )
+                _check_size(stream.total or 0)
+                body = self._body(stream, request, pace, wanted, room)
+            _refuse_html(name, None, body)
+            try:
+                return _Told(request.url, Sums(body, name))
+            except ValueProblem as exc:
+                raise AttemptError("expectation_failed", str(exc)) from None
 
-    def _body(self, stream: Stream, request: Request, wanted: Callable[[], bool]) -> bytearray:
+    def _body(
+        self,
+        stream: Stream,
+        request: Request,
+        pace: Pace,
+        wanted: Callable[[], bool],
+        room: ExitStack,
+    ) -> bytearray:
+        """Receive it; ``room`` holds, when it is large, one of the few places for such."""
         body = bytearray()
         buffer = memoryview(bytearray(_BUFFER_BYTES))
-        told_s = self._clock.monotonic()
+        told_s = before_s = self._clock.monotonic()
         while got := stream.readinto(buffer):
+            now_s = self._clock.monotonic()
+            pace.note(got, now_s - before_s)
             body += buffer[:got]
             _check_size(len(body))
-            now_s = self._clock.monotonic()
+            if len(body) - got <= SMALL_BYTES < len(body):
+                if not self._large.acquire(timeout=PATIENCE_S):
+                    raise SumsBusy(
+                        f"the sums file {redact_url(request.url)} is large, "
+                        f"and {MOST_LARGE} such files are being read"
+                    )
+                room.callback(self._large.release)
             if request.deadline_s is not None and now_s >= request.deadline_s:
                 raise AttemptError("deadline", "it took too long")
             if now_s - told_s >= _LOOK_S:
                 told_s = now_s
                 if not wanted():
                     raise NotWanted
+            before_s = self._clock.monotonic()
         return body
 
 
