@@ -359,6 +359,10 @@ class Disk(Protocol):
         """Open the destination's file and yield its bytes in slices."""
         ...
 
+    def sync_existing(self, root: str, path: str) -> None:
+        """Make the destination's file and its name durable; raises AttemptError."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover:

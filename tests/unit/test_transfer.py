@@ -917,6 +917,17 @@ def test_update_finds_an_equal_file_by_its_digest_without_a_request(bench):
     assert [Progress(have_bytes=4, total_bytes=4, verifying=True)] == bench.reports
 
 
+def test_a_file_that_is_right_but_not_on_record_is_synced_before_it_counts(bench):
+    bench.origin.data = DATA
+    bench.publish(bench.fetch())
+    bench.system.faults["fsync"] = [errno.EIO]
+
+    refused = bench.fetch(digests=sha256(DATA))
+
+    assert failure(refused)[0] == "disk_error"
+    assert isinstance(bench.fetch(digests=sha256(DATA)), UpToDate)
+
+
 def test_update_replaces_a_file_with_another_digest(bench):
     (bench.folder / "a.bin").write_bytes(b"old")
     bench.origin.data = b"new"

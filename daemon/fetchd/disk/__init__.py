@@ -26,7 +26,7 @@ from fetchd.disk.part import (
     remove,
 )
 from fetchd.disk.publish import Publisher
-from fetchd.disk.roots import Root, RootSpec, existing_at, explained, shown
+from fetchd.disk.roots import Place, Root, RootSpec, existing_at, explained, shown
 from fetchd.disk.source import SourceFile
 from fetchd.disk.space import Space
 from fetchd.disk.system import SystemOs
@@ -86,20 +86,33 @@ class DownloadDisk:
 
     @contextmanager
     def read_existing(self, root: str, path: str) -> Iterator[Iterator[memoryview]]:
+        with self._root(root).place(path) as place, self._existing(place, root, path) as fd:
+            yield self._slices(fd, root, path)
+
+    def sync_existing(self, root: str, path: str) -> None:
+        with (
+            self._root(root).place(path) as place,
+            self._existing(place, root, path) as fd,
+            explained(root, path, "syncing the destination"),
+        ):
+            self._system.fsync(fd)
+            self._system.fsync(place.folder_fd)
+
+    @contextmanager
+    def _existing(self, place: Place, root: str, path: str) -> Iterator[int]:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        with self._root(root).place(path) as place:
-            with explained(root, path, "reading the destination"):
-                if place.missing:
-                    raise FileNotFoundError(f"{shown(path)} is gone")
-                fd = self._system.open(place.name, flags, dir_fd=place.folder_fd)
-            try:
-                if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    raise AttemptError(
-                        "dest_conflict", f"{root}:{shown(path)}: the destination is no file"
-                    )
-                yield self._slices(fd, root, path)
-            finally:
-                os.close(fd)
+        with explained(root, path, "reading the destination"):
+            if place.missing:
+                raise FileNotFoundError(f"{shown(path)} is gone")
+            fd = self._system.open(place.name, flags, dir_fd=place.folder_fd)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise AttemptError(
+                    "dest_conflict", f"{root}:{shown(path)}: the destination is no file"
+                )
+            yield fd
+        finally:
+            os.close(fd)
 
     def is_destination(self, root: str, path: str, file: str) -> bool:
         return self._root(root).below(file) == path

@@ -241,6 +241,9 @@ class _Fetch:
                 found = self._hash_standing(standing)
             if not set(self._wanted) <= set(found):
                 return None
+            if previous is None:
+                # Nobody knows how it came there: perhaps by a publication that was cut short.
+                self._transfer.disk.sync_existing(self._rules.root, self._path)
             return UpToDate(
                 size_bytes=standing.size_bytes,
                 verified=Verify.DIGEST,
