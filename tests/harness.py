@@ -1,4 +1,4 @@
-"""What several tests share: a clock that is set by hand, jobs in one line, an engine by hand."""
+"""What several tests share: a clock set by hand, jobs in a line, a socket, an engine by hand."""
 
 from __future__ import annotations
 
@@ -129,6 +129,26 @@ def intent_for(fetch: Fetch, size_bytes: int = 10) -> Intent:
         received_bytes=size_bytes,
         elapsed_s=1.0,
     )
+
+
+class Receives:
+    """A socket whose receives bring these pieces."""
+
+    def __init__(self, *pieces):
+        self.pieces = [piece for piece in pieces if piece]
+
+    def recv(self, most):
+        if not self.pieces:
+            return b""
+        piece = self.pieces.pop(0)
+        if len(piece) > most:
+            self.pieces.insert(0, piece[most:])
+        return piece[:most]
+
+    def recv_into(self, buffer):
+        data = self.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class EngineByHand:

@@ -11,30 +11,11 @@ from hypothesis import strategies as st
 from fetchd.errors import AttemptError
 from fetchd.transports.body import Body
 from fetchd.transports.wire import Received
-
-
-class Receives:
-    """A socket whose receives bring these pieces."""
-
-    def __init__(self, pieces):
-        self.pieces = [piece for piece in pieces if piece]
-
-    def recv(self, most):
-        if not self.pieces:
-            return b""
-        piece = self.pieces.pop(0)
-        if len(piece) > most:
-            self.pieces.insert(0, piece[most:])
-        return piece[:most]
-
-    def recv_into(self, buffer):
-        data = self.recv(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+from harness import Receives
 
 
 def source_of(*pieces):
-    return Received(Receives(pieces))
+    return Received(Receives(*pieces))
 
 
 def rest_of(source):

@@ -12,28 +12,9 @@ from hypothesis import strategies as st
 
 from fetchd.errors import AttemptError
 from fetchd.transports.wire import MOST_FIELDS, MOST_HEAD_BYTES, Received, parse_head
+from harness import Receives
 
 HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\nETag: "a"\r\nVia: x\r\nvia:\ty \r\n\r\n'
-
-
-class Receives:
-    """A socket whose receives bring these pieces."""
-
-    def __init__(self, *pieces):
-        self.pieces = [piece for piece in pieces if piece]
-
-    def recv(self, most):
-        if not self.pieces:
-            return b""
-        piece = self.pieces.pop(0)
-        if len(piece) > most:
-            self.pieces.insert(0, piece[most:])
-        return piece[:most]
-
-    def recv_into(self, buffer):
-        data = self.recv(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def head_of(*pieces):
