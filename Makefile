@@ -17,7 +17,7 @@ demo: .venv/installed ## see the main job proven in a temporary folder, without 
 test: .venv/developed ## run the whole suite, but for what takes many minutes
 	@$(BIN)/pytest -q -m "not long"
 
-test-long: .venv/developed ## run what `make test` leaves out: hundreds of crashes and power cuts
+test-long: .venv/developed ## run what `make test` leaves out: thousands of crashes, power cuts, floods
 	@$(BIN)/pytest -q -m long
 
 quick: .venv/developed ## run the suite without its slow tests

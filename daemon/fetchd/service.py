@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fetchd import __version__, disk, events, jobfile, listeners, logs, transports
-from fetchd.clock import Clock, Failpoints, Random, SystemClock
+from fetchd.clock import Clock, Failpoints, Random, SteadyWall, SystemClock
 from fetchd.config import Settings
 from fetchd.engine import Engine
 from fetchd.errors import AttemptError, BusyError, ConfigError, StoreError, UsageError
@@ -243,6 +243,7 @@ class Daemon:
         self._once = once
         self._clock = SystemClock()
         self._inbox: queue.SimpleQueue[str | StoreError] = queue.SimpleQueue()
+        self._steady = SteadyWall(self._clock)
         self._began_s = self._clock.monotonic()
         self._began_at_s = self._clock.wall()
         self._all_well = True
@@ -361,7 +362,8 @@ class Daemon:
             due_s = now_s + self._tick_s()
 
     def _prune(self) -> None:
-        now_s, history = self._clock.wall(), self._settings.history
+        # Not the wall clock itself: set years ahead, it would make all history old.
+        now_s, history = self._steady.now_s(), self._settings.history
         keep = Keep(
             ended_after_s=now_s - history.keep_s,
             runs=history.count,

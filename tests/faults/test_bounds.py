@@ -23,13 +23,16 @@ def test_what_leaves_nothing_behind_is_within_bounds():
 
 def test_a_thread_that_is_left_is_noticed():
     release = threading.Event()
-    thread = threading.Thread(target=release.wait, args=(10,))
+    # More than may be about to end from tests before.
+    threads = [threading.Thread(target=release.wait, args=(10,)) for _ in range(30)]
 
     with pytest.raises(AssertionError), bounds():
-        thread.start()
+        for thread in threads:
+            thread.start()
 
     release.set()
-    thread.join(10)
+    for thread in threads:
+        thread.join(10)
 
 
 def test_a_descriptor_that_is_left_is_noticed():

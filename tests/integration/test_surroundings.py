@@ -115,7 +115,8 @@ def small_disk(tmp_path):
 
 
 def test_d01_a_full_disk_parks_the_task_and_says_so_while_others_go_on(daemon, small_disk):
-    large, little = content("large", 5_000_000), content("little", 1000)
+    large, little = content("large", 2_000_000), content("little", 1000)
+    (small_disk / "others").write_bytes(bytes(2_000_000))
     daemon.settings += [f"roots.small={small_disk}", "disk.reserve=0"]
     with Server({"/large.bin": file(large), "/little.bin": file(little)}) as server:
         daemon.start()
@@ -129,7 +130,7 @@ def test_d01_a_full_disk_parks_the_task_and_says_so_while_others_go_on(daemon, s
 
     assert code == 0
     assert (daemon.downloads / "little.bin").read_bytes() == little
-    assert visible_files(small_disk) == []
+    assert visible_files(small_disk) == [small_disk / "others"]
     (deferred,) = daemon.events("task.deferred")
     assert deferred["wait"] == "disk"
     assert "bytes are missing" in deferred["reason"]

@@ -237,7 +237,7 @@ def test_c08_a_thread_that_is_stuck_starves_the_watchdog_and_is_told_once():
         daemon._feed_watchdog()
     home.set()
 
-    assert fed == [True]
+    assert fed == [True, True]  # one look may be late as a whole, two in a row are not
     (stuck,) = told
     assert isinstance(stuck, events.ThreadStuck)
     assert stuck.stuck == "fetcher-0"
