@@ -27,8 +27,7 @@ def test_a_thread_that_is_left_is_noticed():
     threads = [threading.Thread(target=release.wait, args=(10,)) for _ in range(30)]
 
     with pytest.raises(AssertionError), bounds():
-        for thread in threads:
-            thread.start()
+        [thread.start() for thread in threads]
 
     release.set()
     for thread in threads:
