@@ -12,7 +12,7 @@ from fetchd.digests import Digest
 from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand import Expander
 from fetchd.expand.lines import split_line
-from fetchd.expand.lists import LONGEST_LINE_BYTES, ListReader
+from fetchd.expand.lists import ENDLESS_LINE_BYTES, LONGEST_LINE_BYTES, ListReader
 from fetchd.expand.paths import HIDDEN, clean_folder, clean_path, join_path, shown
 from fetchd.expand.tasks import Recipe, Scope
 from fetchd.model import (
@@ -27,7 +27,9 @@ from fetchd.model import (
     Template,
     Verify,
 )
+from fetchd.threads import Worker
 from fetchd.urls import join_url
+from harness import FakeClock
 
 NOON_S = 1_795_435_200.0  # 2026-11-23 12:00 UTC
 SHA = "sha256:" + "ab" * 32
@@ -553,6 +555,51 @@ def test_a_line_too_long_for_memory_is_one_bad_item(tmp_path: Path) -> None:
         ("bad_item", "x.urls:2: the line is longer than 64 KiB"),
         None,
     ]
+
+
+@pytest.mark.parametrize("end", [b"", b"\nhttps://example.org/3\n"], ids=["image", "goes on"])
+def test_a_line_without_end_ends_the_list_and_is_read_no_further(
+    tmp_path: Path, end: bytes
+) -> None:
+    path = tmp_path / "x.urls"
+    path.write_bytes(b"https://example.org/1\n")
+    os.truncate(path, 20 * ENDLESS_LINE_BYTES)
+    with path.open("ab") as file:
+        file.write(end)
+    before_bytes = read_bytes()
+
+    good, bad = read_all(path)
+
+    assert read_bytes() - before_bytes < 2 * ENDLESS_LINE_BYTES
+    assert good.problem is None
+    assert bad.problem is not None
+    code, reason = bad.problem
+    assert code == "bad_item"
+    assert reason.startswith("x.urls:2: the line has no end within 16 MiB, so this is no list")
+
+
+def read_bytes() -> int:
+    """Return how much this process has read so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_long_line_beats_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.urls"
+    path.touch()
+    os.truncate(path, ENDLESS_LINE_BYTES)
+    beats: list[float | None] = []
+    specs: list[TaskSpec] = []
+
+    class Counted(Worker):
+        def beat(self, within_s: float | None = None) -> None:
+            beats.append(within_s)
+
+    worker = Counted("x", lambda _: specs.extend(read_all(path)), FakeClock(), lambda *_: None)
+    worker.start()
+
+    assert worker.join(30)
+    assert len(specs) == 1
+    assert len(beats) >= 100
 
 
 def test_an_empty_list_has_no_tasks(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from fetchd.expand.tasks import Recipe
 from fetchd.model import Batch, Position, TaskSpec
 
 LONGEST_LINE_BYTES = 64 * 1024
+#: No line that went wrong is so long, but a disk image with the wrong ending may be all one line.
+ENDLESS_LINE_BYTES = 16 * 1024 * 1024
 
 _BATCH_BYTES = 4 * 1024 * 1024  # a batch of comments and blank lines ends too
 _REMEMBERED = 16
@@ -81,12 +83,16 @@ class ListReader:
             if not line:
                 return Batch(specs=tuple(specs), position=None)
             hasher.update(line)
+            began, too_long = offset, False
             offset += len(line)
-            too_long = False
             while not line.endswith(b"\n") and (more := file.readline(LONGEST_LINE_BYTES)):
                 hasher.update(more)
                 offset += len(more)
                 too_long, line = True, more
+                threads.beat()
+                if offset - began >= ENDLESS_LINE_BYTES:
+                    specs.append(_endless(f"{name}:{lines + 1}"))
+                    return Batch(specs=tuple(specs), position=None)
             if lines == 0:
                 line = line.removeprefix(_BOM)
             lines += 1
@@ -159,6 +165,15 @@ def _spec(line: bytes, recipe: Recipe, place: str, *, too_long: bool) -> TaskSpe
         return recipe.of_line(text)
     except ValueProblem as exc:
         return bad_item(place, str(exc))
+
+
+def _endless(place: str) -> TaskSpec:
+    most_mib = ENDLESS_LINE_BYTES // 1024**2
+    return bad_item(
+        place,
+        f"the line has no end within {most_mib} MiB, so this is no list of URLs (one a line); "
+        "nothing from here on is read",
+    )
 
 
 def bad_item(place: str, why: str) -> TaskSpec:
