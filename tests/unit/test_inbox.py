@@ -20,6 +20,7 @@ from fetchd.folder.inbox import LATE_S, Kind, kind_of
 from fetchd.folder.masking import masked
 from fetchd.folder.places import error_name
 from fetchd.model import Cancel, Retry, RunState
+from fetchd.threads import Worker
 
 JOB = "url: https://example.org/a\ndest: here\nchecksum: sha256:00\n"
 
@@ -295,6 +296,29 @@ def test_a_cancel_behind_its_job_in_a_flood_finds_it(tmp_path):
 
     answers = {event.job: event.done for event in drop.told(CommandObeyed)}
     assert answers == {"late": True, "nobody": False}
+
+
+@pytest.mark.parametrize("behind", [0, 20], ids=["at the end of a pass", "amid a pass"])
+def test_a_cancel_behind_its_job_that_arrives_during_a_pass_finds_it(tmp_path, behind):
+    drop = DropFolder(tmp_path, read_job=lambda data, file: slowly(data, file))
+
+    def slowly(data, file):
+        drop.clock.advance(0.3)
+        return read_job(data, file)
+
+    for number in range(3 + behind):
+        drop.drop(f"{number}.yaml", f"url: {number}\n")
+    drop.turn()
+    drop.drop("x.yaml")
+    (drop.jobs / "x.cancel").touch()
+    (drop.jobs / "nobody.cancel").touch()
+
+    for _ in range(3 + behind):
+        drop.turn()
+
+    answers = {event.job: event.done for event in drop.told(CommandObeyed)}
+    assert answers == {"x": True, "nobody": False}
+    assert drop.names() == []
 
 
 @pytest.mark.parametrize("crash_at", ["folder.accepted", "folder.moved"])
@@ -625,6 +649,58 @@ def test_a_file_of_exactly_the_cap_and_a_long_list_are_accepted(drop):
     drop.turn()
 
     assert sorted(drop.accepted()) == ["long.urls", "x.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("head", "found"),
+    [
+        pytest.param(b"", "has NUL bytes", id="F06-disk-image"),
+        pytest.param("https://example.org/a\n".encode("utf-16"), "has NUL bytes", id="F06-utf16"),
+        pytest.param(b"x" * 70_000, "has no line end in its first 64 KiB", id="F06-one-line"),
+    ],
+)
+def test_what_is_no_list_is_rejected_before_all_of_it_is_read(drop, head, found):
+    path = drop.drop("x.urls", head)
+    os.truncate(path, 300 * 2**20)
+    read, sizes = drop.system.read, []
+
+    def counted(fd, buffer, offset, /):
+        sizes.append(read(fd, buffer, offset))
+        return sizes[-1]
+
+    drop.system.read = counted
+
+    drop.turn()
+
+    assert drop.error("x.urls").startswith(f"x.urls: the file {found}; a list is UTF-8 text")
+    assert drop.names("failed") == ["x.urls"]
+    assert drop.accepted() == []
+    assert sum(sizes) < 2**20
+
+
+@pytest.mark.parametrize("size_bytes", [2, 64 * 1024])
+def test_a_list_of_one_line_without_line_end_is_accepted(drop, size_bytes):
+    drop.drop("x.urls", b"x" * size_bytes)
+
+    drop.turn()
+
+    assert drop.accepted() == ["x.urls"]
+
+
+def test_a_long_list_beats_while_it_is_hashed(drop):
+    drop.drop("x.urls", b"https://example.org/a\n" * 200_000)
+    beats = []
+
+    class Counted(Worker):
+        def beat(self, within_s=None):
+            beats.append(within_s)
+
+    worker = Counted("folder", lambda _: drop.turn() and None, drop.clock, lambda *_: None)
+    worker.start()
+
+    assert worker.join(30)
+    assert drop.accepted() == ["x.urls"]
+    assert len(beats) >= 10
 
 
 SETTINGS = Settings()

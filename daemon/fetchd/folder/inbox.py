@@ -36,6 +36,8 @@ SLICE_S = 0.5
 #: What is read is accepted together, with one commit, up to so many files or bytes.
 ACCEPTED_TOGETHER = 64
 TOGETHER_BYTES = 256 * 1024
+#: So much of a list is looked at before all of it is hashed: no good line is longer.
+LIST_HEAD_BYTES = 64 * 1024
 #: A failed file operation is tried again after so long, if the file does not change before.
 AGAIN_S = 5.0
 
@@ -508,6 +510,9 @@ class Inbox:
             return
         try:
             if seen.kind is Kind.LIST:
+                if why := _no_list(b"".join(self._places.pieces(fd, LIST_HEAD_BYTES + 1))):
+                    self._reject(Place.ACTIVE, name, f"{name}: {why}")
+                    return
                 digest = self._digest(fd)
             elif too_large := self._too_large(name, seen):
                 self._reject(Place.ACTIVE, name, too_large)
@@ -546,8 +551,7 @@ class Inbox:
             answer = self._commands.obey(command)
             if answer.later:
                 return
-            if not answer.done and any(kind_of(n) in {Kind.JOB, Kind.LIST} for n in self._pass):
-                self._pass[name] = None  # it may be for one of those
+            if not answer.done and self._put_behind_jobs(name):
                 return
             seen.obeyed = True
             self._tell(
@@ -561,6 +565,16 @@ class Inbox:
                     self._bring_back(answer)
         self._places.remove(Place.JOBS, name)
         self.pending.discard(name)
+
+    def _put_behind_jobs(self, name: str) -> bool:
+        """Let a control file wait for the jobs before it: it may be for one; False: none waits."""
+        if any(map(_is_job, self._pass)):
+            self._pass[name] = None
+        elif any(map(_is_job, self._between)):
+            self._between.insert(0, name)  # the last of them
+        else:
+            return False
+        return True
 
     def _bring_back(self, answer: Answer) -> None:
         """Let the file of a run that goes on again stand in ``active/`` again."""
@@ -612,6 +626,21 @@ class Inbox:
 
     def _again_in(self, name: str, seconds: float) -> None:
         self._again[name] = self._clock.monotonic() + seconds
+
+
+def _is_job(name: str) -> bool:
+    return kind_of(name) in {Kind.JOB, Kind.LIST}
+
+
+def _no_list(head: bytes) -> str:
+    """Return why no list begins like this, "" if one may."""
+    if b"\0" in head:
+        found = "has NUL bytes"
+    elif len(head) > LIST_HEAD_BYTES and b"\n" not in head:
+        found = f"has no line end in its first {LIST_HEAD_BYTES // 1024} KiB"
+    else:
+        return ""
+    return f"the file {found}; a list is UTF-8 text with one URL a line"
 
 
 def _not_regular(kind: Kind, mode: int) -> str:
