@@ -343,6 +343,47 @@ def test_retry_of_a_cancelled_run_does_not_make_it_a_success(hand):
     assert (view.state, view.tasks.succeeded) == (RunState.CANCELLED, 1)
 
 
+def test_a_retry_that_comes_before_the_end_of_its_run_was_told_runs(hand):
+    hand.submit(job("a", group("a", spec("f"))))
+    attempt = hand.fetch()
+
+    def retry_first(effects):
+        hand.engine._act = act
+        hand.calm()
+        assert hand.engine.obey(Retry(job="a")).done
+        act(effects)
+
+    act, hand.engine._act = hand.engine._act, retry_first
+    hand.settle(attempt, failure("bad_status", transient=False))
+
+    assert hand.run_all() == ["f"]
+    assert hand.engine.idle()
+
+
+def test_a_task_that_was_taken_before_a_cancel_is_not_begun_after_a_retry(hand):
+    wanted = job("a", group("a", spec("f"), spec("g"), spec("h")), concurrency=2)
+    answer = hand.submit(wanted)
+    hand.settle(hand.fetch(), failure("bad_status", transient=False))
+    hand.calm()
+    late = hand.engine._queue.take()
+    hand.engine.obey(Cancel(job="a"))
+    hand.engine.obey(Retry(job="a"))
+    hand.calm()
+    take = hand.engine._queue.take
+
+    def take_late():
+        hand.engine._queue.take = take
+        return late
+
+    hand.engine._queue.take = take_late
+
+    assert hand.run_all() == ["f"]
+    assert late.ready.task.spec.path == "g"
+    assert hand.engine._queue._out == 0
+    view = hand.store.run_view(answer.run)
+    assert (view.tasks.succeeded, view.tasks.cancelled) == (1, 2)
+
+
 def test_the_engine_is_idle_only_when_the_end_is_on_record_and_told(hand):
     hand.submit(job("a", group("a", spec("f"))))
     attempt = hand.fetch()

@@ -148,6 +148,25 @@ def test_close_wakes_every_taker():
     assert got == [None] * 4
 
 
+def test_what_a_dropped_run_has_out_does_not_count_for_it_when_it_comes_again():
+    queue = queue_with(entry(1), concurrency=1)
+    late = queue.take()
+    queue.drop_run(1)
+    queue.add_run(1, Priority.NORMAL, 1)
+    queue.put([entry(2), entry(3)])
+
+    first = queue.take()
+    queue.release(late)
+    second = threading.Thread(target=queue.take, daemon=True)
+    second.start()
+    second.join(0.1)
+
+    assert first.ready.task.id == 2
+    assert second.is_alive()
+    queue.close()
+    second.join(5)
+
+
 def test_a_dropped_run_leaves_nothing_behind():
     clock = FakeClock()
     queue = queue_with(entry(1), entry(2, due_s=clock.monotonic() + 5), clock=clock)

@@ -417,13 +417,16 @@ class Engine:
         return ()
 
     def _start(self, entry: Entry, effects: Effects) -> Fetch | None:
-        """Make an attempt of a queue entry; None when its run is not on, or its root full."""
+        """Make an attempt of a queue entry; None when it is not wanted, or its root full."""
         run = self._runs.get(entry.run)
         if run is None or run.cancelled or self._stopping:
             effects.released.append(entry)
             return None
         task = entry.ready.task
         group = run.groups_by_id[task.group]
+        if not group.queued(task.id):  # its run was cancelled and retried since it was taken
+            effects.released.append(entry)
+            return None
         wait_s = self._admission.park(group.rules.root, entry, self._clock.monotonic())
         if wait_s is not None:
             run.waits[task.id] = ("disk", self._steady.now_s() + wait_s)
@@ -589,17 +592,25 @@ class Engine:
         effects.happened.append(events.TasksAdded(**about_run(run), count=run.counts().open))
 
     def _take_note(self, effects: Effects) -> None:
-        """Take in what was decided, and hand the store its share.
+        """Take in what was decided, and hand the store and the queue their shares.
 
         The store's calls only queue up, so that the order of the records is that of the decisions.
+        So is that of the queue's, whose lock is a leaf: a run that has ended may be adopted again
+        at once, under the same id.
         """
+        for entry in effects.released:
+            self._queue.release(entry)
         for run in effects.ended:
             self._recent.append(run.view(0.0))
+            self._queue.drop_run(run.run.id)
             del self._runs[run.run.id]
             del self._by_job[run.job.name]
         self._ending += len(effects.ended)
         for run_id in effects.cancelled_runs:
+            self._queue.drop_run(run_id)
             self._admission.forget(run_id)
+        if effects.entries:
+            self._queue.put(effects.entries)
         self._sweep_due = self._sweep_due or effects.sweep
         if effects.freed:
             for group in self._asking:
@@ -635,14 +646,6 @@ class Engine:
 
     def _act(self, effects: Effects) -> None:
         """Carry out the rest of what was decided."""
-        for run in effects.ended:
-            self._queue.drop_run(run.run.id)
-        for run_id in effects.cancelled_runs:
-            self._queue.drop_run(run_id)
-        if effects.entries:
-            self._queue.put(effects.entries)
-        for entry in effects.released:
-            self._queue.release(entry)
         if effects.to_expand:
             self._to_expand.put(effects.to_expand)
         for event in effects.happened:

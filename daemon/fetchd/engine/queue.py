@@ -17,9 +17,12 @@ from fetchd.ports import Ready
 _LONGEST_WAIT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Entry:
-    """A task in the queue. ``due_s``: monotonic; ``alone``: only while nothing else runs."""
+    """A task in the queue. ``due_s``: monotonic; ``alone``: only while nothing else runs.
+
+    Each equals itself alone: a run that was dropped and added again may see a task twice.
+    """
 
     ready: Ready
     run: int
@@ -35,17 +38,17 @@ class Entry:
 class _Run:
     """The lanes of one run: an entry's lane is its origin. Lanes are served in turn."""
 
-    __slots__ = ("busy", "concurrency", "lanes", "priority", "turn")
+    __slots__ = ("concurrency", "lanes", "out", "priority", "turn")
 
     def __init__(self, priority: Priority, concurrency: int | None) -> None:
         self.priority = priority
         self.concurrency = concurrency
-        self.busy = 0
+        self.out: set[Entry] = set()
         self.turn = 0  # when it was served last, or lined up: the lowest is next
         self.lanes: OrderedDict[str, deque[Entry]] = OrderedDict()
 
     def full(self) -> bool:
-        return self.concurrency is not None and self.busy >= self.concurrency
+        return self.concurrency is not None and len(self.out) >= self.concurrency
 
 
 #: Runs that have a lane for an origin, by origin; both are served in turn.
@@ -134,9 +137,10 @@ class TaskQueue:
                 self._busy[entry.origin] = left
             else:
                 del self._busy[entry.origin]
-            if (run := self._runs.get(entry.run)) is not None:
-                run.busy -= 1
-                if not run.busy:
+            run = self._runs.get(entry.run)
+            if run is not None and entry in run.out:
+                run.out.remove(entry)
+                if not run.out:
                     del self._busy_runs[entry.run]
             self._changed.notify_all()
 
@@ -238,5 +242,5 @@ class TaskQueue:
         self._out += 1
         self._busy[entry.origin] = self._busy.get(entry.origin, 0) + 1
         self._busy_runs[entry.run] = None
-        self._runs[entry.run].busy += 1
+        self._runs[entry.run].out.add(entry)
         return entry

@@ -97,6 +97,9 @@ class Group:
         self._known[task] = lane
         self._lanes[lane] += 1
 
+    def queued(self, task: int) -> bool:
+        return task in self._known
+
     def start(self, task: int, origin: str) -> None:
         """The task was taken from the queue."""
         lane = self._known.pop(task)
