@@ -26,8 +26,12 @@ def test_a_thread_that_is_left_is_noticed():
     # More than may be about to end from tests before.
     threads = [threading.Thread(target=release.wait, args=(10,)) for _ in range(30)]
 
+    def start_all():
+        for thread in threads:
+            thread.start()
+
     with pytest.raises(AssertionError), bounds():
-        [thread.start() for thread in threads]
+        start_all()
 
     release.set()
     for thread in threads:
