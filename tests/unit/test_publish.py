@@ -466,6 +466,54 @@ def test_a_folder_that_cannot_be_synced_fails_the_files_in_it_alone(disk, system
     assert failed(outcomes[0]) == ("disk_error", True)
 
 
+def test_without_clobber_a_name_that_may_not_last_is_taken_back(disk, system, tmp_path):
+    (tmp_path / "bad").mkdir()
+    attempt = verified(disk, "bad/a", clobber=False)
+    system.faults = {("fsync", "/bad"): errno.EIO}
+
+    (outcome,) = publish(disk, attempt)
+
+    assert failed(outcome) == ("disk_error", True)
+    assert visible(tmp_path) == {}
+    system.faults.clear()
+    assert isinstance(publish(disk, attempt)[0], Published)
+
+
+def test_without_clobber_what_took_the_place_of_a_name_that_may_not_last_stays(tmp_path):
+    class Replaced(FaultyOs):
+        def fsync(self, fd):
+            if self.faults and Path(f"/proc/self/fd/{fd}").readlink().name == "bad":
+                (tmp_path / "beside").write_bytes(b"theirs")
+                (tmp_path / "beside").replace(tmp_path / "bad/a")
+            super().fsync(fd)
+
+    system = Replaced()
+    disk = build({"default": RootSpec(path=str(tmp_path))}, system)
+    (tmp_path / "bad").mkdir()
+    attempt = verified(disk, "bad/a", clobber=False)
+    system.faults = {("fsync", "/bad"): errno.EIO}
+
+    (outcome,) = publish(disk, attempt)
+
+    assert failed(outcome) == ("disk_error", True)
+    assert visible(tmp_path) == {"bad/a": b"theirs"}
+    disk.close()
+
+
+def test_without_clobber_the_only_copy_stays_when_its_name_may_not_last(disk, system, tmp_path):
+    (tmp_path / "bad").mkdir()
+    attempt = verified(disk, "bad/a", clobber=False)
+    (tmp_path / ".fetchd/parts" / attempt.intent.part).rename(tmp_path / "bad/a")
+    system.faults = {("fsync", "/bad"): errno.EIO}
+
+    (outcome,) = publish(disk, recovered(attempt))
+
+    assert failed(outcome) == ("disk_error", True)
+    assert visible(tmp_path) == {"bad/a": b"new"}
+    system.faults.clear()
+    assert isinstance(publish(disk, recovered(attempt))[0], Published)
+
+
 def test_a_part_that_another_process_has_open_is_not_published_under_its_hands(disk, tmp_path):
     attempt = verified(disk, "a")
 

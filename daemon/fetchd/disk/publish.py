@@ -232,11 +232,15 @@ class _Member:
     def take_back(self, exc: OSError) -> None:
         """Fail because the name may not last; one that may not be replaced goes at once.
 
-        Or the next attempt would take it for somebody else's file.
+        Or the next attempt would take it for somebody else's file. What has had its name since an
+        earlier life stays, since it may be the only copy; so does what is not ours.
         """
-        if not self.intent.clobber:
+        if not self.intent.clobber and self.part_fd is not None:
+            name, folder_fd = self.place.name, self.place.folder_fd
             with suppress(OSError):
-                self._system.unlink(self.place.name, dir_fd=self.place.folder_fd)
+                found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+                if os.path.samestat(found, os.fstat(self.part_fd)):
+                    self._system.unlink(name, dir_fd=folder_fd)
         self.fail(exc, "syncing the folder")
 
     def spoil(self, exc: OSError) -> None:
