@@ -51,6 +51,10 @@ REPORT_EVERY_S = 0.2
 #: So many open runs stand in ``status.json``; of the others it says how many they are.
 MOST_SHOWN = 100
 SWEEP_EVERY_S = 3600.0
+#: A sweep is left for the next tick after this time: a part costs reads and a sync.
+SWEEP_SLICE_S = 0.5
+#: To migrate, check and recover a large state; systemd's own limit is 90 s.
+START_TIMEOUT_S = 600.0
 PRUNE_EVERY_S = 3600.0
 #: What is known of a published file outlives the last run that names it, by so many times
 #: `history.keep`: a job that runs once a month shall not fetch anew what has not changed.
@@ -145,7 +149,7 @@ class Works:
 
     def recover(self) -> None:
         """Go on with what the last life left; to be called before ``start``."""
-        leftovers = self.disk.leftovers()
+        leftovers = list(self.disk.leftovers())
         found = self.engine.recover({(p.root, p.path): p.durable_bytes for p in leftovers})
         # A part without a journal may be one that waits to be published: not yet.
         swept = self.sweep(part for part in leftovers if part.path)
@@ -253,6 +257,8 @@ class Daemon:
         self._stuck: set[str] = set()
         self._shown = ""
         self._show_again_s = 0.0
+        self._sweep_due = False
+        self._leftovers: Iterator[Leftover] | None = None  # of a sweep that is under way
 
     def run(self) -> int:
         """Run until a signal, or with ``once`` until the folder is worked off."""
@@ -272,6 +278,8 @@ class Daemon:
         self._tell = listeners.fan_out(
             [listeners.LogListener(), self._stats, self._note], listeners.log_failure
         )
+        self._notifier.extend_timeout(START_TIMEOUT_S)
+        self._notifier.status("checking state")
         undo: list[Callable[[], None]] = []
         try:
             self._works = Works(
@@ -299,7 +307,6 @@ class Daemon:
             for step in reversed(undo):
                 step()
             raise
-        self._notifier.status("checking state")
         if self._works.store.is_new:
             self._tell(events.StateCreated(path=str(settings.state / "fetchd.db")))
         self._works.recover()
@@ -349,17 +356,33 @@ class Daemon:
                 self._show_status()
             self._feed_watchdog()
             if works.engine.sweep_due() or now_s >= next_sweep_s:
-                works.sweep(works.disk.leftovers())
+                self._sweep_due = True
                 next_sweep_s = now_s + SWEEP_EVERY_S
+            self._sweep()
             if now_s >= next_prune_s:
                 self._prune()
                 next_prune_s = now_s + PRUNE_EVERY_S
             if now_s >= next_stats_s:
                 self._tell(events.StatsTaken(totals=self._stats.snapshot()))
                 next_stats_s = now_s + settings.stats_every_s
-            if self._once and works.engine.idle() and self._folder.idle():
+            idle = works.engine.idle() and self._folder.idle() and not self._sweeping()
+            if self._once and idle:
                 return "once"
             due_s = now_s + self._tick_s()
+
+    def _sweep(self) -> None:
+        """Begin a sweep that is due, or go on with the last one, for a short while."""
+        if self._leftovers is None and self._sweep_due:
+            self._leftovers, self._sweep_due = self._works.disk.leftovers(), False
+        until_s = self._clock.monotonic() + SWEEP_SLICE_S
+        for leftover in self._leftovers or ():
+            self._works.sweep([leftover])
+            if self._clock.monotonic() >= until_s:
+                return
+        self._leftovers = None
+
+    def _sweeping(self) -> bool:
+        return self._sweep_due or self._leftovers is not None
 
     def _prune(self) -> None:
         # Not the wall clock itself: set years ahead, it would make all history old.
@@ -380,7 +403,8 @@ class Daemon:
     def _tick_s(self) -> float:
         if self._once:
             return 0.05
-        tick_s = IDLE_TICK_S if self._works.engine.idle() else TICK_S
+        idle = self._works.engine.idle() and not self._sweeping()
+        tick_s = IDLE_TICK_S if idle else TICK_S
         return min(tick_s, self._notifier.interval_s or tick_s)
 
     def _stop(self, cause: str | StoreError) -> int:

@@ -34,6 +34,10 @@ class Notifier:
         self.interval_s = watchdog_interval_s(environment)
         self._next_watchdog_s = 0.0
 
+    def extend_timeout(self, by_s: float) -> None:
+        """Ask for so much time from now on for the start, if more than the unit allows."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(by_s * 1_000_000)}")
+
     def ready(self) -> None:
         self._send("READY=1")
 

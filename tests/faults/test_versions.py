@@ -330,7 +330,7 @@ class World:
     def sweep(self) -> int:
         """Remove every part; returns how many there were. None may be open any more."""
         disk = self.downloader.disk
-        leftovers = disk.leftovers()
+        leftovers = list(disk.leftovers())
         assert all(disk.sweep(leftover) for leftover in leftovers)
         return len(leftovers)
 

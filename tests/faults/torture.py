@@ -346,7 +346,7 @@ class Life:
         )
 
     def recover(self) -> None:
-        leftovers = self._disk.leftovers()
+        leftovers = list(self._disk.leftovers())
         engine = self._by_hand.engine
         engine.recover({(p.root, p.path): p.durable_bytes for p in leftovers})
         for part in leftovers:

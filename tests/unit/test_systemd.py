@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -57,6 +58,7 @@ def manager(address):
 def test_a_life_is_told_in_order(manager, address):
     notifier = Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "30000000"}, lambda: 0.0)
 
+    notifier.extend_timeout(600.0)
     notifier.status("checking state")
     notifier.ready()
     notifier.status("3 transfers")
@@ -64,6 +66,7 @@ def test_a_life_is_told_in_order(manager, address):
     notifier.stopping()
 
     assert manager.heard() == [
+        "EXTEND_TIMEOUT_USEC=600000000",
         "STATUS=checking state",
         "READY=1",
         "STATUS=3 transfers",
@@ -208,7 +211,7 @@ def test_a_real_daemon_tells_its_whole_life(tmp_path):
     manager.socket.close()
 
     assert code == 0
-    assert heard[0] == "STATUS=checking state"
+    assert heard[:2] == ["EXTEND_TIMEOUT_USEC=600000000", "STATUS=checking state"]
     assert heard.index("READY=1") < heard.index("WATCHDOG=1") < heard.index("STOPPING=1")
     assert heard.count("READY=1") == heard.count("STOPPING=1") == 1
     assert "STATUS=0 transfers, 0 tasks queued" in heard
@@ -241,3 +244,36 @@ def test_c08_a_thread_that_is_stuck_starves_the_watchdog_and_is_told_once():
     (stuck,) = told
     assert isinstance(stuck, events.ThreadStuck)
     assert stuck.stuck == "fetcher-0"
+
+
+def test_a_sweep_of_thousands_of_parts_leaves_time_to_feed_the_watchdog():
+    clock = FakeClock()
+    daemon: Any = service.Daemon(Settings(), once=True)
+    fed_s, swept = [], []
+    due = iter([True, True])  # the second time while the first sweep is under way
+
+    def sweep(leftovers) -> None:
+        for leftover in leftovers:
+            clock.advance(0.01)
+            swept.append(leftover)
+
+    daemon._clock = clock
+    daemon._began_s = clock.monotonic()
+    daemon._show_again_s = float("inf")
+    daemon._tell = lambda event: None
+    daemon._feed_watchdog = lambda: fed_s.append(clock.monotonic())
+    daemon._folder = SimpleNamespace(idle=lambda: True)
+    daemon._works = SimpleNamespace(
+        store=SimpleNamespace(check=lambda: None, prune=lambda *_: None),
+        engine=SimpleNamespace(
+            tick=lambda: None, idle=lambda: True, sweep_due=lambda: next(due, False)
+        ),
+        disk=SimpleNamespace(leftovers=lambda: iter(range(3000))),
+        sweep=sweep,
+    )
+
+    cause = daemon._watch()
+
+    assert cause == "once"
+    assert swept == [*range(3000), *range(3000)]
+    assert max(after - before for before, after in itertools.pairwise(fed_s)) < 1.0

@@ -133,9 +133,13 @@ class DownloadDisk:
         """Make verified parts visible and durable; Published or Failure for each."""
         return self._publisher.publish(attempts)
 
-    def leftovers(self) -> list[Leftover]:
-        """Return every part of every root, also those that are open, and what was refused."""
-        return [leftover for root in self._roots.values() for leftover in self._leftovers(root)]
+    def leftovers(self) -> Iterator[Leftover]:
+        """Yield every part of every root, also those that are open, and what was refused.
+
+        Each is looked at when its turn comes.
+        """
+        for root in self._roots.values():
+            yield from self._leftovers(root)
 
     def sweep(self, leftover: Leftover) -> bool:
         """Remove a part and its journal, or what was refused.
