@@ -206,4 +206,4 @@ def test_c17_whoever_listens_or_does_not_the_daemon_works(daemon, server, manage
 
     assert code == 0
     assert (daemon.downloads / "a").read_bytes() == BODY
-    assert heard.startswith(b"STATUS=") == (manager == "abstract")
+    assert heard.startswith(b"EXTEND_TIMEOUT_USEC=") == (manager == "abstract")

@@ -97,6 +97,17 @@ class DownloadDisk:
         ):
             self._system.fsync(fd)
             self._system.fsync(place.folder_fd)
+            self._drop_part(place, part_name(root, path))
+
+    def _drop_part(self, place: Place, name: str) -> None:
+        folder_fd = find_folder(self._system, place.home_fd)
+        if folder_fd is None:
+            return
+        try:
+            with suppress(OSError, PartBusy):  # it is swept later
+                self._sweep(folder_fd, name)
+        finally:
+            os.close(folder_fd)
 
     @contextmanager
     def _existing(self, place: Place, root: str, path: str) -> Iterator[int]:

@@ -245,9 +245,10 @@ class _Member:
 
     def spoil(self, exc: OSError) -> None:
         """Discard a part whose bytes did not reach the disk: no second sync could be believed."""
-        cause = exc.strerror or str(exc)
         self._discard()
-        self._refuse(f"syncing the part: {cause}; it is fetched again")
+        error = explain(exc, self.intent.root, self.intent.path, "syncing the part")
+        reason = f"{error.reason}; it is fetched again"
+        self.outcome = Failure(code=error.code, reason=reason, transient=True)
 
     def _open_part(self) -> int | None:
         self._parts_fd = find_folder(self._system, self.place.home_fd)
