@@ -32,7 +32,7 @@ from fetchd.model import (
     Validator,
 )
 from fetchd.pool import Pool
-from fetchd.ports import RangeRefused, Request
+from fetchd.ports import RangeRefused, Request, Transport
 from fetchd.stores import SqliteStore
 from fetchd.transfer import Transfer
 from harness import EngineByHand, FakeClock, group, job
@@ -324,7 +324,7 @@ class Life:
     """Plays the threads of the pools, one step after another."""
 
     def __init__(
-        self, disk: DownloadDisk, by_hand: EngineByHand, origin: Origin, clock: FakeClock
+        self, disk: DownloadDisk, by_hand: EngineByHand, origin: Transport, clock: FakeClock
     ) -> None:
         self._by_hand = by_hand
         self._clock = clock

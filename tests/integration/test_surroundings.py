@@ -42,7 +42,7 @@ def test_systemd_is_told_ready_status_watchdog_and_stopping(daemon, tmp_path):
         code = daemon.wait()
 
     assert code == 0
-    assert heard[0].startswith("STATUS=")
+    assert heard[0].startswith("EXTEND_TIMEOUT_USEC=")
     assert heard.index("READY=1") < heard.index("WATCHDOG=1")
 
 
