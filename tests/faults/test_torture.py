@@ -43,7 +43,7 @@ def test_d01_d04_d05_c07_one_call_that_fails_costs_a_retry_at_most(folder, varia
     )
 
 
-@pytest.mark.parametrize("fault", ["EIO", "ENOSPC"])
+@pytest.mark.parametrize("fault", ["EIO", pytest.param("ENOSPC", marks=pytest.mark.long)])
 def test_d01_d04_a_call_that_fails_for_ever_ends_in_a_clear_word(folder, variant, fault):
     in_turn(
         folder,
