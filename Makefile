@@ -15,13 +15,14 @@ demo: .venv/installed ## see the main job proven in a temporary folder, without 
 	@$(BIN)/fetchd demo
 
 test: .venv/developed ## run the whole suite, but for what takes many minutes
-	@$(BIN)/pytest -q -m "not long"
+	@$(BIN)/pytest -q -m "not long and not alone" -n $(or $(AT_A_TIME),3)
+	@$(BIN)/pytest -q -m "alone and not long"
 
 test-long: .venv/developed ## run what `make test` leaves out: thousands of crashes, power cuts, floods
 	@$(BIN)/pytest -q -m long
 
 quick: .venv/developed ## run the suite without its slow tests
-	@$(BIN)/pytest -q -m "not slow and not long"
+	@$(BIN)/pytest -q -m "not slow and not long and not alone" -n $(or $(AT_A_TIME),3)
 
 kill-loop: .venv/developed ## kill a working daemon KILLS times (SEED=n: those of an earlier time)
 	@$(BIN)/python tests/faults/kill_loop.py --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED))

@@ -58,6 +58,17 @@ class FakeClock:
         condition.wait(0.002)
 
 
+class NothingToDo(Exception):
+    """Who takes work now would wait for it."""
+
+
+class StepClock(FakeClock):
+    """Time stands still, so whoever would wait is told so."""
+
+    def wait(self, condition: threading.Condition, timeout_s: float | None) -> None:
+        raise NothingToDo
+
+
 class NoJitter(random.Random):
     """A random source whose draws are the upper end."""
 
@@ -201,7 +212,10 @@ class EngineByHand:
             startable = bool(later and later[0][0] <= now_s) or self._startable()
         if not startable:
             return None
-        (attempt,) = self.engine.take(Fetch, 1)
+        try:
+            (attempt,) = self.engine.take(Fetch, 1)
+        except NothingToDo:
+            return None
         return attempt
 
     def _startable(self) -> bool:

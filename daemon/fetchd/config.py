@@ -308,7 +308,9 @@ class Log(_Keys):
 
 class Limits(_Keys):
     connections_per_origin: Annotated[int, _whole(1, 512)] = _key(
-        "8", "connections to one scheme, host and port at a time"
+        "8",
+        "connections to one scheme, host and port at a time; with more than two `workers`, "
+        "one is left to others",
     )
     rate: Annotated[None, _not_built(None)] = _key(None, "not built yet")
     file_bytes: _Size | None = _key(None, "the largest file; none by default", key="file")

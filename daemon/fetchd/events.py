@@ -207,9 +207,13 @@ class RunEnded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootFull(Event):
-    """Several attempts in a row found no room: none is started there for ``delay_s``."""
+    """Several attempts in a row found no room: none is started there for ``delay_s``.
+
+    ``home``: the folder below the root where the full file system is mounted, "" for the root's.
+    """
 
     root: str
+    home: str
     reason: str
     delay_s: float
 

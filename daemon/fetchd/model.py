@@ -342,11 +342,15 @@ class Fetch(Attempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publish(Attempt):
-    """Make one verified part visible. ``recovered``: its bytes may be torn, verify again."""
+    """Make one verified part visible. ``recovered``: its bytes may be torn, verify again.
+
+    ``failures``: so often was it tried before.
+    """
 
     task: Task
     intent: Intent
     recovered: bool = False
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -373,9 +377,10 @@ class Expanded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """A verified part waits to be published."""
+    """A verified part waits to be published. ``home``: as in ``ports.Part``."""
 
     intent: Intent
+    home: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,13 +406,15 @@ class UpToDate:
 class Deferred:
     """Not possible now; costs no attempt. ``reason``: a wait reason such as ``disk``.
 
-    ``elsewhere``: another source may be possible, and nothing of this one's is kept.
+    ``elsewhere``: another source may be possible, and nothing of this one's is kept. ``home``:
+    of the file system, as in ``ports.Part``, where it is one that is full.
     """
 
     reason: str
     detail: str
     delay_s: float
     elsewhere: bool = False
+    home: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -416,6 +423,7 @@ class Failure:
 
     ``progressed``: more bytes are durable in the part than when the attempt began. ``dossier``:
     where it was the content that failed; ``status``: where it was that of the origin's answer.
+    ``kept``: of a publication, whose part (or name) is as it was verified and may be tried again.
     """
 
     code: str
@@ -425,6 +433,7 @@ class Failure:
     progressed: bool = False
     dossier: Dossier | None = None
     status: int | None = None
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -269,12 +269,14 @@ class Part(Protocol):
     """The hidden, locked file that a transfer writes. One thread.
 
     When opened it is exactly as long as its journal promises, empty without one. A part whose
-    bytes could not be synced is discarded before the error is raised.
+    bytes could not be synced is discarded before the error is raised. ``home``: path below the
+    root of the top folder of the file system that it is on, "" for the root's own.
     """
 
     journal: PartJournal | None
     size_bytes: int
     name: str
+    home: str
 
     def write(self, data: memoryview) -> None:
         """Append at ``size_bytes``; raises AttemptError (disk_full, disk_error)."""
@@ -371,9 +373,8 @@ class Disk(Protocol):
 class Leftover:
     """A part in a hidden folder. ``path`` and ``durable_bytes`` by its journal, "" and 0 without.
 
-    ``home``: path below the root of the file system's top folder, "" for the root's own.
-    ``modified_at_s``: wall clock, when it was last touched. ``quarantined``: it was refused, and
-    is a part no more.
+    ``home``: as in ``Part``. ``modified_at_s``: wall clock, when it was last touched.
+    ``quarantined``: it was refused, and is a part no more.
     """
 
     root: str

@@ -105,7 +105,7 @@ class Works:
             tell,
             clock,
             Random(),
-            connections_per_origin=settings.limits.connections_per_origin,
+            connections_per_origin=_most_of_one_origin(settings),
             poison=settings.retry.poison,
         )
         self.fetchers = Pool(
@@ -577,6 +577,12 @@ def _get(
         return ended
     finally:
         works.stop(settings.stop_grace_s)
+
+
+def _most_of_one_origin(settings: Settings) -> int:
+    """Return how many workers one origin may hold: not all, lest a silent one stop the others."""
+    others = 1 if settings.workers > 2 else 0
+    return min(settings.limits.connections_per_origin, settings.workers - others)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,7 +20,6 @@ from fetchd.errors import AttemptError, StoreError
 from fetchd.model import Validator
 from fetchd.ports import Change, OpenRun, RangeRefused, Request
 from fetchd.stores import SqliteStore
-from harness import FakeClock
 
 KIB = 1024
 #: So long are the versions of a file, in turn; two neighbours are often of one length.
@@ -31,17 +29,6 @@ _RECEIVED_BYTES = 16 * KIB
 
 class Crash(BaseException):
     """The daemon is no more; what is done after it has no effect."""
-
-
-class NothingToDo(Exception):
-    """Who takes work now would wait for it."""
-
-
-class StepClock(FakeClock):
-    """Time stands still, so whoever would wait is told so."""
-
-    def wait(self, condition: threading.Condition, timeout_s: float | None) -> None:
-        raise NothingToDo
 
 
 class CrashingOs(Tripwire):

@@ -38,9 +38,7 @@ from faults.crashing import (
     Crash,
     CrashingOs,
     CrashingStore,
-    NothingToDo,
     Origins,
-    StepClock,
 )
 from faults.torture import Life, failing, raising
 from fetchd.digests import Digest
@@ -58,7 +56,7 @@ from fetchd.model import (
 )
 from fetchd.ports import Keep, RunFiled
 from fetchd.transfer import attempt
-from harness import EngineByHand, group, job
+from harness import EngineByHand, NothingToDo, StepClock, group, job
 
 PATHS = ("a.bin", "b.bin", "d/c.bin")
 BY_NAME = {Path(path).name: path for path in PATHS}
@@ -314,12 +312,8 @@ class Story(RuleBasedStateMachine):
             shown = (run, path) in self._shown
             if shown and not self._os.tripped:
                 self._wrong.append(f"{path} is visible, and run {run} does not know why")
-            if self._os.tripped and (shown or publication.recovered):
-                # A name that may not last was told to nobody; and one that an earlier life gave,
-                # which told nobody either, could not be looked at. Both are published again.
+            if shown:  # a name that may not last was told to nobody: it is given again
                 self._runs[run].published[path] = 0
-                if publication.recovered and self._owners.get(path) == run:
-                    del self._owners[path]
         return True
 
     def _work(self, turns: Sequence[Turn]) -> None:

@@ -112,19 +112,16 @@ def test_the_status_is_written_once_a_second_however_much_happens(tmp_path):
     assert (len(shown["runs"]), shown["left_out"]) == (100, 100)
 
 
-# Fewer connections for one host than workers: a host that never answers keeps what it has.
-FEWER = "limits.connections_per_origin=4"
-
-
 @pytest.mark.slow
+@pytest.mark.alone
 def test_f13_thousands_of_files_at_once_are_accepted_and_keep_no_single_job_waiting(tmp_path):
-    floods(DaemonProcess(tmp_path, FEWER), 3000, within_s=30)
+    floods(DaemonProcess(tmp_path), 3000, within_s=30)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
 def test_f13_twenty_thousand_files_at_once_are_accepted_and_keep_no_single_job_waiting(tmp_path):
-    floods(DaemonProcess(tmp_path, FEWER), 20_000, within_s=150)
+    floods(DaemonProcess(tmp_path), 20_000, within_s=150)
 
 
 @pytest.mark.long

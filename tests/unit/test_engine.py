@@ -10,6 +10,7 @@ import pytest
 
 from fetchd import events
 from fetchd.engine.admission import MOST_IN_VAIN
+from fetchd.engine.decisions import MOST_PUBLISH_FAILURES
 from fetchd.engine.engine import KEEP_PARTS_S
 from fetchd.model import (
     Batch,
@@ -36,12 +37,20 @@ from fetchd.model import (
     Verify,
 )
 from fetchd.stores import SqliteStore
-from harness import QUICK, EngineByHand, FakeClock, group, intent_for, job, spec
+from harness import QUICK, EngineByHand, FakeClock, StepClock, group, intent_for, job, spec
 
 
 @pytest.fixture
 def hand():
     made = EngineByHand()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def hasty():
+    """An engine that a test may ask for work it does not have."""
+    made = EngineByHand(clock=StepClock())
     yield made
     made.close()
 
@@ -1057,3 +1066,177 @@ def test_d01_a_disk_that_is_full_when_a_file_is_published_costs_no_attempt(hand)
     assert hand.engine.idle()
     (ended,) = of(hand, events.RunEnded)
     assert (ended.state, ended.bytes) == ("succeeded", 10)
+
+
+def test_d01_a_full_file_system_below_a_root_holds_up_only_what_goes_there(hand):
+    many = [spec(f"big/f{number:02}") for number in range(MOST_IN_VAIN + 2)]
+    hand.submit(job("full", group("full", *many)))
+    for _ in range(MOST_IN_VAIN):
+        hand.settle(hand.fetch(), replace(FULL, home="big"))
+    hand.submit(job("other", group("other", spec("o"), spec("bigger"))))
+
+    goes_on = [hand.fetch(), hand.fetch()]
+
+    assert sorted(attempt.task.spec.path for attempt in goes_on) == ["bigger", "o"]
+    (told,) = of(hand, events.RootFull)
+    assert (told.root, told.home) == ("default", "big")
+
+
+def test_d01_a_full_root_does_not_hold_up_what_is_known_to_be_mounted_below_it(hand):
+    hand.submit(job("small", group("small", spec("big/a"))))
+    attempt = hand.fetch()
+    hand.settle(attempt, Fetched(intent=intent_for(attempt), home="big"))
+    many = [spec(f"f{number:02}") for number in range(MOST_IN_VAIN + 2)]
+    hand.submit(job("full", group("full", *many)))
+    fill(hand)
+    hand.submit(job("other", group("other", spec("big/b"))))
+
+    assert hand.fetch().task.spec.path == "big/b"
+
+
+def test_d01_p24_one_that_fits_has_its_turn_amid_many_that_do_not(hasty):
+    misfits = [spec(f"f{number:03}") for number in range(100)]
+    hasty.submit(job("a", group("a", *misfits, spec("small"))))
+
+    for _ in range(20):
+        while (attempt := hasty.fetch()) and attempt.task.spec.path != "small":
+            hasty.settle(attempt, FULL)
+        if attempt:
+            break
+        hasty.clock.advance(31.0)
+        hasty.engine.tick()
+
+    assert attempt is not None
+    assert len(of(hasty, events.RootFull)) == len(misfits) // MOST_IN_VAIN
+
+
+def test_d01_what_ends_after_its_file_system_was_parked_says_nothing_of_the_next_time(hasty):
+    many = [spec(f"f{number:02}") for number in range(4 * MOST_IN_VAIN)]
+    hasty.submit(job("a", group("a", *many)))
+    stragglers = [hasty.fetch() for _ in range(MOST_IN_VAIN // 2)]
+    for _ in range(MOST_IN_VAIN):
+        hasty.settle(hasty.fetch(), FULL)
+    for straggler in stragglers:
+        hasty.settle(straggler, FULL)
+    nothing = hasty.fetch()
+    hasty.clock.advance(31.0)
+    hasty.engine.tick()
+
+    for _ in range(MOST_IN_VAIN - 1):
+        hasty.settle(hasty.fetch(), FULL)
+
+    assert nothing is None
+    assert len(of(hasty, events.RootFull)) == 1
+
+
+# ---------------------------------------------------------------- parts that cannot be published
+
+KEPT = failure("disk_error", kept=True)
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+def test_d04_a_part_that_is_as_it_was_verified_is_published_again_and_not_fetched(lives, crashed):
+    hand = lives()
+    hand.submit(job("a", group("a", spec("f"), retry=QUICK)))
+    hand.settle(attempt := hand.fetch(), Fetched(intent=intent_for(attempt)))
+    if crashed:
+        hand.calm()
+        hand = lives()
+        hand.engine.recover({})
+
+    fences = []
+    for failures in range(MOST_PUBLISH_FAILURES):
+        (publish,) = hand.publish()
+        fences.append(publish.fence)
+        assert (publish.failures, publish.recovered) == (failures, crashed)
+        hand.settle(publish, KEPT)
+        wait = waiting(hand, "a")
+        hand.engine.tick()
+        early = hand.publish()
+        hand.clock.advance(31.0)
+        hand.engine.tick()
+        assert (wait, early, hand.fetch()) == ({"retry": 1}, [], None)
+    (publish,) = hand.publish()
+    hand.settle(publish, Published(intent=publish.intent, mtime_ns=1, inode=2))
+
+    assert len(set(fences)) == MOST_PUBLISH_FAILURES
+    assert hand.engine.idle()
+    (ended,) = of(hand, events.RunEnded)
+    assert (ended.state, ended.bytes) == ("succeeded", 10)
+    (done,) = of(hand, events.TaskDone)
+    assert done.attempts == 1
+
+
+def test_d04_a_part_that_cannot_be_published_again_and_again_is_fetched_anew(hand):
+    hand.submit(job("a", group("a", spec("f"), retry=QUICK)))
+    hand.settle(attempt := hand.fetch(), Fetched(intent=intent_for(attempt)))
+
+    for _ in range(MOST_PUBLISH_FAILURES + 1):
+        (publish,) = hand.publish()
+        hand.settle(publish, KEPT)
+        hand.clock.advance(31.0)
+        hand.engine.tick()
+
+    assert hand.publish() == []
+    assert hand.fetch().number == 2
+
+
+def test_d01_a_part_that_finds_no_room_for_its_name_waits_for_it_as_long_as_it_takes(hand):
+    hand.submit(job("a", group("a", spec("f"), retry=QUICK)))
+    hand.settle(attempt := hand.fetch(), Fetched(intent=intent_for(attempt)))
+
+    for _ in range(2 * MOST_PUBLISH_FAILURES):
+        (publish,) = hand.publish()
+        hand.settle(publish, failure("disk_full", kept=True))
+        wait = waiting(hand, "a")
+        hand.clock.advance(31.0)
+        hand.engine.tick()
+        assert (wait, hand.fetch()) == ({"disk": 1}, None)
+
+    assert len(hand.publish()) == 1
+
+
+def test_what_waits_to_be_published_ends_with_its_cancelled_run(hand):
+    hand.submit(job("a", group("a", spec("f"), retry=QUICK)))
+    hand.settle(attempt := hand.fetch(), Fetched(intent=intent_for(attempt)))
+    (publish,) = hand.publish()
+    hand.settle(publish, KEPT)
+
+    hand.engine.obey(Cancel(job="a"))
+    hand.engine.tick()
+    (publish,) = hand.publish()
+    hand.settle(publish, KEPT)
+
+    assert hand.engine.idle()
+    (ended,) = of(hand, events.RunEnded)
+    assert (ended.state, ended.cancelled, ended.bytes) == ("cancelled", 1, 0)
+
+
+# ---------------------------------------------------------------- an acceptance cut short
+
+
+class ForgetfulStore(SqliteStore):
+    """Has no memory left once new jobs are on record."""
+
+    out_of_memory = True
+
+    def add_jobs(self, jobs):
+        opened = super().add_jobs(jobs)
+        if self.out_of_memory:
+            self.out_of_memory = False
+            raise MemoryError
+        return opened
+
+
+def test_a_run_that_is_on_record_goes_on_even_if_its_acceptance_was_cut_short():
+    clock = FakeClock()
+    hand = EngineByHand(store=ForgetfulStore(None, clock, print), clock=clock)
+    with pytest.raises(MemoryError):
+        hand.submit(job("a", group("a", spec("f"))), file="a.yaml")
+
+    answer = hand.submit(job("a", group("a", spec("f"))), file="a.yaml")
+    (path,) = hand.run_all()
+
+    assert (answer.done, answer.repeated, path) == (True, True, "f")
+    assert hand.engine.idle()
+    hand.close()

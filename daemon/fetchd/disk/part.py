@@ -56,7 +56,7 @@ class DiskPart:
         self._space = space
         self._root = root
         self._path = path
-        self._home = home
+        self.home = home
         self._fd = fd
         self._folder_fd = folder_fd
         self._discarded = False
@@ -138,7 +138,7 @@ class DiskPart:
             self._forget()
             move_to_quarantine(self._system, self._folder_fd, self.name)
         self._gone()
-        return "/".join(filter(None, (self._home, HIDDEN, _QUARANTINE, self.name)))
+        return "/".join(filter(None, (self.home, HIDDEN, _QUARANTINE, self.name)))
 
     def drop_quarantined(self) -> bool:
         with suppress(OSError):

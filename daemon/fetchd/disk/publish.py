@@ -141,9 +141,10 @@ class _Member:
         try:
             step()
         except AttemptError as exc:
-            self.outcome = Failure(code=exc.code, reason=exc.reason, transient=exc.transient)
+            self._fail(exc)
         except PartBusy as exc:
-            self._refuse(f"{exc}; another process fetches to the same root")
+            reason = f"{self._shown}: {exc}; another process fetches to the same root"
+            self._fail(AttemptError("disk_error", reason))
         except OSError as exc:
             self.fail(exc, "publishing")
         except MemoryError:  # of one; the others have what they need, or meet their own
@@ -225,23 +226,30 @@ class _Member:
             if os.stat(part, dir_fd=self._parts_fd, follow_symlinks=False).st_ino == found.st_ino:
                 self._system.unlink(part, dir_fd=self._parts_fd)
 
-    def fail(self, exc: OSError, what: str) -> None:
-        error = explain(exc, self.intent.root, self.intent.path, what)
-        self.outcome = Failure(code=error.code, reason=error.reason, transient=error.transient)
+    def fail(self, exc: OSError, what: str, *, kept: bool = True) -> None:
+        self._fail(explain(exc, self.intent.root, self.intent.path, what), kept=kept)
+
+    def _fail(self, error: AttemptError, *, kept: bool = True) -> None:
+        self.outcome = Failure(
+            code=error.code, reason=error.reason, transient=error.transient, kept=kept
+        )
 
     def take_back(self, exc: OSError) -> None:
         """Fail because the name may not last; one that may not be replaced goes at once.
 
         Or the next attempt would take it for somebody else's file. What has had its name since an
-        earlier life stays, since it may be the only copy; so does what is not ours.
+        earlier life stays, since it may be the only copy; so does what is not ours. The file that
+        has replaced another is fetched again: only a new change of the folder makes a new sync
+        tell whether it is durable.
         """
+        replaced = self.intent.clobber and self.part_fd is not None
         if not self.intent.clobber and self.part_fd is not None:
             name, folder_fd = self.place.name, self.place.folder_fd
             with suppress(OSError):
                 found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
                 if os.path.samestat(found, os.fstat(self.part_fd)):
                     self._system.unlink(name, dir_fd=folder_fd)
-        self.fail(exc, "syncing the folder")
+        self.fail(exc, "syncing the folder", kept=not replaced)
 
     def spoil(self, exc: OSError) -> None:
         """Discard a part whose bytes did not reach the disk: no second sync could be believed."""

@@ -52,6 +52,10 @@ from fetchd.urls import origin_of
 MOST_LIST_FAILURES = 5
 #: What could not be published for want of room is tried again so much later.
 FULL_DISK_DELAY_S = 30.0
+#: A verified part that could not be published for another reason is tried again so often, after
+#: this delay, which doubles; then it is fetched again.
+MOST_PUBLISH_FAILURES = 5
+_PUBLISH_DELAY_S = 1.0
 
 _NO_PROGRESS = Progress()
 
@@ -68,6 +72,14 @@ class Out:
     progress: Progress = _NO_PROGRESS
 
 
+@dataclass(frozen=True, slots=True)
+class PutOff:
+    """A publication that is tried again; ``due_s``: monotonic."""
+
+    publication: Publish
+    due_s: float
+
+
 @dataclass(slots=True)
 class Effects:
     """What is to happen because of decisions, after the lock is given back."""
@@ -78,6 +90,7 @@ class Effects:
     entries: list[Entry] = field(default_factory=list)
     released: list[Entry] = field(default_factory=list)
     intended: list[Publish] = field(default_factory=list)  # to publish, once the record is durable
+    put_off: list[PutOff] = field(default_factory=list)
     batches: list[tuple[Group, Batch]] = field(default_factory=list)
     to_expand: list[Group] = field(default_factory=list)
     reads: list[tuple[Group, str]] = field(default_factory=list)
@@ -208,33 +221,41 @@ class Decisions:
         match outcome:
             case Published(mtime_ns=mtime_ns, inode=inode):
                 self._published(attempt, out, mtime_ns, inode, effects)
+            case Failure() if _may_publish_again(attempt, outcome, group.run):
+                self._put_off(attempt, out, outcome, effects)
             case Failure():
                 group.run.bytes -= intent.size_bytes
                 if group.run.cancelled:
                     self._cancelled(group, task, TaskState.PUBLISHING, effects)
                 elif outcome.code == "disk_full":
-                    self._wait_for_room(attempt, out, outcome, effects)
-                elif attempt.recovered and outcome.transient:
+                    _tell_deferred(attempt, outcome, "disk", FULL_DISK_DELAY_S, effects)
+                    self._fetch_again(attempt, out, FULL_DISK_DELAY_S, "disk", effects)
+                elif attempt.recovered and outcome.transient and not outcome.kept:
                     # The crash was charged nowhere, and it is what tore the part.
-                    group.move(TaskState.PUBLISHING, TaskState.READY)
-                    self._put_back(group, task, task.history, 0.0, "", out.previous, effects)
+                    self._fetch_again(attempt, out, 0.0, "", effects)
                 else:
                     self._failed(attempt, out, outcome, TaskState.PUBLISHING, effects)
             case _:
                 raise AssertionError(f"{outcome} does not answer a publication")
 
-    def _wait_for_room(
-        self, attempt: Publish, out: Out, outcome: Failure, effects: Effects
+    def _put_off(self, attempt: Publish, out: Out, failure: Failure, effects: Effects) -> None:
+        """Try again to publish the same part."""
+        wait, delay_s = "retry", _PUBLISH_DELAY_S * 2.0**attempt.failures
+        failures = attempt.failures + 1
+        if failure.code == "disk_full":
+            wait, delay_s, failures = "disk", FULL_DISK_DELAY_S, attempt.failures
+        _tell_deferred(attempt, failure, wait, delay_s, effects)
+        out.group.run.waits[attempt.task.id] = (wait, self._steady.now_s() + delay_s)
+        publication = replace(attempt, fence=self.next_fence(), failures=failures)
+        effects.put_off.append(PutOff(publication, self._clock.monotonic() + delay_s))
+
+    def _fetch_again(
+        self, attempt: Publish, out: Out, delay_s: float, wait: str, effects: Effects
     ) -> None:
-        """A name found no room: fetched again later, from what is kept of the part."""
-        about = about_task(attempt, attempt.intent.url)
-        delay_s = FULL_DISK_DELAY_S
-        effects.happened.append(
-            events.TaskDeferred(**about, wait="disk", reason=outcome.reason, delay_s=delay_s)
-        )
-        task = attempt.task
-        out.group.move(TaskState.PUBLISHING, TaskState.READY)
-        self._put_back(out.group, task, task.history, delay_s, "disk", out.previous, effects)
+        """Fetch what could not be published, for a reason that is charged to nobody."""
+        group, task = out.group, attempt.task
+        group.move(TaskState.PUBLISHING, TaskState.READY)
+        self._put_back(group, task, task.history, delay_s, wait, out.previous, effects)
 
     def _published(
         self, attempt: Publish, out: Out, mtime_ns: int, inode: int, effects: Effects
@@ -533,6 +554,24 @@ class Decisions:
             intent=intent,
             recovered=recovered,
         )
+
+
+def _may_publish_again(attempt: Publish, failure: Failure, run: OpenedRun) -> bool:
+    """Whether the part is as good as before; one fetched anew might only meet its own file."""
+    if not failure.kept or run.cancelled:
+        return False
+    if failure.code == "disk_full":
+        return True
+    return failure.transient and attempt.failures < MOST_PUBLISH_FAILURES
+
+
+def _tell_deferred(
+    attempt: Publish, failure: Failure, wait: str, delay_s: float, effects: Effects
+) -> None:
+    about = about_task(attempt, attempt.intent.url)
+    effects.happened.append(
+        events.TaskDeferred(**about, wait=wait, reason=failure.reason, delay_s=delay_s)
+    )
 
 
 def after_deferral(task: Task, outcome: Deferred) -> tuple[History, float]:

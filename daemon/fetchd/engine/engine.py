@@ -16,6 +16,7 @@ from fetchd.engine.decisions import (
     Decisions,
     Effects,
     Out,
+    PutOff,
     about_run,
     about_task,
     after_deferral,
@@ -104,6 +105,7 @@ class Engine:
         self._asking: set[Group] = set()  # groups for which the store is being read
         self._ending = 0  # runs whose end is decided and not yet on record
         self._admission = Admission()
+        self._put_off: list[PutOff] = []  # verified parts that are published later
         self._recent: deque[RunView] = deque(maxlen=RECENT_RUNS)
         self._stopping = False
         self._sweep_due = False
@@ -165,11 +167,13 @@ class Engine:
         self._to_publish.close()
 
     def tick(self) -> None:
-        """Look after waits that only the store knows; to be called about once a second."""
+        """Look after waits that the queue does not know; to be called about once a second."""
         effects = Effects()
         soon_s = self._steady.now_s() + 30.0
         with self._lock:
-            effects.entries += self._admission.let_go(self._clock.monotonic())
+            now_s = self._clock.monotonic()
+            effects.entries += self._admission.let_go(now_s)
+            self._publish_again(now_s)
             for run in self._runs.values():
                 for group in run.groups.values():
                     if group.next_due_at_s is not None and group.next_due_at_s <= soon_s:
@@ -299,6 +303,8 @@ class Engine:
                 return Answer(done=True, run=on.run.id, repeated=True)
             return Answer(done=False, later=True, reason=f"run {on.run.id} of this job is still on")
         if last is not None and not last.filed:
+            if not last.state.ended:
+                self._adopt_left(last.id)
             if (last.revision, last.file) == (job.revision, command.file):
                 return Answer(done=True, run=last.id, repeated=True)
             return Answer(done=False, later=True, reason=f"run {last.id} is not filed yet")
@@ -335,6 +341,18 @@ class Engine:
         with self._lock:
             for run in opened:
                 self._decide.advance(self._adopt(run), effects)
+            self._take_note(effects)
+        self._act(effects)
+
+    def _adopt_left(self, run_id: int) -> None:
+        """Go on with a run that is on record, but whose acceptance was cut short behind that."""
+        left = [opened for opened in self._store.open_runs() if opened.run.id == run_id]
+        effects = Effects()
+        with self._lock:
+            for opened in left:
+                run = self._adopt(opened)
+                self._reopened(run, effects)
+                self._decide.advance(run, effects)
             self._take_note(effects)
         self._act(effects)
 
@@ -417,7 +435,7 @@ class Engine:
         return ()
 
     def _start(self, entry: Entry, effects: Effects) -> Fetch | None:
-        """Make an attempt of a queue entry; None when it is not wanted, or its root full."""
+        """Make an attempt of a queue entry; None when it is not wanted, or has no room."""
         run = self._runs.get(entry.run)
         if run is None or run.cancelled or self._stopping:
             effects.released.append(entry)
@@ -476,7 +494,12 @@ class Engine:
         if self._admission.note(root, outcome, self._clock.monotonic()):
             assert isinstance(outcome, Deferred)
             effects.happened.append(
-                events.RootFull(root=root, reason=outcome.detail, delay_s=outcome.delay_s)
+                events.RootFull(
+                    root=root,
+                    home=outcome.home,
+                    reason=outcome.detail,
+                    delay_s=outcome.delay_s,
+                )
             )
 
     def _budget_bytes(self, run: OpenedRun) -> int | None:
@@ -495,9 +518,21 @@ class Engine:
         taken = self._to_publish.take(most)
         with self._lock:
             for attempt in taken:
-                group = self._runs[attempt.run.id].groups[attempt.group.name]
+                run = self._runs[attempt.run.id]
+                run.waits.pop(attempt.task.id, None)
+                group = run.groups[attempt.group.name]
                 self._out[attempt.fence] = Out(attempt, group, self._clock.monotonic())
         return taken
+
+    def _publish_again(self, now_s: float) -> None:
+        """Lay out what was put off until now; what a cancelled run has verified is not in vain."""
+        due: list[PutOff] = []
+        later: list[PutOff] = []
+        for put_off in self._put_off:
+            run = self._runs[put_off.publication.run.id]
+            (due if run.cancelled or put_off.due_s <= now_s else later).append(put_off)
+        self._put_off = later
+        self._to_publish.put(put_off.publication for put_off in due)
 
     def _take_expand(self) -> Sequence[Expand]:
         while taken := self._to_expand.take(1):
@@ -611,6 +646,7 @@ class Engine:
             self._admission.forget(run_id)
         if effects.entries:
             self._queue.put(effects.entries)
+        self._put_off += effects.put_off
         self._sweep_due = self._sweep_due or effects.sweep
         if effects.freed:
             for group in self._asking:

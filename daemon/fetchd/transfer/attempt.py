@@ -119,6 +119,7 @@ class Transfer:
                     detail=exc.reason,
                     delay_s=_DISK_FULL_DELAY_S,
                     elsewhere=work.elsewhere,
+                    home=work.home,
                 )
             return Failure(
                 code=exc.code,
@@ -153,6 +154,7 @@ class _Fetch:
         self.progressed = False
         self.overflowed = False  # bytes without an announced end met a full disk
         self.elsewhere = False  # the disk is too full for this source, perhaps not for another
+        self.home = ""  # of the part's file system
         self.dossier: Dossier | None = None
         self._transfer = transfer
         self._attempt = attempt
@@ -203,6 +205,7 @@ class _Fetch:
             )
         with disk.open_part(self._rules.root, self._path) as part:
             self._part = part
+            self.home = part.home
             began_bytes = self._durable_bytes
             try:
                 return self._fetch()
@@ -630,6 +633,7 @@ class _Fetch:
         modified_s = modified.timestamp() if modified else -1.0
         self._transfer.failpoints.pass_by("transfer.verified")
         return Fetched(
+            home=self.home,
             intent=Intent(
                 root=self._rules.root,
                 path=self._path,
@@ -648,7 +652,7 @@ class _Fetch:
                 resumed_from_bytes=self._resumed_from_bytes,
                 received_bytes=self._received_bytes,
                 elapsed_s=self._clock.monotonic() - self._began_s,
-            )
+            ),
         )
 
     # ------------------------------------------------------------ telling
