@@ -202,12 +202,24 @@ def test_d08_a_root_that_was_renamed_is_still_the_same_folder(root, tmp_path):
     assert str(tmp_path / "moved/a") == walk(root, "a/b", make=True)
 
 
-def test_d08_a_root_that_was_removed_is_a_clear_error_of_the_disk(root, tmp_path):
+def test_d08_a_root_that_was_removed_is_made_again(root, tmp_path):
     (tmp_path / "root").rmdir()
+
+    assert walk(root, "a/b", make=True) == str(tmp_path / "root/a")
+
+
+def test_d08_a_root_that_was_removed_and_cannot_be_made_is_a_clear_error_of_the_disk(
+    root, tmp_path
+):
+    (tmp_path / "root").rmdir()
+    (tmp_path / "root").touch()
 
     error = refusal(lambda: walk(root, "a/b", make=True))
 
-    assert (error.code, error.transient) == ("disk_error", True)
+    assert "the root" in error.reason
+    assert "which was removed" in error.reason
+    (tmp_path / "root").unlink()
+    assert walk(root, "a/b", make=True) == str(tmp_path / "root/a")
 
 
 def test_d11_a_component_of_255_bytes_is_fine_and_one_of_256_is_denied(root):

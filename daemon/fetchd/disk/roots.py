@@ -81,8 +81,7 @@ class Root:
         # Folders whose own name is durable in their parent; publisher thread only.
         self._rooted: set[tuple[int, int]] = set()
         try:
-            _make_root(Path(spec.path), system)
-            self.fd = system.open(spec.path, os.O_RDONLY | os.O_DIRECTORY)
+            self.fd = self._open()
         except OSError as exc:
             raise ConfigError(
                 f"root {name!r}: {spec.path} cannot be used: {exc.strerror}"
@@ -98,6 +97,21 @@ class Root:
 
     def close(self) -> None:
         os.close(self.fd)
+
+    def _open(self) -> int:
+        _make_root(Path(self.path), self._system)
+        return self._system.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def _restore(self) -> None:
+        """Make the root anew if somebody has removed it, as a start would; raises OSError.
+
+        The descriptor keeps its number, so other threads may be using it meanwhile.
+        """
+        if os.fstat(self.fd).st_nlink:
+            return
+        fd = self._open()
+        os.dup2(fd, self.fd, inheritable=False)
+        os.close(fd)
 
     def dress(self, fd: int, mode: int | None = None) -> None:
         """Give a file or folder the root's mode (or ``mode``) and group, where it has any."""
@@ -187,6 +201,8 @@ class Root:
         self, folders: list[str], path: str, *, make: bool
     ) -> Iterator[tuple[int, bool, int, str]]:
         """Yield the nearest folder, whether one is missing, the file system's top, its path."""
+        with explained(self.name, path, f"the root {shown(self.path)!r}, which was removed"):
+            self._restore()
         fd = home_fd = self.fd
         home = ""
         missing = False
