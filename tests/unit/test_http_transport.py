@@ -1342,6 +1342,15 @@ def test_a_header_that_cannot_be_sent_fails_for_good(net, server, value):
     assert not server.requests
 
 
+def test_an_origin_whose_connections_were_given_up_for_others_is_asked_again(make):
+    with Server({"/f": file(BODY)}, address="0.0.0.0") as server:
+        net = make()
+        for _ in range(2):
+            for number in range(1, 41):
+                got, _ = fetch(net, f"http://127.0.0.{number}:{server.port}/f")
+                assert got == BODY
+
+
 # ---------------------------------------------------------------- TLS
 
 

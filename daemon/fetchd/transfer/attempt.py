@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 
 from fetchd.clock import Clock, Failpoints
+from fetchd.dates import http_date_s
 from fetchd.digests import Digest, Hashes
 from fetchd.errors import AttemptError, NotWanted
 from fetchd.model import (
@@ -40,7 +41,7 @@ from fetchd.ports import (
     Transport,
 )
 from fetchd.transfer.pace import Pace
-from fetchd.transfer.resume import WHOLE, Plan, contradicts, date_of, is_strong, plan, unless_of
+from fetchd.transfer.resume import WHOLE, Plan, contradicts, is_strong, plan, unless_of
 from fetchd.transfer.sums import SumsBusy, SumsFiles
 from fetchd.transfer.verify import (
     SNIFF_BYTES,
@@ -629,8 +630,7 @@ class _Fetch:
 
     def _fetched(self, url: str, final_url: str, validator: Validator, verified: Verify) -> Fetched:
         device, inode = self._part.identity()
-        modified = date_of(validator.last_modified)
-        modified_s = modified.timestamp() if modified else -1.0
+        modified_s = http_date_s(validator.last_modified)
         self._transfer.failpoints.pass_by("transfer.verified")
         return Fetched(
             home=self.home,
@@ -648,7 +648,9 @@ class _Fetch:
                 final_url=final_url,
                 validator=validator,
                 # What no file can bear, or only by accident, is no date of one.
-                mtime_s=modified_s if 0 <= modified_s <= _LATEST_S else None,
+                mtime_s=modified_s
+                if modified_s is not None and 0 <= modified_s <= _LATEST_S
+                else None,
                 resumed_from_bytes=self._resumed_from_bytes,
                 received_bytes=self._received_bytes,
                 elapsed_s=self._clock.monotonic() - self._began_s,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
+from fetchd.dates import http_date_s
 from fetchd.model import Validator
 from fetchd.ports import PartJournal, Stream
 
@@ -119,17 +118,6 @@ def contradicts(unless: Validator, now: Validator) -> bool:
     return _is_other(unless, now)
 
 
-def date_of(text: str | None) -> datetime | None:
-    """Return the moment that an HTTP date names, None for none or nonsense."""
-    if text is None:
-        return None
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _conditions(validator: Validator) -> list[str]:
     """Return what may stand in If-Range, the best first (RFC 9110 §13.1.5: strong ones only)."""
     conditions = []
@@ -145,12 +133,9 @@ def _has_strong_etag(validator: Validator) -> bool:
 
 
 def _is_settled(validator: Validator) -> bool:
-    modified, sent = date_of(validator.last_modified), date_of(validator.date)
-    return (
-        modified is not None
-        and sent is not None
-        and (sent - modified).total_seconds() >= _SETTLED_S
-    )
+    modified_s = http_date_s(validator.last_modified)
+    sent_s = http_date_s(validator.date)
+    return modified_s is not None and sent_s is not None and sent_s - modified_s >= _SETTLED_S
 
 
 def _is_other(was: Validator, now: Validator) -> bool:

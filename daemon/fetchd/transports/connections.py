@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -19,10 +20,12 @@ from fetchd.clock import Clock
 from fetchd.errors import AttemptError, ConfigError
 from fetchd.transports.deadlines import Watch
 from fetchd.transports.faults import Phase
+from fetchd.transports.question import Question
 from fetchd.transports.resolver import Line
 from fetchd.transports.wire import RawHead, Received
 
 _MOST_ORIGINS = 32  # whose idle connections are kept
+_MOST_KEYS = 256
 
 
 @dataclass(slots=True, kw_only=True)
@@ -141,6 +144,14 @@ class _Pool(HTTPConnectionPool):
             conn.close()  # it connects again when it is used
         return conn
 
+    def borrow(self) -> _Watched:
+        """Return a connection that is kept and still alive, or one to be connected."""
+        conn: _Watched = self._get_conn()
+        return conn
+
+    def give_back(self, conn: _Watched) -> None:
+        self._put_conn(conn)
+
 
 class _TlsPool(_Pool, HTTPSConnectionPool):
     ConnectionCls = _WatchedTls
@@ -157,6 +168,7 @@ class _WatchedContext(ssl.SSLContext):
     ) -> ssl.SSLSocket:
         call = _CALL.get()
         call.watch.release()  # the plain socket hands its descriptor over
+        sock.getpeername()  # if the peer is gone by now, the base class would forget to close it
         wrapped = super().wrap_socket(
             sock, server_hostname=server_hostname, do_handshake_on_connect=False
         )
@@ -200,28 +212,107 @@ def tls_context(ca: str | None) -> ssl.SSLContext:
     return context
 
 
+class Carrier(Protocol):
+    """The connection that an answer comes by. One thread."""
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...
+
+    def release_conn(self) -> None:
+        """Give the connection back to the pool, closed or not."""
+        ...
+
+
+class _Direct:
+    """A connection to the origin itself (``Carrier``)."""
+
+    def __init__(self, pool: _Pool, conn: _Watched) -> None:
+        self._pool = pool
+        self._conn = conn
+
+    def close(self) -> None:
+        self._conn.close()
+
+    def release_conn(self) -> None:
+        self._pool.give_back(self._conn)
+
+
 class Adapter(HTTPAdapter):
-    """The door to requests: one request, no redirect, no retry, no cookie, no environment."""
+    """The door to requests: one request, no redirect, no retry, no cookie, no environment.
+
+    The pools and connections are those of urllib3. Without a proxy a request is written straight
+    to its connection, and the layers in between, which would only pass it on, are left out.
+    """
 
     def __init__(self, *, tls: ssl.SSLContext, workers: int, proxy: str | None) -> None:
         self._tls = tls
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
+        self._keys: dict[tuple[str, str, int], tuple[Any, dict[str, Any]]] = {}  # as a cache
         super().__init__(
             pool_connections=_MOST_ORIGINS, pool_maxsize=workers, max_retries=Retry(total=False)
         )
 
-    def ask(self, request: requests.PreparedRequest, call: Call) -> HTTPResponse:
-        """Return the answer with its body unread. Raises whatever the libraries raise."""
+    def ask(self, question: Question, call: Call) -> Carrier:
+        """Return by what the answer comes, its head read (``call.answer``) and its body not.
+
+        Raises whatever the libraries raise.
+        """
         token = _CALL.set(call)
         try:
-            answer = self.send(
-                request,
-                stream=True,
-                timeout=(call.connect_s, call.stall_s),
-                proxies=self._proxies,
-            )
+            return self._by_proxy(question, call) if self._proxies else self._direct(question, call)
         finally:
             _CALL.reset(token)
+
+    def _direct(self, question: Question, call: Call) -> Carrier:
+        head = question.head()
+        pool = self._pool(question)
+        conn = pool.borrow()
+        try:
+            if conn.sock is None:
+                conn.connect()
+            else:
+                call.begin_head(conn.sock, question.host)
+            sock = conn.sock
+            assert sock is not None
+            sock.settimeout(call.stall_s)
+            with suppress(BrokenPipeError):  # it may have answered before it left
+                sock.sendall(head)
+            received = Received(sock)
+            call.answer = received.head(), received
+        except BaseException:
+            conn.close()
+            pool.give_back(conn)
+            raise
+        return _Direct(pool, conn)
+
+    def _pool(self, question: Question) -> _Pool:
+        manager = self.poolmanager
+        place = question.scheme, question.host, question.port
+        known = self._keys.get(place)
+        if known is None:
+            if len(self._keys) >= _MOST_KEYS:
+                self._keys.clear()
+            context = {
+                **manager.connection_pool_kw,
+                "scheme": question.scheme,
+                "host": question.host,
+                "port": question.port,
+            }
+            key = manager.key_fn_by_scheme[question.scheme](context)
+            known = self._keys[place] = key, context
+        key, context = known
+        # It may make the pool again, and takes the context to pieces then.
+        pool: _Pool = manager.connection_from_pool_key(key, {**context})
+        return pool
+
+    def _by_proxy(self, question: Question, call: Call) -> Carrier:
+        answer = self.send(
+            requests.Request("GET", question.url, headers=question.headers).prepare(),
+            stream=True,
+            timeout=(call.connect_s, call.stall_s),
+            proxies=self._proxies,
+        )
         raw: HTTPResponse = answer.raw
         return raw
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from requests import PreparedRequest
-
 from fetchd.transports.head import Head
+from fetchd.transports.question import Question
 
 MOST_COOKIES = 50
 MOST_COOKIE_BYTES = 4096
@@ -22,8 +21,8 @@ class _Place:
     path: str
 
     @classmethod
-    def of(cls, request: PreparedRequest) -> _Place:
-        parts = urlsplit(request.url or "")
+    def of(cls, question: Question) -> _Place:
+        parts = urlsplit(question.url)
         return cls(parts.scheme, parts.hostname or "", parts.path or "/")
 
     def is_below(self, domain: str) -> bool:
@@ -66,7 +65,7 @@ class Cookies:
     def __init__(self) -> None:
         self._cookies: dict[tuple[str, str, str], _Cookie] = {}
 
-    def keep(self, asked: PreparedRequest, head: Head) -> None:
+    def keep(self, asked: Question, head: Head) -> None:
         """Take the cookies of an answer in."""
         for text in head.all("Set-Cookie"):
             cookie = _read(text, _Place.of(asked)) if len(text) <= MOST_COOKIE_BYTES else None
@@ -75,17 +74,16 @@ class Cookies:
                 if key in self._cookies or len(self._cookies) < MOST_COOKIES:
                     self._cookies[key] = cookie
 
-    def add_to(self, request: PreparedRequest) -> str:
-        """Give a request its ``Cookie`` header; returns it, empty for none."""
+    def add_to(self, question: Question) -> None:
+        """Give a request its ``Cookie`` header, if there is one for its place."""
         if not self._cookies:  # as in most chains
-            return ""
-        place = _Place.of(request)
+            return
+        place = _Place.of(question)
         fitting = [cookie for cookie in self._cookies.values() if cookie.is_for(place)]
         fitting.sort(key=lambda cookie: -len(cookie.path))
         header = "; ".join(f"{cookie.name}={cookie.value}" for cookie in fitting)
         if header:
-            request.headers["Cookie"] = header
-        return header
+            question.headers["Cookie"] = header
 
 
 def _read(text: str, place: _Place) -> _Cookie | None:

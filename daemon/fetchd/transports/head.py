@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from urllib.parse import urldefrag, urljoin, urlsplit
 
+from fetchd.dates import http_date_s
 from fetchd.errors import AttemptError, ValueProblem
 from fetchd.model import Validator
 from fetchd.ports import OtherRange
@@ -36,7 +35,6 @@ _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IG
 _NO_RANGE = re.compile(r"bytes \*/([0-9]{1,18})", re.IGNORECASE)
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]{0,1024}"')  # RFC 9110 §8.8.3
 _SECONDS = re.compile(r"[0-9]{1,10}")
-_LONGEST_DATE = 64
 _UNSEEN = re.compile(r"[^ -~]")
 
 
@@ -69,7 +67,7 @@ class Head:
         etag, modified = self.one("ETag"), self.one("Last-Modified")
         return Validator(
             etag=etag if etag is not None and _ETAG.fullmatch(etag) else None,
-            last_modified=modified if _http_date_s(modified) is not None else None,
+            last_modified=modified if http_date_s(modified) is not None else None,
             date=self.one("Date"),
         )
 
@@ -202,24 +200,12 @@ def retry_after_s(value: str | None, date: str | None, now_s: float) -> float | 
         return None
     if _SECONDS.fullmatch(value):
         return float(value)
-    until_s = _http_date_s(value)
+    until_s = http_date_s(value)
     if until_s is None:
         return None
-    sent_s = _http_date_s(date)
+    sent_s = http_date_s(date)
     delay_s = until_s - (now_s if sent_s is None else sent_s)
     return delay_s if delay_s > 0 else None
-
-
-def _http_date_s(text: str | None) -> float | None:
-    if text is None or len(text) > _LONGEST_DATE or not text.isascii():
-        return None
-    try:
-        moment = parsedate_to_datetime(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return moment.timestamp()
-    except (ValueError, OverflowError):
-        return None
 
 
 def _is_chunked(head: Head) -> bool:

@@ -7,14 +7,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import urldefrag, urlsplit
 
-import requests
-from urllib3 import HTTPResponse
-
 from fetchd.clock import Clock
 from fetchd.errors import AttemptError, ConfigError, NotWanted, ValueProblem
 from fetchd.ports import RangeRefused, Request
 from fetchd.transports.body import Body
-from fetchd.transports.connections import Adapter, Call, tls_context
+from fetchd.transports.connections import Adapter, Call, Carrier, tls_context
 from fetchd.transports.cookies import Cookies
 from fetchd.transports.deadlines import Deadlines, Watch
 from fetchd.transports.faults import Phase, attempt_error, peer_left
@@ -27,6 +24,7 @@ from fetchd.transports.head import (
     refuse_encoding,
     unsatisfied_total,
 )
+from fetchd.transports.question import Question
 from fetchd.transports.resolver import Line
 from fetchd.urls import check_url, origin_of, redact_url
 
@@ -36,12 +34,12 @@ _NEVER_FOREIGN = (AttemptError, NotWanted, MemoryError)
 class _Answer:
     """An answer whose head has arrived, and its connection. One thread."""
 
-    def __init__(self, raw: HTTPResponse, call: Call, url: str) -> None:
+    def __init__(self, carrier: Carrier, call: Call, url: str, host: str) -> None:
         assert call.answer is not None
         head, self._received = call.answer
         self.head = Head(url, head)
-        self.host = urlsplit(url).hostname or ""
-        self._raw = raw
+        self.host = host
+        self._carrier = carrier
         self._call = call
 
     def body(self, extent: Extent) -> Body:
@@ -53,14 +51,14 @@ class _Answer:
             self.drop()
             return
         self._call.watch.release()  # from here on the socket may serve another attempt
-        self._raw.release_conn()
+        self._carrier.release_conn()
 
     def drop(self) -> None:
         """Close the connection, whatever else it would have brought."""
         self._call.watch.release()
         with suppress(OSError):
-            self._raw.close()
-        self._raw.release_conn()
+            self._carrier.close()
+        self._carrier.release_conn()
 
     def discard(self) -> None:
         """End an answer whose body nobody wants; one without a body may leave its connection."""
@@ -177,11 +175,11 @@ class HttpTransport:
     def _follow(self, request: Request, watch: Watch) -> HttpStream:
         url = _first_url(request.url)
         cookies = Cookies()
-        seen = set[tuple[str, str]]()
+        seen = set[tuple[str, str | None]]()
         while True:
-            prepared = self._prepare(url, request)
+            question = self._question(url, request, cookies)
             # The same place with another cookie is another question.
-            place = (url, cookies.add_to(prepared))
+            place = (url, question.headers.get("Cookie"))
             if place in seen:
                 raise AttemptError(
                     "too_many_redirects", f"the redirects lead in a circle: {redact_url(url)}"
@@ -193,11 +191,11 @@ class HttpTransport:
                     f"the last to {redact_url(url)}",
                 )
             seen.add(place)
-            answer = self._ask(prepared, url, request, watch)
+            answer = self._ask(question, url, request, watch)
             if answer.head.status not in REDIRECTS:
                 return self._accept(answer, request, watch)
             answer.discard()
-            cookies.keep(prepared, answer.head)
+            cookies.keep(question, answer.head)
             url = next_url(answer.head)
 
     def _accept(self, answer: _Answer, request: Request, watch: Watch) -> HttpStream:
@@ -226,35 +224,30 @@ class HttpTransport:
         refuse_encoding(head)
         return extent_of(head, request.start)
 
-    def _prepare(self, url: str, request: Request) -> requests.PreparedRequest:
+    def _question(self, url: str, request: Request, cookies: Cookies) -> Question:
         try:
-            headers = self._headers(url, request)
-            "".join(headers.values()).encode("latin-1")  # what http.client would find too late
-            return requests.Request("GET", url, headers=headers).prepare()
+            question = Question.of(url, self._headers(url, request))
+            cookies.add_to(question)
+            question.head()  # what cannot be sent is the request's fault, not the connection's
         except Exception as exc:
             raise attempt_error(exc, Phase.PREPARE, urlsplit(url).hostname or "") from exc
+        return question
 
-    def _ask(
-        self, prepared: requests.PreparedRequest, url: str, request: Request, watch: Watch
-    ) -> _Answer:
+    def _ask(self, question: Question, url: str, request: Request, watch: Watch) -> _Answer:
         """Return the answer of one hop. Its connection belongs to the caller."""
-        parts = urlsplit(url)
-        host = parts.hostname or ""
         if self._proxied:
             # The proxy resolves names, so all that can be judged here is a written address.
-            default = 443 if parts.scheme == "https" else 80
-            self._line.refuse_literal(host, parts.port or default)
+            self._line.refuse_literal(question.host, question.port)
         try:
-            return self._send(prepared, url, host, request, watch, fresh=False)
+            return self._send(question, url, request, watch, fresh=False)
         except _PeerLeft:
             # A kept connection may have been closed by the peer just now: that is nobody's fault.
-            return self._send(prepared, url, host, request, watch, fresh=True)
+            return self._send(question, url, request, watch, fresh=True)
 
     def _send(
         self,
-        prepared: requests.PreparedRequest,
+        question: Question,
         url: str,
-        host: str,
         request: Request,
         watch: Watch,
         *,
@@ -269,7 +262,7 @@ class HttpTransport:
             fresh=fresh,
         )
         try:
-            raw = self._adapter.ask(prepared, call)
+            carrier = self._adapter.ask(question, call)
         except Exception as exc:
             watch.release()
             watch.check()
@@ -277,8 +270,8 @@ class HttpTransport:
                 raise
             if not call.connected and not fresh and peer_left(exc):
                 raise _PeerLeft from exc
-            raise attempt_error(exc, call.phase, host) from exc
-        answer = _Answer(raw, call, url)
+            raise attempt_error(exc, call.phase, question.host) from exc
+        answer = _Answer(carrier, call, url, question.host)
         try:
             watch.end()
         except BaseException:
@@ -287,9 +280,9 @@ class HttpTransport:
         return answer
 
     def _headers(self, url: str, request: Request) -> dict[str, str]:
-        own = origin_of(url) == origin_of(request.url)
         headers = {"User-Agent": self._user_agent, "Accept": "*/*"}
-        headers |= {_titled(name): value for name, value in request.headers if own}
+        if request.headers and origin_of(url) == origin_of(request.url):
+            headers |= {_titled(name): value for name, value in request.headers}
         headers["Accept-Encoding"] = "identity"
         if request.start > 0:
             headers["Range"] = f"bytes={request.start}-"

@@ -1,0 +1,62 @@
+"""What an origin is asked: a place, and the head of a request for it (RFC 9112 §3, §5)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import requests
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+#: URLs that go out as they are written: nothing in them is to be lowered, encoded or resolved.
+_PLAIN = re.compile(
+    r"(https?)://([a-z0-9.-]+)(?::([1-9][0-9]{0,4}))?"
+    r"(/(?:(?<!/)\.|[A-Za-z0-9_~!$&'()*+,;=:@/-])*(?:\?[A-Za-z0-9._~!$&'()*+,;=:@/?-]+)?)"
+)
+_REQUEST_LINE = re.compile(r"GET [\x21-\x7e]+ HTTP/1\.1")
+# RFC 9110 §5.1, §5.5; nothing that would begin another field, nor another request.
+_FIELD = re.compile(
+    r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: (?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*)?"
+)
+
+
+@dataclass(slots=True)
+class Question:
+    """A request for one URL. ``headers``: all but ``Host``, in order; more until ``head``."""
+
+    url: str
+    scheme: str
+    host: str
+    port: int
+    target: str
+    headers: dict[str, str]
+    _head: bytes = b""  # once it was asked for
+
+    @classmethod
+    def of(cls, url: str, headers: dict[str, str]) -> Question:
+        """Read a checked URL without fragment. Raises what requests raises for an odd one."""
+        plain = _PLAIN.fullmatch(url)
+        if plain is not None:
+            scheme, host, port, target = plain.groups()
+            return cls(url, scheme, host, int(port or _DEFAULT_PORTS[scheme]), target, headers)
+        prepared = requests.Request("GET", url).prepare()
+        assert prepared.url is not None
+        parts = urlsplit(prepared.url)
+        port_number = parts.port or _DEFAULT_PORTS[parts.scheme]
+        host = parts.hostname or ""
+        return cls(prepared.url, parts.scheme, host, port_number, prepared.path_url, headers)
+
+    def head(self) -> bytes:
+        """Return the bytes to send; raises ValueError for what may not stand in a head."""
+        if self._head:
+            return self._head
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        if self.port != _DEFAULT_PORTS[self.scheme]:
+            host = f"{host}:{self.port}"
+        start = f"GET {self.target} HTTP/1.1"
+        fields = [f"{name}: {value}" for name, value in self.headers.items()]
+        if not (_REQUEST_LINE.fullmatch(start) and all(map(_FIELD.fullmatch, fields))):
+            raise ValueError("not the head of a request")
+        self._head = "\r\n".join([start, f"Host: {host}", *fields, "", ""]).encode("latin-1")
+        return self._head
