@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable
 
+from fetchd.cores import Cores
 from fetchd.engine import Engine
 from fetchd.errors import StoreError
 from fetchd.events import Event
@@ -56,6 +57,10 @@ class FakeClock:
 
     def wait(self, condition: threading.Condition, timeout_s: float | None) -> None:
         condition.wait(0.002)
+
+
+#: A machine whose threads have nowhere to go.
+ONE_CORE = Cores({0}, 0)
 
 
 class NothingToDo(Exception):

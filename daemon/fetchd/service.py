@@ -16,6 +16,7 @@ from pathlib import Path
 from fetchd import __version__, disk, events, jobfile, listeners, logs, transports
 from fetchd.clock import Clock, Failpoints, Random, SteadyWall, SystemClock
 from fetchd.config import Settings
+from fetchd.cores import Cores
 from fetchd.engine import Engine
 from fetchd.errors import AttemptError, BusyError, ConfigError, StoreError, UsageError
 from fetchd.expand import expand
@@ -76,6 +77,8 @@ class Works:
     ) -> None:
         self.clock = clock
         self._tell = tell
+        cores = Cores.of_process()
+        cores.gather()
         self._failpoints = Failpoints.from_environment()
         self.disk = disk.build(
             {
@@ -124,6 +127,7 @@ class Works:
             report=self.fetchers.report,
             clock=clock,
             failpoints=self._failpoints,
+            cores=cores,
         )
         self.finishers = Pool(
             "finisher",

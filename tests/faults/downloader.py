@@ -25,6 +25,7 @@ from fetchd.model import (
 )
 from fetchd.transfer import Transfer
 from fetchd.transports import build as build_transports
+from harness import ONE_CORE
 
 
 class Downloader:
@@ -37,7 +38,9 @@ class Downloader:
         self.transports = build_transports(
             ["loopback"], proxy=None, ca=None, redirects=2, workers=2, clock=clock
         )
-        self._transfer = Transfer(self.disk, self.transports, lambda *_: True, clock, Failpoints())
+        self._transfer = Transfer(
+            self.disk, self.transports, lambda *_: True, clock, Failpoints(), ONE_CORE
+        )
 
     def fetch(self, attempt: Fetch) -> Outcome:
         return self._transfer(attempt)

@@ -35,7 +35,7 @@ from fetchd.pool import Pool
 from fetchd.ports import RangeRefused, Request, Transport
 from fetchd.stores import SqliteStore
 from fetchd.transfer import Transfer
-from harness import EngineByHand, FakeClock, group, job
+from harness import ONE_CORE, EngineByHand, FakeClock, group, job
 
 KIB = 1024
 #: Enough for a read of the head, some of the body, and a checkpoint between.
@@ -330,7 +330,7 @@ class Life:
         self._clock = clock
         self._disk = disk
         engine = by_hand.engine
-        self._transfer = Transfer(disk, origin, engine.report, clock, Failpoints())
+        self._transfer = Transfer(disk, origin, engine.report, clock, Failpoints(), ONE_CORE)
         self._fetcher = Pool(
             "fetcher", 1, engine, Fetch, work=self._fetch, most=1, clock=clock, tell=lambda _: None
         )

@@ -37,6 +37,7 @@ from fetchd.model import (
 from fetchd.ports import RangeRefused, Request
 from fetchd.transfer import Transfer
 from fetchd.transports.file import FileStream
+from harness import ONE_CORE
 
 BODY = os.urandom(300_000)
 
@@ -407,7 +408,9 @@ class Copying:
     def __init__(self, house: House) -> None:
         self.house = house
         self.wanted = True
-        self.transfer = Transfer(house.disk, house.net, self.report, SystemClock(), Failpoints())
+        self.transfer = Transfer(
+            house.disk, house.net, self.report, SystemClock(), Failpoints(), ONE_CORE
+        )
 
     def report(self, attempt: Attempt, progress: Progress) -> bool:
         return self.wanted

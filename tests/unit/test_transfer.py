@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fetchd.clock import Failpoints
+from fetchd.cores import Cores
 from fetchd.digests import Digest
 from fetchd.disk import DownloadDisk, RootSpec, SystemOs, build
 from fetchd.errors import AttemptError, NotWanted
@@ -49,6 +50,7 @@ from fetchd.transfer import Transfer
 from fetchd.transfer import resume as resuming
 from fetchd.transfer.resume import WHOLE, Plan, plan
 from fetchd.transfer.verify import text_of
+from harness import ONE_CORE
 
 KIB, MIB = 1024, 1024 * 1024
 URL, MIRROR = "http://h/a.bin", "http://m/a.bin"
@@ -223,6 +225,7 @@ class Bench:
         self.system = FaultyOs()
         self.disk: DownloadDisk = build({"default": RootSpec(path=str(folder))}, self.system)
         self.clock = FakeClock()
+        self.cores = ONE_CORE
         self.origin = Origin()
         self.reports: list[Progress] = []
         self.wanted = True
@@ -261,7 +264,9 @@ class Bench:
         )
 
     def fetch(self, **asked) -> Outcome:
-        transfer = Transfer(self.disk, self.origin, self.report, self.clock, Failpoints())
+        transfer = Transfer(
+            self.disk, self.origin, self.report, self.clock, Failpoints(), self.cores
+        )
         outcome = transfer(self.attempt(**asked))
         assert self.origin.open_streams == 0
         return outcome
@@ -2150,3 +2155,43 @@ def test_who_is_not_wanted_any_more_does_not_wait_for_a_sums_file(bench):
     bench.wanted = False
 
     assert isinstance(bench.fetch(sums=(SUMS,)), Interrupted)
+
+
+# ---------------------------------------------------------------- cores
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "cut_after", "moves"),
+    [
+        (500 * KIB, None, []),
+        (600 * KIB, None, [{1, 2}, {1}]),
+        (600 * KIB, 560 * KIB, [{1, 2}, {1}]),
+    ],
+    ids=["little", "much", "much-and-cut"],
+)
+def test_who_receives_much_runs_on_any_core_and_at_home_again_after_it(
+    bench, size_bytes, cut_after, moves
+):
+    kept: list[set[int]] = []
+    bench.cores = Cores({1, 2}, 1, lambda _, cores: kept.append(set(cores)))
+    bench.origin.data = some_bytes(size_bytes)
+    bench.origin.cut_after = cut_after
+
+    bench.fetch()
+
+    assert kept == moves
+
+
+def test_who_hashes_what_is_kept_runs_on_any_core(bench):
+    data = some_bytes(100 * KIB)
+    bench.origin.data = data
+    bench.origin.cut_after = 64 * KIB
+    bench.fetch(digests=sha256(data))
+    kept: list[set[int]] = []
+    bench.cores = Cores({1, 2}, 1, lambda _, cores: kept.append(set(cores)))
+    bench.origin.cut_after = None
+
+    outcome = bench.fetch(digests=sha256(data))
+
+    assert isinstance(outcome, Fetched)
+    assert kept == [{1, 2}, {1}]

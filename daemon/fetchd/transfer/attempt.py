@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 
 from fetchd.clock import Clock, Failpoints
+from fetchd.cores import Cores
 from fetchd.dates import http_date_s
 from fetchd.digests import Digest, Hashes
 from fetchd.errors import AttemptError, NotWanted
@@ -62,6 +63,7 @@ CHECKPOINT_S = 5.0
 
 _BUFFER_BYTES = 1024 * 1024
 _REPORT_S = 0.25
+_LITTLE_BYTES = 512 * 1024  # up to here a file is fetched at home
 _DISK_FULL_DELAY_S = 30.0
 _BUSY_DELAY_S = 5.0
 _SUMS_DELAY_S = 2.0
@@ -93,12 +95,14 @@ class Transfer:
         report: Callable[[Attempt, Progress], bool],
         clock: Clock,
         failpoints: Failpoints,
+        cores: Cores,
     ) -> None:
         self.disk = disk
         self.transport = transport
         self.report = report
         self.clock = clock
         self.failpoints = failpoints
+        self.cores = cores
         self.sums = SumsFiles(transport, clock)
         self._local = threading.local()
 
@@ -131,6 +135,9 @@ class Transfer:
                 dossier=work.dossier,
                 status=exc.status,
             )
+        finally:
+            if work.spread:
+                self.cores.gather()
 
     @property
     def buffer(self) -> memoryview:
@@ -156,6 +163,7 @@ class _Fetch:
         self.overflowed = False  # bytes without an announced end met a full disk
         self.elsewhere = False  # the disk is too full for this source, perhaps not for another
         self.home = ""  # of the part's file system
+        self.spread = False  # the thread may use all cores
         self.dossier: Dossier | None = None
         self._transfer = transfer
         self._attempt = attempt
@@ -279,6 +287,7 @@ class _Fetch:
         return True
 
     def _hash_standing(self, standing: Existing) -> tuple[Digest, ...]:
+        self._spread()
         hashes, hashed_bytes = self._new_hashes(), 0
         with self._transfer.disk.read_existing(self._rules.root, self._path) as slices:
             for piece in slices:
@@ -453,6 +462,8 @@ class _Fetch:
         while True:
             if got:
                 self._keep(self._buffer[:got])
+            if self._received_bytes > _LITTLE_BYTES:
+                self._spread()
             got = self._read(stream, self._buffer)
             if got == 0:
                 break
@@ -505,6 +516,12 @@ class _Fetch:
                 break
             got += more
         return got
+
+    def _spread(self) -> None:
+        """Leave the others' core: receiving and hashing much need no interpreter."""
+        if not self.spread:
+            self.spread = True
+            self._transfer.cores.spread()
 
     def _read(self, stream: Stream, buffer: memoryview) -> int:
         """Read once and watch the clock: speed, deadline, report; 0 at the end of the body."""
@@ -571,6 +588,7 @@ class _Fetch:
         return Hashes(self._algorithms)
 
     def _hash_part(self) -> None:
+        self._spread()
         offset = 0
         while offset < self._part.size_bytes:
             read = self._part.readinto(self._buffer[: self._part.size_bytes - offset], offset)
