@@ -64,6 +64,8 @@ class TaskQueue:
     ``connections_per_origin`` taken entries of an origin and ``concurrency`` of a run are out at
     a time; each ``take`` is paired with one ``release``. A take costs O(entries out + origins),
     whatever the number of runs; not-before times cost O(log n).
+
+    Whoever releases an entry is expected to take the next one itself, so nobody is woken for it.
     """
 
     def __init__(self, clock: Clock, *, connections_per_origin: int) -> None:
@@ -80,6 +82,8 @@ class TaskQueue:
         self._busy: dict[str, int] = {}  # entries out by origin
         self._busy_runs: dict[int, None] = {}  # known runs with entries out
         self._out = 0
+        #: (run, origin) of what was released and not taken again: more may start than one.
+        self._freed: list[tuple[int, str]] = []
         self._lonely = False  # an entry that must run alone is out
         self._closed = False
 
@@ -104,14 +108,16 @@ class TaskQueue:
         """Add entries of known runs; those of others are dropped."""
         with self._changed:
             now_s = self._clock.monotonic()
+            count = 0
             for entry in entries:
+                count += 1
                 if entry.run not in self._runs:
                     continue
                 if entry.due_s > now_s:
                     heapq.heappush(self._later, (entry.due_s, next(self._numbers), entry))
                 else:
                     self._line_up(entry)
-            self._changed.notify_all()
+            self._changed.notify(count)
 
     def take(self) -> Entry | None:
         """Block until an entry may start; None: the queue is closed."""
@@ -121,7 +127,9 @@ class TaskQueue:
                 while self._later and self._later[0][0] <= now_s:
                     self._line_up(heapq.heappop(self._later)[2])
                 if (entry := self._next()) is not None:
+                    self._wake_another(entry)
                     return entry
+                self._freed.clear()
                 wait_s = self._later[0][0] - now_s if self._later else _LONGEST_WAIT_S
                 self._clock.wait(self._changed, min(wait_s, _LONGEST_WAIT_S))
             return None
@@ -142,7 +150,9 @@ class TaskQueue:
                 run.out.remove(entry)
                 if not run.out:
                     del self._busy_runs[entry.run]
-            self._changed.notify_all()
+            self._freed.append((entry.run, entry.origin))
+            if entry.alone:
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Let every ``take``, now and later, return None."""
@@ -154,6 +164,14 @@ class TaskQueue:
         with self._changed:
             lined_up = sum(len(lane) for run in self._runs.values() for lane in run.lanes.values())
             return lined_up + len(self._later) + len(self._alone)
+
+    def _wake_another(self, taken: Entry) -> None:
+        """Let another thread look, if an entry of another kind was taken than was released."""
+        kind = taken.run, taken.origin
+        if kind in self._freed:
+            self._freed.remove(kind)
+        elif self._freed:
+            self._changed.notify()
 
     def _line_up(self, entry: Entry) -> None:
         if entry.alone:
