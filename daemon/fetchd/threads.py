@@ -138,7 +138,7 @@ class Wait:
             else:
                 worker.beat(self._most_s)
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, _: object, __: object, ___: object) -> None:
         beat()
 
 

@@ -268,7 +268,7 @@ def test_d04_an_error_of_the_disk_has_its_code(disk, system, call, number, code)
         work = {
             "write": lambda: part.write(memoryview(b"0")),
             "read": lambda: part.readinto(memoryview(bytearray(1)), 0),
-            "truncate": part.truncate,
+            "truncate": lambda: (part.write(memoryview(b"0")), part.truncate()),
         }[call]
         with pytest.raises(AttemptError) as caught:
             work()

@@ -240,10 +240,10 @@ class DownloadDisk:
         )
 
     def _sweep(self, folder_fd: int, name: str) -> bool:
-        fd = lock(self._system, folder_fd, name)
+        locked = lock(self._system, folder_fd, name)
         try:
             remove(self._system, folder_fd, name)
         finally:
-            if fd is not None:
-                os.close(fd)
+            if locked is not None:
+                os.close(locked.fd)
         return True

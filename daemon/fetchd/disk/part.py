@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from fetchd.disk.roots import HIDDEN, Root, explain, explained, shown
 from fetchd.disk.space import Claim, Space
@@ -26,6 +26,7 @@ _JOURNAL = ".json"
 _DRAFT = ".json.tmp"
 _LONGEST_JOURNAL_BYTES = 256 * 1024
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_PART = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 #: The quarantine as reached from the folder of the parts.
 _BESIDE = f"../{_QUARANTINE}"
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -34,7 +35,18 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 def part_name(root: str, path: str) -> str:
     """Return the name of a destination's part: short whatever the path, the same in every life."""
     digest = hashlib.sha256(os.fsencode(root) + b"\0" + os.fsencode(path)).digest()
-    return base64.b32encode(digest).decode().lower()[:26]
+    return base64.b32encode(digest[:20]).decode().lower()[:26]
+
+
+class Locked(NamedTuple):
+    """A part's file, open and locked, as it was when it had been locked. ``new``: made just now."""
+
+    fd: int
+    new: bool
+    device: int
+    inode: int
+    size_bytes: int
+    names: int
 
 
 class DiskPart:
@@ -47,31 +59,36 @@ class DiskPart:
         root: str,
         path: str,
         home: str,
-        fd: int,
+        name: str,
+        locked: Locked,
         folder_fd: int,
     ) -> None:
-        """Take a locked part over; what its journal does not vouch for is cut off."""
-        self.name = part_name(root, path)
+        """Take a part over; what its journal does not vouch for is cut off."""
+        self.name = name
         self._system = system
         self._space = space
         self._root = root
         self._path = path
         self.home = home
-        self._fd = fd
+        self._fd = locked.fd
+        self._identity = locked.device, locked.inode
         self._folder_fd = folder_fd
         self._discarded = False
         self.journal: PartJournal | None = None
+        self._claim = Claim(device=locked.device)
+        self.size_bytes = locked.size_bytes
         with explained(root, path, "the part"):
-            self._claim = Claim(device=system.device(fd))
-            self.size_bytes = os.fstat(fd).st_size
-            said = read_journal(system, folder_fd, self.name)
+            if locked.new:
+                self._forget()  # of one that somebody has removed without it
+                return
+            said = read_journal(system, folder_fd, name)
             if said is not None and said[:2] == (root, path):
                 self.journal = said[2]
             if self.journal is None or self.journal.durable_bytes > self.size_bytes:
                 self._forget()
             durable_bytes = self.journal.durable_bytes if self.journal else 0
             if self.size_bytes != durable_bytes:
-                system.truncate(fd, durable_bytes)
+                system.truncate(locked.fd, durable_bytes)
                 self.size_bytes = durable_bytes
 
     def write(self, data: memoryview) -> None:
@@ -82,6 +99,8 @@ class DiskPart:
         self._claim.missing_bytes = max(0, self._claim.missing_bytes - len(data))
 
     def truncate(self, size_bytes: int = 0) -> None:
+        if self.size_bytes == size_bytes == 0 and self.journal is None:
+            return
         with explained(self._root, self._path, "cutting the part"):
             if self.journal is not None and self.journal.durable_bytes > size_bytes:
                 self._forget()
@@ -121,8 +140,7 @@ class DiskPart:
         self.journal = journal
 
     def identity(self) -> tuple[int, int]:
-        found = os.fstat(self._fd)
-        return found.st_dev, found.st_ino
+        return self._identity
 
     def discard(self) -> None:
         if self._discarded:
@@ -219,56 +237,78 @@ def open_part(system: Os, space: Space, root: Root, path: str) -> Iterator[DiskP
         with explained(root.name, path, f"the folder {HIDDEN}"):
             folder_fd = _make_folder(system, root, place.home_fd, place.home)
             home = place.home
-    fd = None
+    locked = None
     try:
         with explained(root.name, path, "the part"):
-            fd = lock(system, folder_fd, name, make=True)
-            while fd is not None and os.fstat(fd).st_nlink > 1:
+            locked = _make_or_lock(system, folder_fd, name)
+            while locked.names > 1:
                 # A published file under a second name, since a crash: never write into it.
-                os.close(fd)
-                fd = None
+                os.close(locked.fd)
+                locked = None
                 remove(system, folder_fd, name)
-                fd = lock(system, folder_fd, name, make=True)
-        assert fd is not None
-        part = DiskPart(system, space, root.name, path, home, fd, folder_fd)
+                locked = _make_or_lock(system, folder_fd, name)
+        part = DiskPart(system, space, root.name, path, home, name, locked, folder_fd)
         try:
             yield part
         finally:
             part.unclaim()
     finally:
-        if fd is not None:
-            os.close(fd)
+        if locked is not None:
+            os.close(locked.fd)
         os.close(folder_fd)
 
 
-def lock(system: Os, folder_fd: int, name: str, *, make: bool = False) -> int | None:
+def lock(system: Os, folder_fd: int, name: str) -> Locked | None:
     """Open a part and lock it; None: there is none. Raises OSError, PartBusy, AttemptError.
 
     Where the file system has no locks (some network ones) the part is used without.
     """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_CREAT if make else 0)
     while True:
         try:
-            fd = system.open(name, flags, 0o666, dir_fd=folder_fd)
+            fd = system.open(name, _PART, dir_fd=folder_fd)
         except FileNotFoundError:
-            if make:
-                raise
             return None
+        if (locked := _locked(fd, folder_fd, name, new=False)) is not None:
+            return locked
+
+
+def _make_or_lock(system: Os, folder_fd: int, name: str) -> Locked:
+    while True:
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise AttemptError(
-                    "dest_denied", f"{HIDDEN}/{_PARTS}/{name} is not a regular file; remove it"
+            fd = system.open(name, _PART | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder_fd)
+        except FileExistsError:
+            locked = lock(system, folder_fd, name)
+        else:
+            locked = _locked(fd, folder_fd, name, new=True)
+        if locked is not None:
+            return locked
+
+
+def _locked(fd: int, folder_fd: int, name: str, *, new: bool) -> Locked | None:
+    """Lock an open part; None, and closed: it was published or swept before that."""
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise AttemptError(
+                "dest_denied", f"{HIDDEN}/{_PARTS}/{name} is not a regular file; remove it"
+            )
+        _flock(fd, name)
+        with suppress(FileNotFoundError):
+            named = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+            if named.st_ino == found.st_ino:
+                return Locked(
+                    fd,
+                    new and not named.st_size,  # or another process was in between
+                    named.st_dev,
+                    named.st_ino,
+                    named.st_size,
+                    names=named.st_nlink,
                 )
-            _flock(fd, name)
-            # It may have been published or swept between open and lock.
-            with suppress(FileNotFoundError):
-                named = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-                if named.st_ino == os.fstat(fd).st_ino:
-                    return fd
-        except BaseException:
-            os.close(fd)
-            raise
+    except BaseException:
         os.close(fd)
+        raise
+    os.close(fd)
+    return None
 
 
 def find_folder(system: Os, home_fd: int) -> int | None:

@@ -263,10 +263,11 @@ class _Member:
         if self._parts_fd is None:
             return None
         self._stack.callback(os.close, self._parts_fd)
-        fd = lock(self._system, self._parts_fd, self.intent.part)
-        if fd is not None:
-            self._stack.callback(os.close, fd)
-        return fd
+        locked = lock(self._system, self._parts_fd, self.intent.part)
+        if locked is None:
+            return None
+        self._stack.callback(os.close, locked.fd)
+        return locked.fd
 
     def _is_verified(self, inode: int, size_bytes: int, device: int) -> bool:
         """Tell whether this is the file that the intent names."""

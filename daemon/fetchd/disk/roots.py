@@ -8,8 +8,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from fetchd.errors import AttemptError, ConfigError
 from fetchd.ports import Existing, Os
@@ -51,9 +52,9 @@ class RootSpec:
     group: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Place:
-    """Where a destination lies. The descriptors are open while the place is in use.
+    """Where a destination lies. The descriptors are open while the place is in use (``with``).
 
     ``folder_fd``: the destination's folder, or, when ``missing``, the nearest one that exists.
     ``home_fd``: the top folder of the file system that the destination is on; ``home``: its path
@@ -61,10 +62,21 @@ class Place:
     """
 
     folder_fd: int
-    missing: bool
+    missing: bool = False
     name: str
     home_fd: int
-    home: str
+    home: str = ""
+    opened: list[int] = field(default_factory=list)  # what the place itself has opened
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        while self.opened:
+            os.close(self.opened.pop())
 
 
 class Root:
@@ -102,16 +114,17 @@ class Root:
         _make_root(Path(self.path), self._system)
         return self._system.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
 
-    def _restore(self) -> None:
-        """Make the root anew if somebody has removed it, as a start would; raises OSError.
+    def _restore(self, path: str) -> None:
+        """Make the root anew if somebody has removed it, as a start would; raises AttemptError.
 
         The descriptor keeps its number, so other threads may be using it meanwhile.
         """
         if os.fstat(self.fd).st_nlink:
             return
-        fd = self._open()
-        os.dup2(fd, self.fd, inheritable=False)
-        os.close(fd)
+        with explained(self.name, path, f"the root {shown(self.path)!r}, which was removed"):
+            fd = self._open()
+            os.dup2(fd, self.fd, inheritable=False)
+            os.close(fd)
 
     def dress(self, fd: int, mode: int | None = None) -> None:
         """Give a file or folder the root's mode (or ``mode``) and group, where it has any."""
@@ -120,25 +133,23 @@ class Root:
         if self.mode is not None:
             os.fchmod(fd, self.mode if mode is None else mode)
 
-    @contextmanager
-    def place(self, path: str, *, make: bool = False) -> Iterator[Place]:
+    def place(self, path: str, *, make: bool = False) -> Place:
         """Walk to a destination; raises AttemptError.
 
         With ``make`` the missing folders are made, and every folder on the way is durable in its
         parent before the place is given.
         """
         *folders, name = self._components(path)
-        with self._walk(folders, path, make=make) as (fd, missing, home_fd, home):
-            yield Place(folder_fd=fd, missing=missing, name=name, home_fd=home_fd, home=home)
+        return self._walk(folders, name, path, make=make)
 
     @contextmanager
     def folder(self, path: str) -> Iterator[int]:
         """Open the existing folder at ``path`` ("": the root); raises AttemptError."""
         folders = self._components(path) if path else []
-        with self._walk(folders, path, make=False) as (fd, missing, _, _):
-            if missing:
+        with self._walk(folders, "", path, make=False) as place:
+            if place.missing:
                 raise AttemptError("disk_error", f"{self.name}:{shown(path)}: no such folder")
-            yield fd
+            yield place.folder_fd
 
     def below(self, path: str) -> str | None:
         """Return an absolute path as one below the root, by its name alone; None: it is not."""
@@ -196,28 +207,24 @@ class Root:
                 )
         return components
 
-    @contextmanager
-    def _walk(
-        self, folders: list[str], path: str, *, make: bool
-    ) -> Iterator[tuple[int, bool, int, str]]:
-        """Yield the nearest folder, whether one is missing, the file system's top, its path."""
-        with explained(self.name, path, f"the root {shown(self.path)!r}, which was removed"):
-            self._restore()
-        fd = home_fd = self.fd
-        home = ""
-        missing = False
-        with ExitStack() as stack:
+    def _walk(self, folders: list[str], name: str, path: str, *, make: bool) -> Place:
+        self._restore(path)
+        place = Place(folder_fd=self.fd, name=name, home_fd=self.fd)
+        try:
             for depth, component in enumerate(folders, 1):
                 with explained(self.name, path, f"the folder {shown(component)!r}"):
-                    child = self._enter(fd, component, path, make=make)
+                    child = self._enter(place.folder_fd, component, path, make=make)
                     if child is None:
-                        missing = True
+                        place.missing = True
                         break
-                    stack.callback(os.close, child)
-                    if self._system.device(child) != self._system.device(fd):
-                        home_fd, home = child, "/".join(folders[:depth])
-                fd = child
-            yield fd, missing, home_fd, home
+                    place.opened.append(child)
+                    if self._system.device(child) != self._system.device(place.folder_fd):
+                        place.home_fd, place.home = child, "/".join(folders[:depth])
+                place.folder_fd = child
+        except BaseException:
+            place.close()
+            raise
+        return place
 
     def _enter(self, parent_fd: int, component: str, path: str, *, make: bool) -> int | None:
         try:
@@ -341,13 +348,22 @@ def explain_source(exc: OSError, root: str, path: str, what: str) -> AttemptErro
     return AttemptError("source_error", explain(exc, root, path, what).reason)
 
 
-@contextmanager
-def explained(root: str, path: str, what: str) -> Iterator[None]:
+class explained:  # noqa: N801 -- used as a function; a generator would take three times as long
     """Raise AttemptError for any OSError within."""
-    try:
-        yield
-    except OSError as exc:
-        raise explain(exc, root, path, what) from exc
+
+    __slots__ = ("_path", "_root", "_what")
+
+    def __init__(self, root: str, path: str, what: str) -> None:
+        self._root = root
+        self._path = path
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        if isinstance(exc, OSError):
+            raise explain(exc, self._root, self._path, self._what) from exc
 
 
 def shown(path: str) -> str:
