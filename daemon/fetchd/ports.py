@@ -661,10 +661,12 @@ class Store(Protocol):
         now_s: float,
         then: Callable[[Window], None],
         skip: frozenset[str] = frozenset(),
+        known: frozenset[int] = frozenset(),
     ) -> None:
         """Read ready tasks, at most ``per_origin`` of each of ``origins`` origins behind ``after``.
 
-        ``skip``: origins that are passed over. ``then`` is called on the store's thread.
+        ``skip``: origins that are passed over; ``known``: tasks that count and are not given.
+        ``then`` is called on the store's thread.
         """
         ...
 

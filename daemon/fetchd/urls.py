@@ -11,6 +11,11 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SCHEMES = (*_DEFAULT_PORTS, "file")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\<>\"`{}|^]")
 _HOST = re.compile(r"[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\]")
+#: Most URLs: nothing in them needs a closer look. Their scheme, host and port, and the rest.
+_PLAIN = re.compile(
+    r"(https?)://([a-z0-9.-]{1,253})(?::([1-9][0-9]{0,3}))?"
+    r"(/[A-Za-z0-9._~!$&'()*+,;=:/%-]*)(\?[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*)?"
+)
 _LONGEST_HOST = 253  # RFC 1035 §2.3.4, in its usual reading
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -21,6 +26,8 @@ def check_url(text: str) -> str:
     Characters that URL parsers are known to disagree about (backslash, control characters,
     space) are refused rather than repaired.
     """
+    if _PLAIN.fullmatch(text):
+        return text
     if match := _FORBIDDEN.search(text):
         raise ValueProblem(
             f"the URL has the character {match[0]!r} at position {match.start() + 1}; "
@@ -70,6 +77,9 @@ def origin_of(url: str) -> str:
 
     All files of this machine are of one origin, ``file://``.
     """
+    if plain := _PLAIN.fullmatch(url):
+        scheme, host, port = plain.group(1, 2, 3)
+        return f"{scheme}://{host}:{port or _DEFAULT_PORTS[scheme]}"
     parts = urlsplit(url)
     if parts.scheme == "file":
         return "file://"
@@ -125,6 +135,9 @@ def path_beside(url: str, other: str) -> str | None:
 
 def redact_url(url: str) -> str:
     """Return the URL without user name, password, query values and fragment."""
+    plain = _PLAIN.fullmatch(url)
+    if plain and not plain[5]:
+        return url
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import re
+from urllib.parse import urlsplit
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fetchd.errors import ValueProblem
 from fetchd.urls import (
@@ -76,3 +81,31 @@ def test_what_is_read_off_a_file_url():
     assert file_name_of(url) == "b c.iso"
     assert path_of(url) == "srv/x/b c.iso"
     assert redact_url(url) == url
+
+
+# ---------------------------------------------------------------- most URLs take a short way
+
+PIECES = st.sampled_from(
+    "http:// https:// HTTP:// a.example A :80 :0 :443 :99999 / // ? # @ %41 % .. a [::1] \\ é x=y & "
+    "user:pw -".split(" ")
+)
+
+
+@given(st.lists(PIECES, max_size=8).map("".join))
+def test_whatever_a_url_is_made_of_it_is_read_as_the_standard_library_reads_it(url):
+    try:
+        check_url(url)
+    except ValueProblem:
+        return
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    default = {"http": 80, "https": 443}[parts.scheme]
+
+    assert re.fullmatch(r"[a-z0-9._~-]+|[0-9a-f:.]+|a.example", host)
+    assert parts.port is None or 0 < parts.port < 65536
+    assert "@" not in parts.netloc
+    assert not re.search(r"[\s\\]", url)
+    shown = f"[{host}]" if ":" in host else host
+    assert origin_of(url) == f"{parts.scheme}://{shown}:{parts.port or default}"
+    query = "?..." if parts.query else ""
+    assert redact_url(url) == f"{parts.scheme}://{parts.netloc}{parts.path}{query}"

@@ -676,6 +676,7 @@ class Engine:
                 now_s=self._steady.now_s(),
                 then=partial(self._read, group),
                 skip=group.well_filled(),
+                known=group.known(),
             )
 
     # ------------------------------------------------------------ effects (no lock held)

@@ -13,7 +13,7 @@ from fetchd.ports import OpenGroup, OpenRun, Ready, Window
 
 #: How much one read brings: at most this many origins, and of each at most so many tasks.
 ORIGINS_A_READ = 64
-TASKS_AN_ORIGIN = 256
+TASKS_AN_ORIGIN = 512
 #: More is read when fewer tasks than this of an origin are in the queue, and the store has more.
 LOW_WATER = 128
 #: The origins after those of the last read are looked at when fewer than this many lanes are left.
@@ -147,6 +147,10 @@ class Group:
     def well_filled(self) -> frozenset[str]:
         """Origins of which the queue has enough for now, and the store has more."""
         return frozenset(o for o in self._cut if self._lanes[o] >= LOW_WATER)
+
+    def known(self) -> frozenset[int]:
+        """Tasks that stand in the queue, and need not be read again."""
+        return frozenset(self._known)
 
     def end_read(self, window: Window) -> list[Ready]:
         """Take a read's result in; returns the tasks that the queue does not have yet."""

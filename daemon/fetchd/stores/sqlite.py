@@ -235,10 +235,11 @@ class SqliteStore:
         now_s: float,
         then: Callable[[Window], None],
         skip: frozenset[str] = frozenset(),
+        known: frozenset[int] = frozenset(),
     ) -> None:
         until_s = now_s + _AHEAD_S
         self._ledger.ask(
-            lambda db: _window(db, group, after, origins, per_origin, until_s, skip), then
+            lambda db: _window(db, group, after, origins, per_origin, until_s, skip, known), then
         )
 
     def last_runs(self, jobs: Collection[str]) -> dict[str, RunView]:
@@ -573,6 +574,7 @@ def _window(
     per_origin: int,
     until_s: float,
     skip: frozenset[str],
+    known: frozenset[int],
 ) -> Window:
     ready: list[Ready] = []
     next_due_s: float | None = None
@@ -592,7 +594,7 @@ def _window(
         for row in rows:
             if row[8]:
                 held += 1
-            else:
+            elif row[0] not in known:
                 ready.append(_ready(row, group, origin))
         (due_s,) = db.execute(Q["next_due"], (group, origin, until_s)).fetchone()
         if due_s is not None and (next_due_s is None or due_s < next_due_s):
