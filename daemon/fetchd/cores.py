@@ -7,8 +7,8 @@ to core, waking the next core costs more than the work does.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _STAT_PROCESSOR = 36  # of the fields behind the name, see proc_pid_stat(5)
@@ -40,6 +40,15 @@ class Cores:
         except (OSError, ValueError, IndexError):
             home = min(allowed)
         return cls(allowed, home)
+
+    @contextmanager
+    def at_home(self) -> Iterator[Cores]:
+        """Let the calling thread, and those that it starts meanwhile, run at home."""
+        self.gather()
+        try:
+            yield self
+        finally:
+            self.spread()
 
     def gather(self) -> None:
         """Let the calling thread run at home."""

@@ -74,11 +74,10 @@ class Works:
         clock: Clock,
         on_store_failure: Callable[[StoreError], None],
         stop_early: list[Callable[[], None]],
+        cores: Cores,
     ) -> None:
         self.clock = clock
         self._tell = tell
-        cores = Cores.of_process()
-        cores.gather()
         self._failpoints = Failpoints.from_environment()
         self.disk = disk.build(
             {
@@ -272,12 +271,16 @@ class Daemon:
             signal.signal(number, lambda number, _: self._inbox.put(signal.Signals(number).name))
         writer = logs.configure(settings.log.level, settings.log.format, settings.log.file)
         try:
-            with _locked(settings.state / "lock"), _locked(settings.jobs / ".fetchd.lock"):
-                return self._live()
+            with (
+                _locked(settings.state / "lock"),
+                _locked(settings.jobs / ".fetchd.lock"),
+                Cores.of_process().at_home() as cores,
+            ):
+                return self._live(cores)
         finally:
             writer.close(2.0)
 
-    def _live(self) -> int:
+    def _live(self, cores: Cores) -> int:
         settings = self._settings
         self._tell = listeners.fan_out(
             [listeners.LogListener(), self._stats, self._note], listeners.log_failure
@@ -293,6 +296,7 @@ class Daemon:
                 self._clock,
                 self._inbox.put,
                 undo,
+                cores,
             )
             self._folder = Folder(
                 settings.jobs,
@@ -535,8 +539,11 @@ def get(
     of them stay for the next call.
     """
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-    with _caught((signal.SIGTERM, signal.SIGINT), signals.put):
-        return _get(settings, jobs, on_report, also_tell, signals)
+    with (
+        _caught((signal.SIGTERM, signal.SIGINT), signals.put),
+        Cores.of_process().at_home() as cores,
+    ):
+        return _get(settings, jobs, on_report, also_tell, signals, cores)
 
 
 def _get(
@@ -545,13 +552,14 @@ def _get(
     on_report: Callable[[Report], None],
     also_tell: Sequence[Listener],
     signals: queue.SimpleQueue[int],
+    cores: Cores,
 ) -> list[tuple[RunView, list[FileView]]]:
     clock = SystemClock()
     failures: list[StoreError] = []
     tell = listeners.fan_out([listeners.LogListener(), *also_tell], listeners.log_failure)
     undo: list[Callable[[], None]] = []
     try:
-        works = Works(settings, None, tell, clock, failures.append, undo)
+        works = Works(settings, None, tell, clock, failures.append, undo, cores)
     except BaseException:
         for step in reversed(undo):
             step()

@@ -18,6 +18,7 @@ from fetchd.config import load
 from fetchd.engine.admission import MOST_IN_VAIN
 from fetchd.model import Submit
 from fetchd.service import Works
+from harness import ONE_CORE
 from process import visible_files, wait_until
 
 MIB = 1024 * 1024
@@ -66,7 +67,7 @@ class House:
         self.small = small
         self.clock = MovedClock()
         self.events: list[events.Event] = []
-        self.works = Works(self.settings, None, self.events.append, self.clock, print, [])
+        self.works = Works(self.settings, None, self.events.append, self.clock, print, [], ONE_CORE)
         self.works.start()
 
     def submit(self, name: str, text: str) -> None:

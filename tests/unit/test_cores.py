@@ -66,10 +66,9 @@ def test_a_real_thread_goes_home_alone_and_comes_back():
     seen = []
 
     def work() -> None:
-        cores = Cores.of_process()
-        for step in (cores.gather, cores.spread):
-            step()
+        with Cores.of_process().at_home():
             seen.append(os.sched_getaffinity(0))
+        seen.append(os.sched_getaffinity(0))
 
     before = os.sched_getaffinity(0)
     thread = threading.Thread(target=work)

@@ -204,6 +204,8 @@ class TaskQueue:
             self._lonely = True
             return self._occupy(entry)
         for priority, origins in self._waiting.items():
+            if not origins:
+                continue
             lane = self._newcomer(origins) or self._next_in_turn(priority, origins)
             if lane is not None:
                 return self._serve(*lane)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from urllib.parse import urlsplit
 
 from fetchd import __version__
 from fetchd.clock import Clock
@@ -35,7 +34,7 @@ class Transports:
         self._resolver = resolver
 
     def open(self, request: Request, wanted: Callable[[], bool]) -> Stream:
-        scheme = urlsplit(request.url).scheme
+        scheme = request.url.partition(":")[0].lower()
         transport = self._by_scheme.get(scheme)
         if transport is None:
             known = ", ".join(SCHEMES)
