@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench-task bench-transport bench-daemon clean
+.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench bench-task bench-transport bench-daemon clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -40,6 +40,12 @@ check: .venv/developed ## format, lint, types, import directions, shipped schema
 	$(BIN)/lint-imports
 	$(BIN)/fetchd schema job | cmp - config/job.schema.json
 	$(BIN)/fetchd schema config | cmp - config/fetchd.schema.json
+
+bench: .venv/developed ## measure beside curl, wget2, aria2 ... (WORKLOADS= RUNS= OURS=, see docs/performance.md)
+	@$(BIN)/python tests/bench/peers.py $(if $(WORKLOADS),--workloads $(WORKLOADS)) \
+	  $(if $(RUNS),--runs $(RUNS)) $(if $(TOOLS),--tools $(TOOLS)) $(if $(WAYS),--ways $(WAYS)) \
+	  $(if $(BIG_MIB),--big-mib $(BIG_MIB)) $(if $(SMALLER),--smaller $(SMALLER)) \
+	  $(if $(DIR),--dir $(DIR)) $(if $(JSON),--json $(JSON)) $(foreach build,$(OURS),--ours $(build))
 
 bench-task: .venv/developed ## measure the cost of one task beside its transfer
 	@$(BIN)/python tests/bench/task_cost.py
