@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fetchd import listeners, logs
 from fetchd.clock import Random, SystemClock
+from fetchd.cores import Cores
 from fetchd.engine import Engine
 from fetchd.model import (
     Batch,
@@ -132,6 +133,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
+    Cores.of_process().gather()  # as the service does
     rounds = []
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ from fetchd.ports import OpenGroup, OpenRun, Ready, Window
 ORIGINS_A_READ = 64
 TASKS_AN_ORIGIN = 512
 #: More is read when fewer tasks than this of an origin are in the queue, and the store has more.
-LOW_WATER = 128
+LOW_WATER = 64
 #: The origins after those of the last read are looked at when fewer than this many lanes are left.
 LOW_LANES = 32
 #: Waiting tasks of a group beyond this many stay in the store until their time is near.
