@@ -934,7 +934,11 @@ def test_whoever_shares_a_commit_with_a_callback_that_raises_hears_of_it(tmp_pat
     told: list[StoreError] = []
     heard: list[StoreError] = []
     store = SqliteStore(str(tmp_path / "s.db"), FakeClock(), told.append)
-    both_wait = threading.Event()
+    working, both_wait = threading.Event(), threading.Event()
+
+    def work(db: sqlite3.Connection) -> None:
+        working.set()
+        both_wait.wait(5)
 
     def flush() -> None:
         try:
@@ -945,7 +949,8 @@ def test_whoever_shares_a_commit_with_a_callback_that_raises_hears_of_it(tmp_pat
     def stumble(result: object) -> None:
         raise RuntimeError("a callback stumbled")
 
-    store._ledger.post(lambda db: both_wait.wait(5), stumble)
+    store._ledger.post(work, stumble)
+    assert working.wait(5)
     waiter = threading.Thread(target=flush, daemon=True)
     waiter.start()
     _until(lambda: not store._ledger._items.empty())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -27,14 +28,19 @@ STUCK_AFTER_S = 600.0
 CLOSE_WITHIN_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Item:
-    """``done`` gets the result: of a write once it is durable, of a read at once."""
+    """``done`` gets the result: of a write once it is durable, of a read at once.
 
-    work: Callable[[sqlite3.Connection], Any]
+    ``piece``: what the work gets beside the connection, in a list with the pieces of the items
+    next to it that have the same work; the result is one for them all. None: it stands alone.
+    """
+
+    work: Callable[..., Any]
     writes: bool
     done: Callable[[Any], None] | None
     failed: Callable[[StoreError], None] | None = None
+    piece: object = None
 
 
 class Ledger:
@@ -50,13 +56,15 @@ class Ledger:
         clock: Clock,
         on_failure: Callable[[StoreError], None],
     ) -> None:
-        self._clock = clock
         self._on_failure = on_failure
         self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._urgent = threading.Event()  # somebody waits for one of them
         self._putting = threading.Lock()
         # Guarded by _putting, so that what is in the queue is always done or refused.
         self._failure: StoreError | None = None
-        self._last = False  # no more items but the ledger's own; ledger thread only
+        # The rest is the ledger thread's own.
+        self._taken: deque[_Item] = deque()  # not done yet
+        self._last = False  # no more items come but the ledger's own
         opened: Future[None] = Future()
         self.worker = Worker(
             "ledger",
@@ -75,6 +83,15 @@ class Ledger:
     ) -> None:
         """Have a write done; ``then`` gets its result on the ledger's thread once durable."""
         self._put(_Item(work, writes=True, done=then))
+
+    def post_piece(
+        self,
+        work: Callable[[sqlite3.Connection, Sequence[T]], Any],
+        piece: T,
+        then: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Have a write done, with one call for all such that were posted next to each other."""
+        self._put(_Item(work, writes=True, done=then, piece=piece))
 
     def ask(self, work: Callable[[sqlite3.Connection], T], then: Callable[[T], None]) -> None:
         """Have a read done; ``then`` gets its result on the ledger's thread."""
@@ -97,6 +114,7 @@ class Ledger:
             if self._failure is None:
                 self._failure = StoreError("the store is closed")
                 self._items.put(None)
+                self._urgent.set()
         if not self.worker.here():
             with ANOTHER:
                 self.worker.join(CLOSE_WITHIN_S)
@@ -114,6 +132,8 @@ class Ledger:
             if self._failure is not None and not self.worker.here():
                 raise self._failure
             self._items.put(item)
+        if item.done is not None and not self._urgent.is_set():
+            self._urgent.set()
 
     def _run(self, connect: Callable[[], sqlite3.Connection], opened: Future[None]) -> None:
         try:
@@ -122,7 +142,7 @@ class Ledger:
             opened.set_exception(exc)
             return
         opened.set_result(None)
-        group: deque[tuple[_Item, Any]] = deque()
+        group: deque[tuple[_Item, Any]] = deque()  # what is not committed yet, with its results
         try:
             while self._group(connection, group):
                 pass
@@ -133,39 +153,56 @@ class Ledger:
 
     def _group(self, connection: sqlite3.Connection, group: deque[tuple[_Item, Any]]) -> bool:
         """Do the work of one transaction; False after the last one."""
-        until_s = 0.0
-        urgent = False
-        while True:
-            try:
-                if not group and not self._last:
-                    self.worker.rest()
-                    item = self._items.get()
-                elif urgent or self._last:
-                    item = self._items.get_nowait()
-                else:
-                    left_s = until_s - self._clock.monotonic()
-                    item = (
-                        self._items.get(timeout=left_s) if left_s > 0 else self._items.get_nowait()
-                    )
-            except queue.Empty:
-                break
+        if not self._taken and not self._last:
+            self._linger()
+        self._take()
+        while self._taken and len(group) < MOST_IN_GROUP:
             self.worker.beat()
-            if item is None:
-                self._last = True
-                continue
-            if not item.writes:
-                self._read(connection, item)
-                continue
-            group.append((item, None))  # before the work, so that its failure finds it
-            if len(group) == 1:
-                connection.execute("BEGIN IMMEDIATE")
-                until_s = self._clock.monotonic() + LINGER_S
-            group[-1] = (item, item.work(connection))
-            urgent = urgent or item.done is not None
-            if len(group) >= MOST_IN_GROUP:
-                break
+            if self._taken[0].writes:
+                self._write(connection, group)
+            else:
+                self._read(connection, self._taken.popleft())
+            if not self._taken:
+                self._take()
         self._commit(connection, group)
-        return not (self._last and self._items.empty())
+        return not (self._last and not self._taken and self._items.empty())
+
+    def _linger(self) -> None:
+        """Wait for an item, and for those that may share its commit."""
+        self.worker.rest()
+        item = self._items.get()
+        self._note(item)
+        if item is not None:
+            self._urgent.wait(LINGER_S)
+        self.worker.beat()
+
+    def _take(self) -> None:
+        """Take over what was put; one that is put meanwhile may be called urgent in vain."""
+        self._urgent.clear()
+        while not self._items.empty():
+            self._note(self._items.get())
+
+    def _note(self, item: _Item | None) -> None:
+        if item is None:
+            self._last = True
+        else:
+            self._taken.append(item)
+
+    def _write(self, connection: sqlite3.Connection, group: deque[tuple[_Item, Any]]) -> None:
+        """Do the first of the writes, and those next to it that go with it."""
+        if not connection.in_transaction:
+            connection.execute("BEGIN IMMEDIATE")
+        first = self._taken[0]
+        if first.piece is None:
+            alike = [first]
+            result = first.work(connection)
+        else:
+            same = itertools.takewhile(lambda item: item.work == first.work, self._taken)
+            alike = list(itertools.islice(same, MOST_IN_GROUP))
+            result = first.work(connection, [item.piece for item in alike])
+        for item in alike:  # not before: a failure of the work finds them all
+            self._taken.popleft()
+            group.append((item, result))
 
     def _commit(self, connection: sqlite3.Connection, group: deque[tuple[_Item, Any]]) -> None:
         if not group:
@@ -191,7 +228,7 @@ class Ledger:
         error = _store_error(exc)
         with self._putting:
             self._failure = error
-        waiting = [item for item, _ in group]
+        waiting = [*(item for item, _ in group), *self._taken]
         while True:
             try:
                 item = self._items.get_nowait()

@@ -158,19 +158,16 @@ class SqliteStore:
         self._ledger.post(write, then)
 
     def record(self, changes: Sequence[Change], then: Callable[[], None] | None = None) -> None:
-        def write(db: sqlite3.Connection) -> None:
-            now_s = self._clock.wall()
-            for kind, alike in itertools.groupby(changes, type):
-                if kind is Succeeded:  # a group of publications is settled at once
-                    done = [change for change in alike if isinstance(change, Succeeded)]
-                    _succeed(db, done, now_s)
-                    continue
-                for change in alike:
-                    _apply(db, change, now_s)
-                    if isinstance(change, RunFiled):
-                        self._ended.pop(change.run, None)
+        self._ledger.post_piece(self._apply, changes, None if then is None else lambda _: then())
 
-        self._ledger.post(write, None if then is None else lambda _: then())
+    def _apply(self, db: sqlite3.Connection, pieces: Sequence[Sequence[Change]]) -> None:
+        now_s = self._clock.wall()
+        changes = _without_covered(list(itertools.chain.from_iterable(pieces)))
+        for _, alike in itertools.groupby(changes, type):
+            _apply(db, list(alike), now_s)
+        for change in changes:
+            if isinstance(change, RunFiled):
+                self._ended.pop(change.run, None)
 
     def flush(self) -> None:
         self._ledger.write(lambda _: None)
@@ -502,19 +499,44 @@ def _add_tasks(
     return tuple(failed)
 
 
-def _apply(db: sqlite3.Connection, change: Change, now_s: float) -> None:
+def _without_covered(changes: Sequence[Change]) -> list[Change]:
+    """Leave out the starts that a later change of their task covers: no commit is in between."""
+    covered: set[int] = set()
+    kept: list[Change] = []
+    for change in reversed(changes):
+        if isinstance(change, Started) and change.task in covered:
+            continue
+        if isinstance(change, Waits | Intends | Succeeded | Failed):
+            covered.add(change.task)
+        kept.append(change)
+    kept.reverse()
+    return kept
+
+
+def _apply(db: sqlite3.Connection, alike: Sequence[Change], now_s: float) -> None:
+    """Apply changes of one kind; those that every task has share their statements."""
+    if isinstance(alike[0], Started):
+        db.executemany(Q["start_task"], [(c.task,) for c in alike if isinstance(c, Started)])
+    elif isinstance(alike[0], Intends):
+        db.executemany(
+            Q["intend_task"],
+            [
+                (codec.intent_text(c.intent), codec.history_text(c.history), c.task)
+                for c in alike
+                if isinstance(c, Intends)
+            ],
+        )
+    elif isinstance(alike[0], Succeeded):
+        _succeed(db, [c for c in alike if isinstance(c, Succeeded)], now_s)
+    else:
+        for change in alike:
+            _apply_one(db, change)
+
+
+def _apply_one(db: sqlite3.Connection, change: Change) -> None:
     match change:
-        case Started(task=task):
-            db.execute(Q["start_task"], (task,))
         case Waits(task=task, origin=origin, history=history, due_at_s=due_s, reason=reason):
             db.execute(Q["wait_task"], (origin, codec.history_text(history), due_s, reason, task))
-        case Intends(task=task, intent=intent, history=history):
-            db.execute(
-                Q["intend_task"],
-                (codec.intent_text(intent), codec.history_text(history), task),
-            )
-        case Succeeded():
-            _succeed(db, [change], now_s)
         case Failed(task=task, code=code, reason=reason, history=history):
             text = codec.plain_text(reason)
             db.execute(Q["fail_task"], (code, text, codec.history_text(history), task))
@@ -528,6 +550,8 @@ def _apply(db: sqlite3.Connection, change: Change, now_s: float) -> None:
             db.execute(Q["cancel_run"], (run,))
         case RunFiled(run=run):
             db.execute(Q["file_run"], (run,))
+        case Started() | Intends() | Succeeded():
+            raise AssertionError(f"{change} is applied with others")
 
 
 def _succeed(db: sqlite3.Connection, changes: Sequence[Succeeded], now_s: float) -> None:
