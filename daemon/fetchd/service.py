@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import queue
@@ -60,6 +61,9 @@ PRUNE_EVERY_S = 3600.0
 #: What is known of a published file outlives the last run that names it, by so many times
 #: `history.keep`: a job that runs once a month shall not fetch anew what has not changed.
 FILES_KEPT = 12
+#: So many objects more than before, and the collector looks for cycles among them. Tasks make none,
+#: but thousands of them are alive at a time: by default it would look at each again and again.
+NEW_OBJECTS_A_LOOK = 50_000
 EXIT_FINE, EXIT_FAILED, EXIT_STORE = 0, 1, 70
 
 
@@ -78,6 +82,7 @@ class Works:
     ) -> None:
         self.clock = clock
         self._tell = tell
+        gc.set_threshold(NEW_OBJECTS_A_LOOK)
         self._failpoints = Failpoints.from_environment()
         self.disk = disk.build(
             {

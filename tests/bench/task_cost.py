@@ -9,6 +9,7 @@ and publication take no time. Prints CPU microseconds a task, as the median of s
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -39,6 +40,7 @@ from fetchd.model import (
     Verify,
 )
 from fetchd.pool import Pool
+from fetchd.service import NEW_OBJECTS_A_LOOK
 from fetchd.stores import SqliteStore
 
 
@@ -133,7 +135,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
-    Cores.of_process().gather()  # as the service does
+    Cores.of_process().gather()  # this and the next as the service does
+    gc.set_threshold(NEW_OBJECTS_A_LOOK)
     rounds = []
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory() as folder:
