@@ -12,9 +12,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, MutableMapping
-from contextlib import AbstractContextManager
-from types import TracebackType
+from collections.abc import Callable, Mapping, MutableMapping
+from contextvars import ContextVar
+from types import MappingProxyType, TracebackType
 from typing import Any, TextIO
 
 import structlog
@@ -27,6 +27,8 @@ from fetchd.logs.writer import File, Line, LogWriter, Stream
 __all__ = ["LogWriter", "Logs", "bound", "configure", "get_logger", "redact_text"]
 
 Fields = MutableMapping[str, Any]
+
+_context: ContextVar[Mapping[str, object]] = ContextVar("context", default=MappingProxyType({}))
 
 #: Libraries that talk about every connection; only their warnings are worth a line.
 _TALKATIVE = ("urllib3", "watchdog", "charset_normalizer")
@@ -61,7 +63,7 @@ class Logs:
         self._writer = writer
         structlog.configure(
             processors=[
-                structlog.contextvars.merge_contextvars,
+                _in_context,
                 structlog.processors.add_log_level,
                 _plain_traceback,
                 _stamped(wall),
@@ -95,9 +97,21 @@ def get_logger() -> FilteringBoundLogger:
     return logger
 
 
-def bound(**fields: object) -> AbstractContextManager[None]:
+class bound:  # noqa: N801 -- reads like the function that it stands for
     """Put fields into every line that this thread logs within the context."""
-    return structlog.contextvars.bound_contextvars(**fields)
+
+    def __init__(self, **fields: object) -> None:
+        self._fields = fields
+
+    def __enter__(self) -> None:
+        self._before = _context.set({**_context.get(), **self._fields})
+
+    def __exit__(self, *exc: object) -> None:
+        _context.reset(self._before)
+
+
+def _in_context(_logger: object, _method: str, line: Fields) -> Fields:
+    return {**_context.get(), **line}
 
 
 def _stamped(wall: Callable[[], float]) -> Callable[[object, str, Fields], Fields]:

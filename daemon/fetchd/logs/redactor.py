@@ -37,6 +37,8 @@ _UNSAFE = re.compile(
 _UNSAFE_BUT_NEWLINE = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
 
 _LONGEST_VALUE = 2_000
+# All texts of most lines together: nothing in them could be hidden, escaped or cut.
+_PLAIN = re.compile(rf"[!\"$-<>A-~]{{0,{_LONGEST_VALUE}}}")
 _LONGEST_TRACEBACK = 20_000
 _MOST_ITEMS = 50
 _DEEPEST = 4
@@ -46,8 +48,11 @@ def redact(
     _logger: object, _method: str, event_dict: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """Clean every value of a line; a structlog processor."""
+    texts = "".join([value for value in event_dict.values() if isinstance(value, str)])
+    plain = _PLAIN.fullmatch(texts) is not None and not _any_secret(tuple(event_dict))
     for key, value in event_dict.items():
-        event_dict[key] = _clean(key, value, _DEEPEST)
+        if not isinstance(value, int) and not (plain and isinstance(value, str)):
+            event_dict[key] = _clean(key, value, _DEEPEST)
     return event_dict
 
 
@@ -73,14 +78,19 @@ def _clean(key: str, value: object, depth: int) -> object:
         return redact_text(value)
     if isinstance(value, bytes):
         return redact_text(os.fsdecode(value))
+    if depth and isinstance(value, list | tuple | set | frozenset):
+        return [_clean("", item, depth - 1) for item in _first(value)]
     if depth and isinstance(value, Mapping):
         return {
             redact_text(str(inner)): _clean(str(inner), item, depth - 1)
             for inner, item in _first(value.items())
         }
-    if depth and isinstance(value, list | tuple | set | frozenset):
-        return [_clean("", item, depth - 1) for item in _first(value)]
     return redact_text(str(value))
+
+
+@functools.lru_cache(1024)
+def _any_secret(keys: tuple[str, ...]) -> bool:
+    return any(map(_is_secret, keys))
 
 
 @functools.lru_cache(1024)
@@ -89,7 +99,7 @@ def _is_secret(key: str) -> bool:
 
 
 def _hide(text: str) -> str:
-    # Most values of most lines hold none of these characters; a search costs more than a look.
+    # A search costs more than a look.
     if "@" in text or "?" in text or "#" in text:
         text = _URL.sub(lambda match: redact_url(match[0]), text)
         text = _QUERY_VALUE.sub(r"\1...", text)

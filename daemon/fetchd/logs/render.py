@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from typing import Any
@@ -15,7 +16,12 @@ def stamp(wall_s: float) -> str:
     """Return the moment as ISO 8601 in UTC, with milliseconds."""
     # Cut, not rounded: 59.9996 must not become a second 60.
     seconds, ms = divmod(int(wall_s * 1000), 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{ms:03}Z"
+    return f"{_second(seconds)}.{ms:03}Z"
+
+
+@functools.lru_cache(4)  # lines are many in a second
+def _second(wall_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(wall_s))
 
 
 def as_json(line: dict[str, Any]) -> str:
