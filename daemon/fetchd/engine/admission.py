@@ -34,6 +34,7 @@ class Admission:
 
     def __init__(self) -> None:
         self._known: dict[str, dict[str, _FileSystem]] = {}  # root -> home
+        self._full = 0  # how many of them are held to be full
 
     def note(self, root: str, outcome: Outcome, now_s: float) -> bool:
         """Take in how an attempt in a root ended; True when its file system is parked from now on.
@@ -54,10 +55,13 @@ class Admission:
             return False
         found.in_vain = 0
         found.until_s = now_s + outcome.delay_s
+        self._full += 1
         return True
 
     def park(self, root: str, entry: Entry, now_s: float) -> float | None:
         """Keep the entry if there is no room for it; returns for how many seconds, None: go on."""
+        if not self._full:
+            return None
         path = entry.ready.task.spec.path
         known = self._known.get(root, {})
         homes = [home for home in known if not home or path.startswith(f"{home}/")]
@@ -75,6 +79,7 @@ class Admission:
                 free += found.parked
                 found.waited = len(found.parked)
                 found.parked, found.until_s = [], None
+                self._full -= 1
         return free
 
     def forget(self, run: int) -> None:
@@ -83,7 +88,10 @@ class Admission:
             found.parked = [entry for entry in found.parked if entry.run != run]
 
     def _at(self, root: str, home: str) -> _FileSystem:
-        return self._known.setdefault(root, {}).setdefault(home, _FileSystem())
+        known = self._known.setdefault(root, {})
+        if home not in known:
+            known[home] = _FileSystem()
+        return known[home]
 
     def _file_systems(self) -> list[_FileSystem]:
         return [found for known in self._known.values() for found in known.values()]

@@ -14,12 +14,14 @@ class Desk(Generic[T]):
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self._waiting: deque[T] = deque()  # guarded by _changed
+        self._idle = 0  # guarded by _changed; who waits in ``take``
         self._closed = False  # guarded by _changed
 
     def put(self, items: Iterable[T]) -> None:
         with self._changed:
             self._waiting.extend(items)
-            self._changed.notify_all()
+            if self._idle:
+                self._changed.notify_all()
 
     def take(self, most: int) -> list[T]:
         """Block until something lies here; at most ``most``. Empty: closed, and all was taken."""
@@ -27,7 +29,9 @@ class Desk(Generic[T]):
             while not self._waiting:
                 if self._closed:
                     return []
+                self._idle += 1
                 self._changed.wait()
+                self._idle -= 1
             return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
     def close(self) -> None:

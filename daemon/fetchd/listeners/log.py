@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from fetchd import events
 from fetchd.events import Event
-from fetchd.logs import get_logger
+from fetchd.logs import emitter, get_logger
 
 _DEBUG, _INFO, _WARNING, _ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 
@@ -64,11 +64,16 @@ class LogListener:
     """Logs what the configured level lets through; for the rest an event costs one look-up."""
 
     def __init__(self) -> None:
-        self._logger = get_logger()
+        logger = get_logger()
+        self._emit = emitter()
         self._lines = {
-            kind: (line.name, line.level, tuple(field.name for field in fields(kind)))
+            kind: (
+                {"event": line.name},
+                logging.getLevelName(line.level).lower(),
+                tuple(field.name for field in fields(kind)),
+            )
             for kind, line in LINES.items()
-            if self._logger.is_enabled_for(line.level)
+            if logger.is_enabled_for(line.level)
         }
 
     def __call__(self, event: Event) -> None:
@@ -77,6 +82,6 @@ class LogListener:
             return
         name, level, names = line
         if isinstance(event, events.StatsTaken):
-            self._logger.log(level, name, **event.totals)
+            self._emit(level, name | dict(event.totals))
         else:
-            self._logger.log(level, name, **{field: getattr(event, field) for field in names})
+            self._emit(level, name | {field: getattr(event, field) for field in names})

@@ -24,7 +24,7 @@ from fetchd.logs.redactor import TRACEBACK, redact, redact_text
 from fetchd.logs.render import Console, as_json, stamp
 from fetchd.logs.writer import File, Line, LogWriter, Stream
 
-__all__ = ["LogWriter", "Logs", "bound", "configure", "get_logger", "redact_text"]
+__all__ = ["LogWriter", "Logs", "bound", "configure", "emitter", "get_logger", "redact_text"]
 
 Fields = MutableMapping[str, Any]
 
@@ -95,6 +95,24 @@ def get_logger() -> FilteringBoundLogger:
     """Return a logger with the set-up in force at this call."""
     logger: FilteringBoundLogger = structlog.get_logger().bind()
     return logger
+
+
+def emitter() -> Callable[[str, Fields], None]:
+    """Return a function that logs a line, its event included, at a level that is let through.
+
+    It does what a logger does, with the set-up in force at this call, but binds and filters
+    nothing.
+    """
+    settings = structlog.get_config()
+    *steps, _ = settings["processors"]
+    put = settings["logger_factory"]().put
+
+    def emit(level: str, line: Fields) -> None:
+        for step in steps:
+            line = step(None, level, line)
+        put(line)
+
+    return emit
 
 
 class bound:  # noqa: N801 -- reads like the function that it stands for

@@ -57,6 +57,8 @@ def digests_text(digests: tuple[Digest, ...]) -> str:
 
 
 def digests_of(text: str) -> tuple[Digest, ...]:
+    if not text:  # of most tasks, or of most files: each read and record asks
+        return ()
     return tuple(Digest(*word.split(":", 1)) for word in text.split())
 
 
@@ -135,7 +137,7 @@ _NO_HISTORY = History()
 
 
 def history_text(history: History) -> str | None:
-    if history == _NO_HISTORY:
+    if history is _NO_HISTORY or history == _NO_HISTORY:
         return None
     fields = asdict(history)
     fields["barred"] = sorted(history.barred)

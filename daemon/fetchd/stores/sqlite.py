@@ -504,9 +504,10 @@ def _without_covered(changes: Sequence[Change]) -> list[Change]:
     covered: set[int] = set()
     kept: list[Change] = []
     for change in reversed(changes):
-        if isinstance(change, Started) and change.task in covered:
-            continue
-        if isinstance(change, Waits | Intends | Succeeded | Failed):
+        if isinstance(change, Started):
+            if change.task in covered:
+                continue
+        elif isinstance(change, Intends | Waits | Failed):
             covered.add(change.task)
         kept.append(change)
     kept.reverse()
