@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench bench-task bench-transport bench-daemon clean
+.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench bench-task bench-transport bench-daemon clean bench-disk
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -52,6 +52,9 @@ bench-task: .venv/developed ## measure the cost of one task beside its transfer
 
 bench-transport: .venv/developed ## measure the cost of a file's way over the wire
 	@$(BIN)/python tests/bench/transport_cost.py
+
+bench-disk: .venv/developed ## measure the cost of a file's part and publication
+	@$(BIN)/python tests/bench/disk_cost.py
 
 bench-daemon: .venv/developed ## measure drop to request, idle CPU, a long list, many job files, start-up
 	@$(BIN)/python tests/bench/daemon_bench.py
