@@ -91,6 +91,7 @@ class Works:
             },
             failpoints=self._failpoints,
             reserve_bytes=settings.disk.reserve_bytes,
+            clock=clock,
         )
         stop_early.append(self.disk.close)
         self.transports = transports.build(

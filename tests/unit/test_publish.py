@@ -30,6 +30,7 @@ from fetchd.model import (
     Verify,
 )
 from fetchd.ports import PartJournal
+from harness import FakeClock
 
 
 class Crash(BaseException):
@@ -240,10 +241,62 @@ def test_a_group_of_any_size_and_of_none_is_published(disk, tmp_path):
     assert publish(disk) == []
 
 
+class SlowOs(SystemOs):
+    """Syncs take a millisecond each."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.threads: list[str] = []
+
+    def fsync(self, fd):
+        self.clock.advance(0.001)
+        self.threads.append(threading.current_thread().name)
+        super().fsync(fd)
+
+
+def slow_disk(tmp_path: Path, system: SlowOs | None = None) -> DownloadDisk:
+    system = system or SlowOs()
+    return build({"default": RootSpec(path=str(tmp_path))}, system, clock=system.clock)
+
+
+def test_syncs_that_take_no_time_are_made_without_other_threads(tmp_path):
+    class Instant(SlowOs):
+        def fsync(self, fd):
+            super().fsync(fd)
+            self.clock.advance(-0.001)
+
+    system = Instant()
+    disk = slow_disk(tmp_path, system)
+
+    publish(disk, *[verified(disk, f"{number}") for number in range(20)])
+
+    assert len(system.threads) >= 21
+    assert set(system.threads) == {threading.current_thread().name}
+
+
+def test_syncs_that_take_time_are_under_way_together(tmp_path):
+    class Meeting(SlowOs):
+        together = threading.Barrier(5)
+        slow = False
+
+        def fsync(self, fd):
+            super().fsync(fd)
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                if self.slow:
+                    self.together.wait(30.0)
+                self.slow = True
+
+    disk = slow_disk(tmp_path, Meeting())
+
+    # The first tells that the disk is slow; the other five wait for each other.
+    outcomes = publish(disk, *[verified(disk, f"{number}") for number in range(6)])
+
+    assert all(isinstance(outcome, Published) for outcome in outcomes)
+
+
 @pytest.mark.parametrize("threads", [0, 2])
-def test_c09_where_no_thread_can_be_had_the_publisher_syncs_alone(
-    disk, tmp_path, monkeypatch, threads
-):
+def test_c09_where_no_thread_can_be_had_the_publisher_syncs_alone(tmp_path, monkeypatch, threads):
+    disk = slow_disk(tmp_path)
     left = [True] * threads
     start = threading.Thread.start
 

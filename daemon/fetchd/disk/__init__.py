@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
-from fetchd.clock import Failpoints
+from fetchd.clock import Clock, Failpoints, SystemClock
 from fetchd.disk.part import (
     drop_quarantined,
     find_folder,
@@ -44,6 +44,7 @@ def build(
     system: Os | None = None,
     failpoints: Failpoints | None = None,
     reserve_bytes: int = 0,
+    clock: Clock | None = None,
 ) -> DownloadDisk:
     """Make and open the roots; raises ConfigError for one that cannot be written.
 
@@ -56,7 +57,8 @@ def build(
             opened[name] = Root(name, spec, system)
             undo.callback(opened[name].close)
         undo.pop_all()
-    return DownloadDisk(opened, system, failpoints or Failpoints(), Space(reserve_bytes))
+    publisher = Publisher(opened, system, failpoints or Failpoints(), clock or SystemClock())
+    return DownloadDisk(opened, system, publisher, Space(reserve_bytes))
 
 
 class DownloadDisk:
@@ -66,12 +68,12 @@ class DownloadDisk:
     """
 
     def __init__(
-        self, roots: Mapping[str, Root], system: Os, failpoints: Failpoints, space: Space
+        self, roots: Mapping[str, Root], system: Os, publisher: Publisher, space: Space
     ) -> None:
         self._roots = roots
         self._system = system
         self._space = space
-        self._publisher = Publisher(roots, system, failpoints)
+        self._publisher = publisher
 
     def close(self) -> None:
         for root in self._roots.values():

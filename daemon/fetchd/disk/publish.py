@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
-from fetchd.clock import Failpoints
+from fetchd.clock import Clock, Failpoints
 from fetchd.digests import Hashes
 from fetchd.disk.part import (
     drop_quarantined,
@@ -28,6 +28,8 @@ from fetchd.threads import DISK
 _GROUP = 64
 #: Syncs under way at once: the journal of the file system then commits them together.
 _SYNCS = 8
+#: A sync that takes longer has waited for a device.
+_SLOW_S = 0.0001
 _BUFFER_BYTES = 1024 * 1024
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_RENAME_NEW = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -40,10 +42,13 @@ class Publisher:
     The order is the promise: data synced, then named, then the folder synced, and only then told.
     """
 
-    def __init__(self, roots: Mapping[str, Root], system: Os, failpoints: Failpoints) -> None:
+    def __init__(
+        self, roots: Mapping[str, Root], system: Os, failpoints: Failpoints, clock: Clock
+    ) -> None:
         self._roots = roots
         self._system = system
         self._failpoints = failpoints
+        self._clock = clock
 
     def publish(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
         """Publish each attempt's part; one that fails does not hurt the others."""
@@ -80,25 +85,31 @@ class Publisher:
             return [(m.attempt, m.outcome) for m in members if m.outcome is not None]
 
     def _sync_all(self, fds: Iterable[int]) -> dict[int, OSError]:
-        """Sync all, several at once; return the errors of those that could not be."""
+        """Sync all; return the errors of those that could not be.
+
+        One after the other as long as none takes time: threads would take more. From the first
+        that does, several at once.
+        """
         waiting = list(fds)
         # Each is guilty until its sync has returned; one item, one thread.
         errors = {fd: OSError(errno.EIO, "not synced") for fd in waiting}
-        turns = iter(list(waiting))  # drawing from it is one step under the interpreter lock
+        turns = iter(waiting)  # drawing from it is one step under the interpreter lock
+        began_s = self._clock.monotonic()
+        for fd in turns:
+            self._sync(fd, errors)
+            now_s = self._clock.monotonic()
+            if now_s - began_s > _SLOW_S:
+                self._sync_together(turns, min(_SYNCS, len(waiting) - 1), errors)
+            began_s = now_s
+        return errors
 
+    def _sync_together(self, turns: Iterator[int], most: int, errors: dict[int, OSError]) -> None:
         def work() -> None:
             for fd in turns:
-                try:
-                    self._system.fsync(fd)
-                except OSError as exc:
-                    errors[fd] = exc
-                except MemoryError:
-                    errors[fd] = _NO_MEMORY
-                else:
-                    del errors[fd]
+                self._sync(fd, errors)
 
         helpers = []
-        for number in range(min(_SYNCS, len(waiting)) - 1):
+        for number in range(most - 1):
             helper = threading.Thread(target=work, name=f"publisher-sync-{number}", daemon=True)
             try:
                 helper.start()
@@ -109,7 +120,16 @@ class Publisher:
         with DISK:
             for helper in helpers:
                 helper.join()
-        return errors
+
+    def _sync(self, fd: int, errors: dict[int, OSError]) -> None:
+        try:
+            self._system.fsync(fd)
+        except OSError as exc:
+            errors[fd] = exc
+        except MemoryError:
+            errors[fd] = _NO_MEMORY
+        else:
+            del errors[fd]
 
 
 class _Member:
