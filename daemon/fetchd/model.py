@@ -344,10 +344,11 @@ class Fetch(Attempt):
 class Publish(Attempt):
     """Make one verified part visible. ``recovered``: its bytes may be torn, verify again.
 
-    ``failures``: so often was it tried before.
+    ``failures``: so often was it tried before. ``previous``: as in ``Fetch``.
     """
 
     task: Task
+    previous: FileRecord | None = None
     intent: Intent
     recovered: bool = False
     failures: int = 0

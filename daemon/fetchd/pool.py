@@ -123,8 +123,18 @@ class Pool(Generic[A]):
 
 def _worker_died(attempts: Sequence[Attempt], exc: BaseException) -> list[tuple[Attempt, Outcome]]:
     reason = logs.redact_text(f"{type(exc).__name__}: {exc}")
-    failure = Failure(code="worker_died", reason=reason, transient=True)
-    return [(attempt, failure) for attempt in attempts]
+    return [
+        (
+            attempt,
+            Failure(
+                code="worker_died",
+                reason=reason,
+                transient=True,
+                kept=isinstance(attempt, Publish),  # it may have been named already
+            ),
+        )
+        for attempt in attempts
+    ]
 
 
 def _context(attempts: Sequence[Attempt]) -> dict[str, object]:

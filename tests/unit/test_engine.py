@@ -12,6 +12,7 @@ from fetchd import events
 from fetchd.engine.admission import MOST_IN_VAIN
 from fetchd.engine.decisions import MOST_PUBLISH_FAILURES
 from fetchd.engine.engine import KEEP_PARTS_S
+from fetchd.engine.runs import TASKS_AN_ORIGIN
 from fetchd.model import (
     Batch,
     Cancel,
@@ -1240,3 +1241,60 @@ def test_a_run_that_is_on_record_goes_on_even_if_its_acceptance_was_cut_short():
     assert (answer.done, answer.repeated, path) == (True, True, "f")
     assert hand.engine.idle()
     hand.close()
+
+
+class ForgetfulToReopen(SqliteStore):
+    """Has no memory left once a run is open again on record."""
+
+    out_of_memory = True
+
+    def reopen(self, run):
+        opened = super().reopen(run)
+        if self.out_of_memory:
+            self.out_of_memory = False
+            raise MemoryError
+        return opened
+
+
+@pytest.mark.parametrize("command", [Retry, Cancel])
+def test_a_run_that_is_open_on_record_can_be_commanded_even_if_its_retry_was_cut_short(command):
+    clock = FakeClock()
+    hand = EngineByHand(store=ForgetfulToReopen(None, clock, print), clock=clock)
+    hand.submit(job("a", group("a", spec("f"), retry=QUICK)))
+    hand.settle(hand.fetch(), failure("bad_status", transient=False))
+    with pytest.raises(MemoryError):
+        hand.engine.obey(Retry(job="a"))
+
+    answer = hand.engine.obey(command(job="a"))
+    fetched = hand.run_all()
+
+    assert answer.done is (command is Cancel)
+    assert fetched == ([] if command is Cancel else ["f"])
+    assert hand.engine.idle()
+    hand.close()
+
+
+def test_what_is_fetched_again_after_its_publication_failed_knows_the_file_that_it_replaces(hand):
+    hand.submit(job("a", group("a", spec("f"), retry=QUICK)))
+    hand.succeed(hand.fetch())
+    hand.submit(job("b", group("b", spec("f"), retry=QUICK)))
+    hand.settle(first := hand.fetch(), Fetched(intent=intent_for(first)))
+    (publish,) = hand.publish()
+
+    hand.settle(publish, failure("disk_error"))
+    hand.clock.advance(31.0)
+    again = hand.fetch()
+
+    assert first.previous is not None
+    assert again.previous == first.previous
+
+
+def test_d01_many_that_wait_for_a_full_file_system_do_not_hide_what_stands_behind_them(hasty):
+    many = [spec(f"big/f{number:04}") for number in range(TASKS_AN_ORIGIN + 100)]
+    hasty.submit(job("a", group("a", *many, spec("o"))))
+    for _ in range(MOST_IN_VAIN):
+        hasty.settle(hasty.fetch(), replace(FULL, home="big"))
+
+    attempt = hasty.fetch() or hasty.fetch()  # once to park what was read, and more is read
+
+    assert attempt.task.spec.path == "o"

@@ -553,18 +553,28 @@ def test_without_clobber_what_took_the_place_of_a_name_that_may_not_last_stays(t
     disk.close()
 
 
-def test_without_clobber_the_only_copy_stays_when_its_name_may_not_last(disk, system, tmp_path):
+@pytest.mark.parametrize("named", ["in-an-earlier-life", "without-links"])
+def test_p22_without_clobber_the_only_copy_is_a_part_again_when_its_name_may_not_last(
+    disk, system, tmp_path, named
+):
     (tmp_path / "bad").mkdir()
     attempt = verified(disk, "bad/a", clobber=False)
-    (tmp_path / ".fetchd/parts" / attempt.intent.part).rename(tmp_path / "bad/a")
-    system.faults = {("fsync", "/bad"): errno.EIO}
+    if named == "in-an-earlier-life":
+        (tmp_path / ".fetchd/parts" / attempt.intent.part).rename(tmp_path / "bad/a")
+        attempt = recovered(attempt)
+    else:
+        system.faults["link", "a"] = errno.EPERM
+    system.faults["fsync", "/bad"] = errno.EIO
 
-    (outcome,) = publish(disk, recovered(attempt))
+    (outcome,) = publish(disk, attempt)
 
     assert failed(outcome) == ("disk_error", True)
-    assert visible(tmp_path) == {"bad/a": b"new"}
+    assert outcome.kept
+    assert visible(tmp_path) == {}
+    assert hidden(tmp_path) == [attempt.intent.part]
     system.faults.clear()
-    assert isinstance(publish(disk, recovered(attempt))[0], Published)
+    assert isinstance(publish(disk, attempt)[0], Published)
+    assert visible(tmp_path) == {"bad/a": b"new"}
 
 
 def test_a_part_that_another_process_has_open_is_not_published_under_its_hands(disk, tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from fetchd.clock import SystemClock
 from fetchd.engine.queue import Entry, TaskQueue
 from fetchd.model import History, Priority, Task, TaskSpec
 from fetchd.ports import Ready
@@ -287,3 +288,21 @@ class QueueMachine(RuleBasedStateMachine):
 
 TestQueueMachine = QueueMachine.TestCase
 TestQueueMachine.settings = settings(derandomize=True, max_examples=60, deadline=None)
+
+
+def test_whoever_waits_for_one_that_runs_alone_goes_on_when_its_run_is_dropped():
+    queue = TaskQueue(SystemClock(), connections_per_origin=8)
+    queue.add_run(1, Priority.NORMAL, None)
+    queue.add_run(2, Priority.NORMAL, None)
+    queue.put([entry(1)])
+    assert queue.take() is not None
+    queue.put([entry(2, alone=True), entry(3, run=2)])
+    taken = []
+    waiter = threading.Thread(target=lambda: taken.append(queue.take()), daemon=True)
+    waiter.start()
+
+    queue.drop_run(1)
+    waiter.join(5)
+
+    (other,) = taken
+    assert other.ready.task.id == 3

@@ -257,19 +257,36 @@ class _Member:
     def take_back(self, exc: OSError) -> None:
         """Fail because the name may not last; one that may not be replaced goes at once.
 
-        Or the next attempt would take it for somebody else's file. What has had its name since an
-        earlier life stays, since it may be the only copy; so does what is not ours. The file that
-        has replaced another is fetched again: only a new change of the folder makes a new sync
-        tell whether it is durable.
+        Or the next attempt would take it for somebody else's file. It becomes the part again, from
+        which it is named anew: only a new change of the folder makes a new sync tell whether that
+        is durable. A file that has replaced another stays, and is fetched again.
         """
-        replaced = self.intent.clobber and self.part_fd is not None
-        if not self.intent.clobber and self.part_fd is not None:
-            name, folder_fd = self.place.name, self.place.folder_fd
+        kept = False
+        if not self.intent.clobber:
             with suppress(OSError):
-                found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-                if os.path.samestat(found, os.fstat(self.part_fd)):
-                    self._system.unlink(name, dir_fd=folder_fd)
-        self.fail(exc, "syncing the folder", kept=not replaced)
+                kept = self._unname()
+        self.fail(exc, "syncing the folder", kept=kept)
+
+    def _unname(self) -> bool:
+        """Take the final name from our file; False: there is none, or no part to be."""
+        name, folder_fd, part, parts_fd = (
+            *(self.place.name, self.place.folder_fd),
+            *(self.intent.part, self._parts_fd),
+        )
+        found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+        if parts_fd is None or not self._is_verified(found.st_ino, found.st_size, found.st_dev):
+            return False
+        if found.st_nlink > 1 and self._stands_at(part, parts_fd, found.st_ino):
+            self._system.unlink(name, dir_fd=folder_fd)
+        else:
+            self._system.rename(name, part, src_dir_fd=folder_fd, dst_dir_fd=parts_fd)
+        return True
+
+    def _stands_at(self, name: str, folder_fd: int, inode: int) -> bool:
+        try:
+            return os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_ino == inode
+        except FileNotFoundError:
+            return False
 
     def spoil(self, exc: OSError) -> None:
         """Discard a part whose bytes did not reach the disk: no second sync could be believed."""

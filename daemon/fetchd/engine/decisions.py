@@ -44,6 +44,7 @@ from fetchd.ports import (
     RestEnded,
     RunChanged,
     Succeeded,
+    Unfinished,
     Waits,
 )
 from fetchd.urls import origin_of
@@ -173,7 +174,7 @@ class Decisions:
         run.bytes += intent.size_bytes
         group.move(TaskState.RUNNING, TaskState.PUBLISHING)
         effects.changes.append(Intends(task=task.id, intent=intent, history=task.history))
-        effects.intended.append(self.publication(group, task, intent, recovered=False))
+        effects.intended.append(self.publication(group, attempt, intent, recovered=False))
         effects.happened.append(
             events.TaskVerified(
                 **about_task(attempt, attempt.source),
@@ -544,13 +545,16 @@ class Decisions:
         if group.should_read():
             effects.reads.append((group, group.begin_read()))
 
-    def publication(self, group: Group, task: Task, intent: Intent, *, recovered: bool) -> Publish:
+    def publication(
+        self, group: Group, of: Fetch | Unfinished, intent: Intent, *, recovered: bool
+    ) -> Publish:
         return Publish(
             fence=self.next_fence(),
             job=group.run.job,
             run=group.run.run,
             group=group.opened.group,
-            task=task,
+            task=of.task,
+            previous=of.previous,
             intent=intent,
             recovered=recovered,
         )

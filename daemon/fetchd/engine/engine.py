@@ -142,7 +142,7 @@ class Engine:
                     group.busy.add(task.id)
                     group.run.bytes += intent.size_bytes
                     publications.append(
-                        self._decide.publication(group, task, intent, recovered=True)
+                        self._decide.publication(group, left, intent, recovered=True)
                     )
             for run in list(self._runs.values()):
                 self._decide.advance(run, effects)
@@ -303,8 +303,7 @@ class Engine:
                 return Answer(done=True, run=on.run.id, repeated=True)
             return Answer(done=False, later=True, reason=f"run {on.run.id} of this job is still on")
         if last is not None and not last.filed:
-            if not last.state.ended:
-                self._adopt_left(last.id)
+            self._adopt_left(last)
             if (last.revision, last.file) == (job.revision, command.file):
                 return Answer(done=True, run=last.id, repeated=True)
             return Answer(done=False, later=True, reason=f"run {last.id} is not filed yet")
@@ -344,9 +343,18 @@ class Engine:
             self._take_note(effects)
         self._act(effects)
 
-    def _adopt_left(self, run_id: int) -> None:
-        """Go on with a run that is on record, but whose acceptance was cut short behind that."""
-        left = [opened for opened in self._store.open_runs() if opened.run.id == run_id]
+    def _adopt_left(self, last: RunView | None) -> None:
+        """Go on with the last run of a job if it is on record as open, and known to nobody.
+
+        What accepted or reopened it was cut short behind that. The ends of all others were recorded
+        before they became unknown.
+        """
+        if last is None or last.state.ended:
+            return
+        with self._lock:
+            if last.id in self._runs:
+                return
+        left = [opened for opened in self._store.open_runs() if opened.run.id == last.id]
         effects = Effects()
         with self._lock:
             for opened in left:
@@ -388,6 +396,7 @@ class Engine:
 
     def _cancel(self, job: str) -> Answer:
         effects = Effects(sweep=True)
+        self._adopt_left(self._store.last_runs([job]).get(job))
         with self._lock:
             run = self._by_job.get(job)
             if run is None:
@@ -408,6 +417,7 @@ class Engine:
         if last is None:
             return Answer(done=False, reason=f"there is no job {job!r}")
         if not last.state.ended:
+            self._adopt_left(last)
             return Answer(done=False, reason=f"run {last.id} of job {job!r} is still on")
         opened = self._store.reopen(last.id)
         if opened is None:
@@ -448,6 +458,8 @@ class Engine:
         wait_s = self._admission.park(group.rules.root, entry, self._clock.monotonic())
         if wait_s is not None:
             run.waits[task.id] = ("disk", self._steady.now_s() + wait_s)
+            group.park(task.id)
+            self._decide.read_more(group, effects)
             effects.released.append(entry)
             return None
         group.start(task.id, entry.origin)
@@ -520,8 +532,12 @@ class Engine:
             for attempt in taken:
                 run = self._runs[attempt.run.id]
                 run.waits.pop(attempt.task.id, None)
-                group = run.groups[attempt.group.name]
-                self._out[attempt.fence] = Out(attempt, group, self._clock.monotonic())
+                self._out[attempt.fence] = Out(
+                    attempt,
+                    run.groups[attempt.group.name],
+                    self._clock.monotonic(),
+                    previous=attempt.previous,
+                )
         return taken
 
     def _publish_again(self, now_s: float) -> None:

@@ -103,6 +103,7 @@ class TaskQueue:
             self._later = [item for item in self._later if item[2].run != run]
             heapq.heapify(self._later)
             self._alone = deque(entry for entry in self._alone if entry.run != run)
+            self._changed.notify_all()  # one that would run alone held up all others
 
     def put(self, entries: Iterable[Entry]) -> None:
         """Add entries of known runs; those of others are dropped."""

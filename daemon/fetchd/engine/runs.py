@@ -110,6 +110,18 @@ class Group:
             self._again = True
         self.busy.add(task)
 
+    def park(self, task: int) -> None:
+        """The task, taken from the queue, waits with others; its lane has room for one more."""
+        lane = self._known[task]
+        if lane != _WAITING and self._lanes[_WAITING] < MOST_WAITING:
+            self._known[task] = _WAITING
+            self._lanes[_WAITING] += 1
+            self._lanes[lane] -= 1
+            if not self._lanes[lane]:
+                del self._lanes[lane]
+            if lane in self._cut and self._lanes[lane] < LOW_WATER:
+                self._again = True
+
     def has_room(self, origin: str, *, waits: bool) -> bool:
         """Whether one more task may stand in the queue; if not, the store keeps it."""
         if waits:
