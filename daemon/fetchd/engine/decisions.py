@@ -137,7 +137,6 @@ class Decisions:
         if group.run.cancelled:
             self._cancelled(group, task, TaskState.RUNNING, effects)
             return
-        about = about_task(attempt, attempt.source)
         match outcome:
             case Fetched(intent=intent):
                 self._fetched(attempt, out, intent, effects)
@@ -146,6 +145,7 @@ class Decisions:
             case Failure():
                 self._failed(attempt, out, outcome, TaskState.RUNNING, effects)
             case Deferred(reason=reason, detail=detail):
+                about = about_task(attempt, attempt.source)
                 history, delay_s = after_deferral(task, outcome)
                 effects.happened.append(
                     events.TaskDeferred(**about, wait=reason, reason=detail, delay_s=delay_s)
@@ -153,6 +153,7 @@ class Decisions:
                 group.move(TaskState.RUNNING, TaskState.READY)
                 self._put_back(group, task, history, delay_s, reason, out.previous, effects)
             case Interrupted():
+                about = about_task(attempt, attempt.source)
                 effects.happened.append(events.TaskInterrupted(**about, attempt=attempt.number))
                 group.move(TaskState.RUNNING, TaskState.READY)
                 self._put_back(group, task, task.history, 0.0, "", out.previous, effects)

@@ -14,13 +14,14 @@ class Desk(Generic[T]):
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self._waiting: deque[T] = deque()  # guarded by _changed
-        self._idle = 0  # guarded by _changed; who waits in ``take``
+        self._idle = False  # guarded by _changed: somebody waits, and nobody woke them yet
         self._closed = False  # guarded by _changed
 
     def put(self, items: Iterable[T]) -> None:
         with self._changed:
             self._waiting.extend(items)
             if self._idle:
+                self._idle = False
                 self._changed.notify_all()
 
     def take(self, most: int) -> list[T]:
@@ -29,9 +30,8 @@ class Desk(Generic[T]):
             while not self._waiting:
                 if self._closed:
                     return []
-                self._idle += 1
+                self._idle = True
                 self._changed.wait()
-                self._idle -= 1
             return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
     def close(self) -> None:

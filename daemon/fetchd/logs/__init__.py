@@ -129,7 +129,8 @@ class bound:  # noqa: N801 -- reads like the function that it stands for
 
 
 def _in_context(_logger: object, _method: str, line: Fields) -> Fields:
-    return {**_context.get(), **line}
+    context = _context.get()
+    return {**context, **line} if context else line
 
 
 def _stamped(wall: Callable[[], float]) -> Callable[[object, str, Fields], Fields]:
