@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from fetchd.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

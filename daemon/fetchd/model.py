@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from fetchd.digests import Digest
+from fetchd.values import dataclass
 
 # ---------------------------------------------------------------- what a job says
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from fetchd.errors import AttemptError
@@ -35,6 +34,7 @@ from fetchd.model import (
     UpToDate,
     Validator,
 )
+from fetchd.values import dataclass
 
 A = TypeVar("A", bound=Attempt)
 

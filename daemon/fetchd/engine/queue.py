@@ -7,11 +7,11 @@ import itertools
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from fetchd.clock import Clock
 from fetchd.model import Priority
 from fetchd.ports import Ready
+from fetchd.values import dataclass
 
 #: The longest wait without a look at the clock, so that a clock that is injected is obeyed.
 _LONGEST_WAIT_S = 60.0
