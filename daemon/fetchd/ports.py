@@ -665,7 +665,7 @@ class Store(Protocol):
     ) -> None:
         """Read ready tasks, at most ``per_origin`` of each of ``origins`` origins behind ``after``.
 
-        ``skip``: origins that are passed over; ``known``: tasks that count and are not given.
+        ``skip``: origins that are passed over; ``known``: tasks that are, too.
         ``then`` is called on the store's thread.
         """
         ...

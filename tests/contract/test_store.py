@@ -414,6 +414,19 @@ def test_a_distant_wait_is_announced_not_given(store):
     assert (far.tasks, far.next_due_at_s, far.cut) == ((), NOW_S + 900, frozenset())
 
 
+def test_tasks_that_are_known_are_passed_over_and_take_nobodys_place(store):
+    opened = add(store, job("a", group("a", *(spec(f"f{number}") for number in range(6)))))
+    (first, second, *_) = (r.task.id for r in window(store, opened.groups[0].id).tasks)
+
+    some = window(store, opened.groups[0].id, per_origin=2, known=frozenset({first, second}))
+    rest = window(store, opened.groups[0].id, per_origin=9, known=frozenset({first, second}))
+
+    assert [r.task.spec.path for r in some.tasks] == ["f2", "f3"]
+    assert some.cut == {"http://one.example:80"}
+    assert len(rest.tasks) == 4
+    assert rest.cut == frozenset()
+
+
 def test_reading_goes_on_behind_the_last_origin_and_says_when_it_was_cut(store):
     specs = [spec(f"f{i}", f"http://h{i % 4}.example/{i}") for i in range(12)]
     opened = add(store, job("a", group("a", *specs)))

@@ -613,14 +613,17 @@ def _window(
         after = origin
         if origin in skip:
             continue
-        rows = db.execute(Q["ready_of_origin"], (group, origin, until_s, per_origin)).fetchall()
-        if len(rows) == per_origin:
-            cut.add(origin)
-        for row in rows:
+        most = per_origin + len(known)
+        rows = db.execute(Q["ready_of_origin"], (group, origin, until_s, most))
+        news = (row for row in rows if row[0] not in known)
+        for count, row in enumerate(itertools.islice(news, per_origin), 1):
             if row[8]:
                 held += 1
-            elif row[0] not in known:
+            else:
                 ready.append(_ready(row, group, origin))
+            if count == per_origin:
+                cut.add(origin)
+        rows.close()
         (due_s,) = db.execute(Q["next_due"], (group, origin, until_s)).fetchone()
         if due_s is not None and (next_due_s is None or due_s < next_due_s):
             next_due_s = due_s
