@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -181,6 +182,25 @@ def test_a_planted_link_in_the_hidden_folder_is_not_followed(disk, tmp_path):
 
     assert caught.value.code == "dest_denied"
     assert not (tmp_path / "victim").exists()
+
+
+def test_a_link_to_the_very_folder_of_the_parts_is_not_followed(disk, tmp_path):
+    leave(disk, "a", b"")
+    hidden(tmp_path).rename(tmp_path / "elsewhere")
+    hidden(tmp_path).symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(AttemptError) as caught, disk.open_part("default", "a"):
+        pass
+
+    assert caught.value.code in {"dest_denied", "dest_conflict"}
+
+
+def test_the_hidden_folder_is_made_again_when_somebody_has_removed_it(disk, tmp_path):
+    leave(disk, "a", b"")
+    shutil.rmtree(tmp_path / ".fetchd")
+
+    with disk.open_part("default", "a") as part:
+        assert [part.name] == names(tmp_path)
 
 
 def test_a_pipe_in_the_hidden_folder_is_refused_without_waiting_for_it(disk, tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -47,8 +48,8 @@ def root(tmp_path: Path):
 
 def walk(root: Root, path: str, *, make: bool = False) -> str:
     """Return where the destination's folder really is."""
-    with root.place(path, make=make) as place:
-        return str(Path(f"/proc/self/fd/{place.folder_fd}").readlink())
+    place = root.place(path, make=make)
+    return str(Path(f"/proc/self/fd/{place.folder.fd}").readlink())
 
 
 def test_missing_root_folders_are_made_and_synced_into_their_parents(tmp_path):
@@ -222,6 +223,43 @@ def test_d08_a_root_that_was_removed_and_cannot_be_made_is_a_clear_error_of_the_
     assert walk(root, "a/b", make=True) == str(tmp_path / "root/a")
 
 
+def test_d08_a_known_folder_that_was_moved_away_is_not_used_any_more(root, tmp_path):
+    walk(root, "a/b/file", make=True)
+    (tmp_path / "root/a").rename(tmp_path / "away")
+
+    assert root.place("a/b/file").missing
+    assert walk(root, "a/b/file", make=True) == str(tmp_path / "root/a/b")
+
+
+def test_d08_a_known_folder_in_whose_place_a_link_to_it_is_is_not_entered(root, tmp_path):
+    walk(root, "a/b/file", make=True)
+    (tmp_path / "root/a").rename(tmp_path / "away")
+    (tmp_path / "root/a").symlink_to(tmp_path / "away")
+
+    assert refusal(lambda: root.place("a/b/file")).code == "dest_denied"
+    assert refusal(lambda: root.place("a/b/file", make=True)).code == "dest_denied"
+
+
+def test_d08_known_folders_are_made_again_with_their_root(root, tmp_path):
+    walk(root, "a/b/file", make=True)
+    shutil.rmtree(tmp_path / "root")
+
+    assert root.place("a/b/file").missing
+    assert walk(root, "a/b/file", make=True) == str(tmp_path / "root/a/b")
+
+
+def test_of_many_folders_few_are_kept_open_and_those_that_are_in_use(root, tmp_path):
+    first = root.place("first/file", make=True)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    for number in range(200):
+        walk(root, f"{number}/file", make=True)
+
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 64
+    assert os.fstat(first.folder.fd).st_ino == (tmp_path / "root/first").stat().st_ino
+    assert walk(root, "0/file") == str(tmp_path / "root/0")
+
+
 def test_d11_a_component_of_255_bytes_is_fine_and_one_of_256_is_denied(root):
     assert walk(root, "n" * 255 + "/x", make=True).endswith("n" * 255)
 
@@ -234,10 +272,10 @@ def test_d11_a_component_of_255_bytes_is_fine_and_one_of_256_is_denied(root):
 def test_d11_a_path_longer_than_the_kernel_takes_at_once_is_walked(root):
     path = "/".join(["d" * 200] * 25 + ["file"])
 
-    with root.place(path, make=True) as place:
-        assert place.name == "file"
-    with root.place(path) as place:
-        assert not place.missing
+    place = root.place(path, make=True)
+    assert place.name == "file"
+    place = root.place(path)
+    assert not place.missing
 
 
 def test_d11_bytes_that_are_not_utf_8_are_kept_and_shown_escaped(root, tmp_path):

@@ -26,7 +26,7 @@ from fetchd.disk.part import (
     remove,
 )
 from fetchd.disk.publish import Publisher
-from fetchd.disk.roots import Place, Root, RootSpec, existing_at, explained, shown
+from fetchd.disk.roots import Folder, Place, Root, RootSpec, existing_at, explained, shown
 from fetchd.disk.source import SourceFile
 from fetchd.disk.space import Space
 from fetchd.disk.system import SystemOs
@@ -83,33 +83,29 @@ class DownloadDisk:
         return open_part(self._system, self._space, self._root(root), path)
 
     def existing(self, root: str, path: str) -> Existing | None:
-        with self._root(root).place(path) as place:
-            return existing_at(place, root, path)
+        return existing_at(self._root(root).place(path), root, path)
 
     @contextmanager
     def read_existing(self, root: str, path: str) -> Iterator[Iterator[memoryview]]:
-        with self._root(root).place(path) as place, self._existing(place, root, path) as fd:
+        place = self._root(root).place(path)
+        with self._existing(place, root, path) as fd:
             yield self._slices(fd, root, path)
 
     def sync_existing(self, root: str, path: str) -> None:
+        place = self._root(root).place(path)
         with (
-            self._root(root).place(path) as place,
             self._existing(place, root, path) as fd,
             explained(root, path, "syncing the destination"),
         ):
             self._system.fsync(fd)
-            self._system.fsync(place.folder_fd)
+            self._system.fsync(place.folder.fd)
             self._drop_part(place, part_name(root, path))
 
     def _drop_part(self, place: Place, name: str) -> None:
-        folder_fd = find_folder(self._system, place.home_fd)
-        if folder_fd is None:
-            return
-        try:
+        folder = find_folder(self._system, place.home)
+        if folder is not None:
             with suppress(OSError, PartBusy):  # it is swept later
-                self._sweep(folder_fd, name)
-        finally:
-            os.close(folder_fd)
+                self._sweep(folder.fd, name)
 
     @contextmanager
     def _existing(self, place: Place, root: str, path: str) -> Iterator[int]:
@@ -117,7 +113,7 @@ class DownloadDisk:
         with explained(root, path, "reading the destination"):
             if place.missing:
                 raise FileNotFoundError(f"{shown(path)} is gone")
-            fd = self._system.open(place.name, flags, dir_fd=place.folder_fd)
+            fd = self._system.open(place.name, flags, dir_fd=place.folder.fd)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise AttemptError(
@@ -159,15 +155,13 @@ class DownloadDisk:
 
         False: somebody has it open, it is gone, or the disk does not let it go.
         """
-        with (
-            suppress(OSError, AttemptError, PartBusy),
-            self._parts(self._root(leftover.root), leftover.home) as folder_fd,
-        ):
-            if folder_fd is None:
+        with suppress(OSError, AttemptError, PartBusy):
+            folder = self._parts(self._root(leftover.root), leftover.home)
+            if folder is None:
                 return True
             if leftover.quarantined:
-                return drop_quarantined(self._system, folder_fd, leftover.name)
-            return self._sweep(folder_fd, leftover.name)
+                return drop_quarantined(self._system, folder.fd, leftover.name)
+            return self._sweep(folder.fd, leftover.name)
         return False
 
     def _root(self, name: str) -> Root:
@@ -190,26 +184,20 @@ class DownloadDisk:
             yield buffer[:got]
             offset += got
 
-    @contextmanager
-    def _parts(self, root: Root, home: str) -> Iterator[int | None]:
-        with root.folder(home) as home_fd:
-            folder_fd = find_folder(self._system, home_fd)
-        try:
-            yield folder_fd
-        finally:
-            if folder_fd is not None:
-                os.close(folder_fd)
+    def _parts(self, root: Root, home: str) -> Folder | None:
+        return find_folder(self._system, root.folder(home))
 
     def _leftovers(self, root: Root) -> Iterator[Leftover]:
         for home in homes(self._system, root):
             # A file system that is not mounted now keeps its parts until it is.
-            with suppress(OSError, AttemptError), self._parts(root, home) as folder_fd:
-                if folder_fd is None:
+            with suppress(OSError, AttemptError):
+                folder = self._parts(root, home)
+                if folder is None:
                     continue
-                for name in names(folder_fd):
-                    if leftover := self._leftover(root, home, folder_fd, name):
+                for name in names(folder.fd):
+                    if leftover := self._leftover(root, home, folder.fd, name):
                         yield leftover
-                for name, since_s in quarantined(self._system, folder_fd).items():
+                for name, since_s in quarantined(self._system, folder.fd).items():
                     yield Leftover(
                         root=root.name,
                         path="",

@@ -9,11 +9,10 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple, Self
 
-from fetchd.disk.roots import HIDDEN, Root, explain, explained, shown
+from fetchd.disk.roots import HIDDEN, Folder, Root, explain, explained, shown
 from fetchd.disk.space import Claim, Space
 from fetchd.errors import AttemptError
 from fetchd.model import Validator
@@ -61,7 +60,7 @@ class DiskPart:
         home: str,
         name: str,
         locked: Locked,
-        folder_fd: int,
+        folder: Folder,
     ) -> None:
         """Take a part over; what its journal does not vouch for is cut off."""
         self.name = name
@@ -72,7 +71,7 @@ class DiskPart:
         self.home = home
         self._fd = locked.fd
         self._identity = locked.device, locked.inode
-        self._folder_fd = folder_fd
+        self._folder = folder
         self._discarded = False
         self.journal: PartJournal | None = None
         self._claim = Claim(device=locked.device)
@@ -81,7 +80,7 @@ class DiskPart:
             if locked.new:
                 self._forget()  # of one that somebody has removed without it
                 return
-            said = read_journal(system, folder_fd, name)
+            said = read_journal(system, folder.fd, name)
             if said is not None and said[:2] == (root, path):
                 self.journal = said[2]
             if self.journal is None or self.journal.durable_bytes > self.size_bytes:
@@ -91,9 +90,18 @@ class DiskPart:
                 system.truncate(locked.fd, durable_bytes)
                 self.size_bytes = durable_bytes
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.unclaim()
+        os.close(self._fd)
+
     def write(self, data: memoryview) -> None:
-        with explained(self._root, self._path, "writing the part"):
+        try:
             _write_all(self._system, self._fd, data, self.size_bytes)
+        except OSError as exc:
+            raise explain(exc, self._root, self._path, "writing the part") from exc
         # Only now: what a failed write left behind the size is overwritten or cut off.
         self.size_bytes += len(data)
         self._claim.missing_bytes = max(0, self._claim.missing_bytes - len(data))
@@ -124,7 +132,7 @@ class DiskPart:
         with explained(self._root, self._path, "writing the part's journal"):
             draft = self.name + _DRAFT
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-            fd = self._system.open(draft, flags, 0o600, dir_fd=self._folder_fd)
+            fd = self._system.open(draft, flags, 0o600, dir_fd=self._folder.fd)
             try:
                 _write_all(self._system, fd, self._encode(journal), 0)
                 self._system.fsync(fd)
@@ -133,10 +141,10 @@ class DiskPart:
             self._system.rename(
                 draft,
                 self.name + _JOURNAL,
-                src_dir_fd=self._folder_fd,
-                dst_dir_fd=self._folder_fd,
+                src_dir_fd=self._folder.fd,
+                dst_dir_fd=self._folder.fd,
             )
-            self._system.fsync(self._folder_fd)
+            self._system.fsync(self._folder.fd)
         self.journal = journal
 
     def identity(self) -> tuple[int, int]:
@@ -146,7 +154,7 @@ class DiskPart:
         if self._discarded:
             return  # the name may be another's by now
         with explained(self._root, self._path, "removing the part"):
-            remove(self._system, self._folder_fd, self.name)
+            remove(self._system, self._folder.fd, self.name)
         self._gone()
 
     def quarantine(self) -> str:
@@ -154,13 +162,13 @@ class DiskPart:
             return ""
         with explained(self._root, self._path, f"moving the part to {HIDDEN}/{_QUARANTINE}"):
             self._forget()
-            move_to_quarantine(self._system, self._folder_fd, self.name)
+            move_to_quarantine(self._system, self._folder.fd, self.name)
         self._gone()
         return "/".join(filter(None, (self.home, HIDDEN, _QUARANTINE, self.name)))
 
     def drop_quarantined(self) -> bool:
         with suppress(OSError):
-            return drop_quarantined(self._system, self._folder_fd, self.name)
+            return drop_quarantined(self._system, self._folder.fd, self.name)
         return False
 
     def claim(self, missing_bytes: int) -> None:
@@ -205,8 +213,8 @@ class DiskPart:
     def _forget(self) -> None:
         """Remove the journal, durably: it must never vouch for bytes that are written next."""
         self.journal = None
-        if forget_journal(self._system, self._folder_fd, self.name):
-            self._system.fsync(self._folder_fd)
+        if forget_journal(self._system, self._folder.fd, self.name):
+            self._system.fsync(self._folder.fd)
 
     def _encode(self, journal: PartJournal) -> memoryview:
         # ASCII only: a lone surrogate (a byte that is not UTF-8) survives as an escape.
@@ -224,38 +232,33 @@ class DiskPart:
         return memoryview(json.dumps(document, ensure_ascii=True).encode("ascii"))
 
 
-@contextmanager
-def open_part(system: Os, space: Space, root: Root, path: str) -> Iterator[DiskPart]:
-    """Open or make the part of a destination; raises AttemptError, PartBusy."""
+def open_part(system: Os, space: Space, root: Root, path: str) -> DiskPart:
+    """Open or make the part of a destination (``with``); raises AttemptError, PartBusy."""
     name = part_name(root.name, path)
-    with root.place(path) as place:
-        with explained(root.name, path, "the folder"):
-            if not system.may_write(place.folder_fd):
-                read_only = os.fstatvfs(place.folder_fd).f_flag & os.ST_RDONLY
-                number = errno.EROFS if read_only else errno.EACCES
-                raise OSError(number, os.strerror(number))
-        with explained(root.name, path, f"the folder {HIDDEN}"):
-            folder_fd = _make_folder(system, root, place.home_fd, place.home)
-            home = place.home
-    locked = None
+    place = root.place(path)
+    folder_fd = place.folder.fd
     try:
-        with explained(root.name, path, "the part"):
-            locked = _make_or_lock(system, folder_fd, name)
-            while locked.names > 1:
-                # A published file under a second name, since a crash: never write into it.
-                os.close(locked.fd)
-                locked = None
-                remove(system, folder_fd, name)
-                locked = _make_or_lock(system, folder_fd, name)
-        part = DiskPart(system, space, root.name, path, home, name, locked, folder_fd)
-        try:
-            yield part
-        finally:
-            part.unclaim()
-    finally:
-        if locked is not None:
+        what = "the folder"
+        if not system.may_write(folder_fd):
+            read_only = os.fstatvfs(folder_fd).f_flag & os.ST_RDONLY
+            number = errno.EROFS if read_only else errno.EACCES
+            raise OSError(number, os.strerror(number))
+        what = f"the folder {HIDDEN}"
+        folder = _make_folder(system, root, place.home)
+        what = "the part"
+        locked = _make_or_lock(system, folder.fd, name)
+        while locked.names > 1:
+            # A published file under a second name, since a crash: never write into it.
             os.close(locked.fd)
-        os.close(folder_fd)
+            remove(system, folder.fd, name)
+            locked = _make_or_lock(system, folder.fd, name)
+    except OSError as exc:
+        raise explain(exc, root.name, path, what) from exc
+    try:
+        return DiskPart(system, space, root.name, path, place.home.home_path, name, locked, folder)
+    except BaseException:
+        os.close(locked.fd)
+        raise
 
 
 def lock(system: Os, folder_fd: int, name: str) -> Locked | None:
@@ -311,19 +314,12 @@ def _locked(fd: int, folder_fd: int, name: str, *, new: bool) -> Locked | None:
     return None
 
 
-def find_folder(system: Os, home_fd: int) -> int | None:
-    """Open the folder of the parts below a file system's top folder, None: there is none."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+def find_folder(system: Os, home: Folder) -> Folder | None:
+    """Return the folder of the parts below a file system's top folder, None: there is none."""
     try:
-        hidden_fd = system.open(HIDDEN, flags, dir_fd=home_fd)
+        return home.inner(system, HIDDEN).inner(system, _PARTS)
     except FileNotFoundError:
         return None
-    try:
-        return system.open(_PARTS, flags, dir_fd=hidden_fd)
-    except FileNotFoundError:
-        return None
-    finally:
-        os.close(hidden_fd)
 
 
 def read_journal(system: Os, folder_fd: int, name: str) -> tuple[str, str, PartJournal] | None:
@@ -412,14 +408,8 @@ def homes(system: Os, root: Root) -> list[str]:
     """Return where parts of a root may lie: "" and the other file systems that ever held some."""
     places = {""}
     try:
-        with root.folder("") as root_fd:
-            hidden_fd = system.open(
-                HIDDEN, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root_fd
-            )
-        try:
-            fd = system.open(_PLACES, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=hidden_fd)
-        finally:
-            os.close(hidden_fd)
+        hidden = root.folder("").inner(system, HIDDEN)
+        fd = system.open(_PLACES, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=hidden.fd)
     except OSError:
         return [""]
     try:
@@ -436,37 +426,30 @@ def homes(system: Os, root: Root) -> list[str]:
     return sorted(places)
 
 
-def _make_folder(system: Os, root: Root, home_fd: int, home: str) -> int:
-    """Open the folder of the parts, made if need be; the caller closes it."""
-    found = find_folder(system, home_fd)
+def _make_folder(system: Os, root: Root, home: Folder) -> Folder:
+    """Return the folder of the parts, made if need be."""
+    found = find_folder(system, home)
     if found is not None:
         return found
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
     with suppress(FileExistsError):
-        system.mkdir(HIDDEN, 0o700, dir_fd=home_fd)
-    hidden_fd = system.open(HIDDEN, flags, dir_fd=home_fd)
-    try:
-        if home:
-            _note_place(system, root, home)
-        with suppress(FileExistsError):
-            system.mkdir(_PARTS, 0o700, dir_fd=hidden_fd)
-        system.fsync(hidden_fd)
-        system.fsync(home_fd)
-        return system.open(_PARTS, flags, dir_fd=hidden_fd)
-    finally:
-        os.close(hidden_fd)
+        system.mkdir(HIDDEN, 0o700, dir_fd=home.fd)
+    hidden = home.inner(system, HIDDEN)
+    if home.home_path:
+        _note_place(system, root, home.home_path)
+    with suppress(FileExistsError):
+        system.mkdir(_PARTS, 0o700, dir_fd=hidden.fd)
+    system.fsync(hidden.fd)
+    system.fsync(home.fd)
+    return hidden.inner(system, _PARTS)
 
 
 def _note_place(system: Os, root: Root, home: str) -> None:
     """Write down that another file system has parts, for the next life's sweep."""
-    os.close(_make_folder(system, root, root.fd, ""))
-    hidden_fd = system.open(HIDDEN, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root.fd)
-    try:
-        # On Linux O_APPEND wins over any offset, so two threads cannot overwrite each other.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        fd = system.open(_PLACES, flags, 0o600, dir_fd=hidden_fd)
-    finally:
-        os.close(hidden_fd)
+    top = root.top
+    _make_folder(system, root, top)
+    # On Linux O_APPEND wins over any offset, so two threads cannot overwrite each other.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    fd = system.open(_PLACES, flags, 0o600, dir_fd=top.inner(system, HIDDEN).fd)
     try:
         line = json.dumps(home).encode("ascii") + b"\n"
         _write_all(system, fd, memoryview(line), os.fstat(fd).st_size)

@@ -18,7 +18,7 @@ from fetchd.disk.part import (
     read_journal,
     remove,
 )
-from fetchd.disk.roots import Place, Root, existing_at, explain, shown
+from fetchd.disk.roots import Folder, Place, Root, existing_at, explain, shown
 from fetchd.errors import AttemptError
 from fetchd.model import Attempt, Failure, Outcome, Publish, Published
 from fetchd.ports import Os, PartBusy
@@ -73,10 +73,10 @@ class Publisher:
                     self._failpoints.pass_by("publish.renamed")
 
             named = [m for m in members if m.going]
-            folders = {m.folder_key: m.place.folder_fd for m in named}
+            folders = {m.place.folder.key: m.place.folder.fd for m in named}
             errors = self._sync_all(folders.values())
             for member in named:
-                if (failed := errors.get(folders[member.folder_key])) is not None:
+                if (failed := errors.get(folders[member.place.folder.key])) is not None:
                     member.take_back(failed)
             self._failpoints.pass_by("publish.folder_synced")
 
@@ -125,7 +125,8 @@ class Publisher:
         try:
             self._system.fsync(fd)
         except OSError as exc:
-            errors[fd] = exc
+            # Without its frames, which would hold the whole group and what it has open.
+            errors[fd] = exc.with_traceback(None)
         except MemoryError:
             errors[fd] = _NO_MEMORY
         else:
@@ -136,7 +137,6 @@ class _Member:
     """One part on its way through the steps; ``outcome`` is set as soon as it is known."""
 
     place: Place
-    folder_key: tuple[int, int]
 
     def __init__(
         self, attempt: Publish, roots: Mapping[str, Root], system: Os, stack: ExitStack
@@ -145,7 +145,7 @@ class _Member:
         self.intent = attempt.intent
         self.outcome: Outcome | None = None
         self.part_fd: int | None = None  # None: nothing left to be named, it stands there already
-        self._parts_fd: int | None = None
+        self._parts: Folder | None = None
         self._roots = roots
         self._system = system
         self._stack = stack
@@ -178,12 +178,12 @@ class _Member:
         root = self._roots.get(intent.root)
         if root is None:
             raise AttemptError("dest_denied", f"root {intent.root!r} is not configured any more")
-        self.place = self._stack.enter_context(root.place(intent.path, make=True))
-        folder = os.fstat(self.place.folder_fd)
-        self.folder_key = folder.st_dev, folder.st_ino
+        self.place = root.place(intent.path, make=True)
         there = existing_at(self.place, intent.root, intent.path)
         fd = self._open_part()
-        if there is not None and self._is_verified(there.inode, there.size_bytes, folder.st_dev):
+        if there is not None and self._is_verified(
+            there.inode, there.size_bytes, self.place.folder.key[0]
+        ):
             # Named in an earlier life, or under both names by a crash between link and unlink.
             return
         if there is not None and not intent.clobber:
@@ -207,8 +207,8 @@ class _Member:
         """Give the part its final name."""
         if self.part_fd is None:
             return
-        assert self._parts_fd is not None
-        names = {"src_dir_fd": self._parts_fd, "dst_dir_fd": self.place.folder_fd}
+        assert self._parts is not None
+        names = {"src_dir_fd": self._parts.fd, "dst_dir_fd": self.place.folder.fd}
         part, name = self.intent.part, self.place.name
         if self.intent.clobber:
             self._system.rename(part, name, **names)
@@ -233,18 +233,18 @@ class _Member:
 
     def finish(self) -> None:
         """Remove what is left of the part and say what is visible now."""
-        found = os.stat(self.place.name, dir_fd=self.place.folder_fd, follow_symlinks=False)
+        found = os.stat(self.place.name, dir_fd=self.place.folder.fd, follow_symlinks=False)
         self.outcome = Published(intent=self.intent, mtime_ns=found.st_mtime_ns, inode=found.st_ino)
-        if self._parts_fd is None:
+        if self._parts is None:
             return
         # What cannot be removed is swept later; the file itself is published.
         part = self.intent.part
         with suppress(OSError):
-            drop_quarantined(self._system, self._parts_fd, part)
+            drop_quarantined(self._system, self._parts.fd, part)
         with suppress(OSError):
-            forget_journal(self._system, self._parts_fd, part)
-            if os.stat(part, dir_fd=self._parts_fd, follow_symlinks=False).st_ino == found.st_ino:
-                self._system.unlink(part, dir_fd=self._parts_fd)
+            forget_journal(self._system, self._parts.fd, part)
+            if os.stat(part, dir_fd=self._parts.fd, follow_symlinks=False).st_ino == found.st_ino:
+                self._system.unlink(part, dir_fd=self._parts.fd)
 
     def fail(self, exc: OSError, what: str, *, kept: bool = True) -> None:
         self._fail(explain(exc, self.intent.root, self.intent.path, what), kept=kept)
@@ -269,13 +269,13 @@ class _Member:
 
     def _unname(self) -> bool:
         """Take the final name from our file; False: there is none, or no part to be."""
-        name, folder_fd, part, parts_fd = (
-            *(self.place.name, self.place.folder_fd),
-            *(self.intent.part, self._parts_fd),
-        )
+        name, part, folder_fd = self.place.name, self.intent.part, self.place.folder.fd
         found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-        if parts_fd is None or not self._is_verified(found.st_ino, found.st_size, found.st_dev):
+        if self._parts is None or not self._is_verified(
+            found.st_ino, found.st_size, found.st_dev
+        ):
             return False
+        parts_fd = self._parts.fd
         if found.st_nlink > 1 and self._stands_at(part, parts_fd, found.st_ino):
             self._system.unlink(name, dir_fd=folder_fd)
         else:
@@ -296,11 +296,10 @@ class _Member:
         self.outcome = Failure(code=error.code, reason=reason, transient=True)
 
     def _open_part(self) -> int | None:
-        self._parts_fd = find_folder(self._system, self.place.home_fd)
-        if self._parts_fd is None:
+        self._parts = find_folder(self._system, self.place.home)
+        if self._parts is None:
             return None
-        self._stack.callback(os.close, self._parts_fd)
-        locked = lock(self._system, self._parts_fd, self.intent.part)
+        locked = lock(self._system, self._parts.fd, self.intent.part)
         if locked is None:
             return None
         self._stack.callback(os.close, locked.fd)
@@ -320,8 +319,8 @@ class _Member:
         """Verify the bytes again, which a crash may have torn; False: settled as a failure."""
         intent = self.intent
         if not intent.digests:
-            assert self._parts_fd is not None
-            said = read_journal(self._system, self._parts_fd, intent.part)
+            assert self._parts is not None
+            said = read_journal(self._system, self._parts.fd, intent.part)
             if intent.size_bytes and (said is None or said[2].durable_bytes < intent.size_bytes):
                 self._refuse(
                     "a crash came before the part was synced and no checksum can clear it; "
@@ -340,9 +339,9 @@ class _Member:
         return self.going
 
     def _discard(self) -> None:
-        assert self._parts_fd is not None
+        assert self._parts is not None
         with suppress(OSError):
-            remove(self._system, self._parts_fd, self.intent.part)
+            remove(self._system, self._parts.fd, self.intent.part)
 
     def _exists(self) -> AttemptError:
         return AttemptError(

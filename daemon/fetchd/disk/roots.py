@@ -6,11 +6,9 @@ import errno
 import grp
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from fetchd.errors import AttemptError, ConfigError
 from fetchd.ports import Existing, Os
@@ -21,6 +19,8 @@ HIDDEN = ".fetchd"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _PROBE = "probe"
+#: Folders that a root keeps open.
+_MOST_KNOWN = 64
 #: How a file system or kernel says that it knows no files without a name (open(2), O_TMPFILE).
 _NO_NAMELESS = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
 _CODES = {
@@ -52,31 +52,77 @@ class RootSpec:
     group: str | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class Place:
-    """Where a destination lies. The descriptors are open while the place is in use (``with``).
+class Folder:
+    """An open folder below a root, or the root itself; closed when nobody holds it any more.
 
-    ``folder_fd``: the destination's folder, or, when ``missing``, the nearest one that exists.
-    ``home_fd``: the top folder of the file system that the destination is on; ``home``: its path
-    below the root, "" for the root itself.
+    While it is open its inode number cannot come again, so a name that leads to the same number
+    leads to this folder. ``home``: the top folder of its file system, None: it is that itself;
+    ``home_path``: that one's path below the root. ``rooted``: its name is durable in its parent.
     """
 
-    folder_fd: int
-    missing: bool = False
-    name: str
-    home_fd: int
-    home: str = ""
-    opened: list[int] = field(default_factory=list)  # what the place itself has opened
+    __slots__ = ("_closes", "_inner", "device", "fd", "home", "home_path", "key", "name", "rooted")
 
-    def __enter__(self) -> Self:
-        return self
+    def __init__(
+        self,
+        fd: int,
+        name: str,
+        device: int,
+        home: Folder | None = None,
+        home_path: str = "",
+        *,
+        closes: bool = True,
+    ) -> None:
+        self._closes = closes
+        self.fd = fd
+        self.name = name
+        self.device = device
+        self.key = _key(fd)
+        self.home = home
+        self.home_path = home_path
+        self.rooted = False
+        self._inner: dict[str, Folder] = {}
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __del__(self) -> None:
+        if self._closes:
+            os.close(self.fd)
 
-    def close(self) -> None:
-        while self.opened:
-            os.close(self.opened.pop())
+    def is_in(self, parent_fd: int) -> bool:
+        """Tell whether the name still leads to this folder."""
+        try:
+            found = os.stat(self.name, dir_fd=parent_fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self.key
+
+    def inner(self, system: Os, name: str) -> Folder:
+        """Return a folder in this one, kept open from the first time on; raises OSError."""
+        inner = self._inner.get(name)
+        if inner is None or not inner.is_in(self.fd):
+            fd = system.open(name, _FOLDER, dir_fd=self.fd)
+            inner = self._inner[name] = Folder(fd, name, self.device)
+        return inner
+
+    def forget_inner(self) -> None:
+        self._inner.clear()
+
+
+class Place:
+    """Where a destination lies; its descriptors are open as long as somebody holds the place.
+
+    ``folder``: the destination's folder, or, when ``missing``, the nearest one that exists.
+    """
+
+    __slots__ = ("folder", "missing", "name")
+
+    def __init__(self, folder: Folder, name: str, *, missing: bool = False) -> None:
+        self.folder = folder
+        self.name = name
+        self.missing = missing
+
+    @property
+    def home(self) -> Folder:
+        """The top folder of the file system that the destination is on."""
+        return self.folder.home or self.folder
 
 
 class Root:
@@ -92,6 +138,8 @@ class Root:
         self._system = system
         # Folders whose own name is durable in their parent; publisher thread only.
         self._rooted: set[tuple[int, int]] = set()
+        # By path, as they were last found; each is looked at again before it is used.
+        self._known: dict[str, Folder] = {}
         try:
             self.fd = self._open()
         except OSError as exc:
@@ -100,6 +148,7 @@ class Root:
             ) from None
         try:
             self._probe()
+            self.top = self._new_top()
         except OSError as exc:
             os.close(self.fd)
             raise ConfigError(
@@ -108,7 +157,12 @@ class Root:
             ) from None
 
     def close(self) -> None:
+        self._known.clear()
+        self.top.forget_inner()
         os.close(self.fd)
+
+    def _new_top(self) -> Folder:
+        return Folder(self.fd, "", self._system.device(self.fd), closes=False)
 
     def _open(self) -> int:
         _make_root(Path(self.path), self._system)
@@ -125,6 +179,7 @@ class Root:
             fd = self._open()
             os.dup2(fd, self.fd, inheritable=False)
             os.close(fd)
+            self.top = self._new_top()
 
     def dress(self, fd: int, mode: int | None = None) -> None:
         """Give a file or folder the root's mode (or ``mode``) and group, where it has any."""
@@ -142,14 +197,12 @@ class Root:
         *folders, name = self._components(path)
         return self._walk(folders, name, path, make=make)
 
-    @contextmanager
-    def folder(self, path: str) -> Iterator[int]:
-        """Open the existing folder at ``path`` ("": the root); raises AttemptError."""
-        folders = self._components(path) if path else []
-        with self._walk(folders, "", path, make=False) as place:
-            if place.missing:
-                raise AttemptError("disk_error", f"{self.name}:{shown(path)}: no such folder")
-            yield place.folder_fd
+    def folder(self, path: str) -> Folder:
+        """Return the existing folder at ``path`` ("": the root); raises AttemptError."""
+        place = self._walk(self._components(path) if path else [], "", path, make=False)
+        if place.missing:
+            raise AttemptError("disk_error", f"{self.name}:{shown(path)}: no such folder")
+        return place.folder
 
     def below(self, path: str) -> str | None:
         """Return an absolute path as one below the root, by its name alone; None: it is not."""
@@ -208,45 +261,57 @@ class Root:
         return components
 
     def _walk(self, folders: list[str], name: str, path: str, *, make: bool) -> Place:
-        self._restore(path)
-        place = Place(folder_fd=self.fd, name=name, home_fd=self.fd)
-        try:
-            for depth, component in enumerate(folders, 1):
-                with explained(self.name, path, f"the folder {shown(component)!r}"):
-                    child = self._enter(place.folder_fd, component, path, make=make)
-                    if child is None:
-                        place.missing = True
-                        break
-                    place.opened.append(child)
-                    if self._system.device(child) != self._system.device(place.folder_fd):
-                        place.home_fd, place.home = child, "/".join(folders[:depth])
-                place.folder_fd = child
-        except BaseException:
-            place.close()
-            raise
-        return place
+        if not folders:
+            self._restore(path)
+            return Place(self.top, name)
+        folder, below = self.top, ""
+        for component in folders:
+            below = f"{below}/{component}" if below else component
+            known = self._known.get(below)
+            if known is not None and (known.rooted or not make) and known.is_in(folder.fd):
+                folder = known
+                continue
+            if folder is self.top:
+                self._restore(path)  # else it holds what is known to be in it
+                folder = self.top
+            with explained(self.name, path, f"the folder {shown(component)!r}"):
+                child = self._enter(folder, component, below, path, make=make)
+            if child is None:
+                return Place(folder, name, missing=True)
+            folder = child
+        return Place(folder, name)
 
-    def _enter(self, parent_fd: int, component: str, path: str, *, make: bool) -> int | None:
+    def _enter(
+        self, parent: Folder, component: str, below: str, path: str, *, make: bool
+    ) -> Folder | None:
         try:
-            child = self._system.open(component, _FOLDER, dir_fd=parent_fd)
+            fd = self._system.open(component, _FOLDER, dir_fd=parent.fd)
         except FileNotFoundError:
             if not make:
                 return None
-            child = self._make(parent_fd, component)
+            fd = self._make(parent.fd, component)
         except OSError as exc:
-            if exc.errno in {errno.ENOTDIR, errno.ELOOP} and _is_link(parent_fd, component):
+            if exc.errno in {errno.ENOTDIR, errno.ELOOP} and _is_link(parent.fd, component):
                 raise AttemptError(
                     "dest_denied",
                     f"{self.name}:{shown(path)}: the folder {shown(component)!r} is a symbolic "
                     "link, which is not followed; configure its target as a root of its own",
                 ) from None
             raise
+        try:
+            device = self._system.device(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        if device == parent.device:
+            child = Folder(fd, component, device, parent.home or parent, parent.home_path)
+        else:
+            child = Folder(fd, component, device, None, below)
         if make:
-            try:
-                self._take_root(parent_fd, child)
-            except BaseException:
-                os.close(child)
-                raise
+            self._take_root(parent.fd, child)
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[below] = child
         return child
 
     def _make(self, parent_fd: int, component: str) -> int:
@@ -264,14 +329,13 @@ class Root:
             raise
         return child
 
-    def _take_root(self, parent_fd: int, child: int) -> None:
-        key = _key(child)
-        if key in self._rooted:
-            return
-        self._system.fsync(parent_fd)
-        if len(self._rooted) >= 10_000:
-            self._rooted.clear()
-        self._rooted.add(key)
+    def _take_root(self, parent_fd: int, child: Folder) -> None:
+        if child.key not in self._rooted:
+            self._system.fsync(parent_fd)
+            if len(self._rooted) >= 10_000:
+                self._rooted.clear()
+            self._rooted.add(child.key)
+        child.rooted = True
 
     def _probe(self) -> None:
         """Make a file that nobody sees: what mode bits promise, only an attempt can prove."""
@@ -313,7 +377,7 @@ def existing_at(place: Place, root: str, path: str) -> Existing | None:
         return None
     with explained(root, path, "the destination"):
         try:
-            found = os.stat(place.name, dir_fd=place.folder_fd, follow_symlinks=False)
+            found = os.stat(place.name, dir_fd=place.folder.fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
     if stat.S_ISDIR(found.st_mode):
