@@ -203,7 +203,8 @@ class FaultyOs(SystemOs):
         super().fsync(fd)
 
     def free_bytes(self, fd):
-        return super().free_bytes(fd) if self.free is None else self.free
+        free_bytes = super().free_bytes(fd) if self.free is None else self.free
+        return free_bytes if self.capacity is None else min(free_bytes, self.capacity)
 
     def capacity_bytes(self, fd):
         return super().capacity_bytes(fd) if self.capacity is None else self.capacity

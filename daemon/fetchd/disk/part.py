@@ -78,7 +78,9 @@ class DiskPart:
         self.size_bytes = locked.size_bytes
         with explained(root, path, "the part"):
             if locked.new:
-                self._forget()  # of one that somebody has removed without it
+                # Of one that somebody has removed without it.
+                if forget_journal(system, folder.fd, name, draft=False):
+                    system.fsync(folder.fd)
                 return
             said = read_journal(system, folder.fd, name)
             if said is not None and said[:2] == (root, path):
@@ -172,11 +174,13 @@ class DiskPart:
         return False
 
     def claim(self, missing_bytes: int) -> None:
-        if missing_bytes:
-            self._check_capacity(self.size_bytes + missing_bytes)
         needed_bytes = self._space.claim(self._claim, missing_bytes)
         free_bytes = self._free_bytes()
-        if free_bytes < needed_bytes and self.drop_quarantined():
+        if free_bytes >= needed_bytes:
+            return  # and so the file system is large enough, too
+        if missing_bytes:
+            self._check_capacity(self.size_bytes + missing_bytes)
+        if self.drop_quarantined():
             free_bytes = self._free_bytes()
         if free_bytes < needed_bytes:
             self.unclaim()
@@ -195,6 +199,7 @@ class DiskPart:
         with explained(self._root, self._path, "asking for the size of the file system"):
             most_bytes = self._space.most_bytes(self._system.capacity_bytes(self._fd))
         if size_bytes > most_bytes:
+            self.unclaim()
             raise AttemptError(
                 "too_large",
                 f"{size_bytes} bytes are more than the file system could hold if it were empty, "
@@ -296,17 +301,19 @@ def _locked(fd: int, folder_fd: int, name: str, *, new: bool) -> Locked | None:
                 "dest_denied", f"{HIDDEN}/{_PARTS}/{name} is not a regular file; remove it"
             )
         _flock(fd, name)
-        with suppress(FileNotFoundError):
+        try:
             named = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-            if named.st_ino == found.st_ino:
-                return Locked(
-                    fd,
-                    new and not named.st_size,  # or another process was in between
-                    named.st_dev,
-                    named.st_ino,
-                    named.st_size,
-                    names=named.st_nlink,
-                )
+        except FileNotFoundError:
+            named = None
+        if named is not None and named.st_ino == found.st_ino:
+            return Locked(
+                fd,
+                new and not named.st_size,  # or another process was in between
+                named.st_dev,
+                named.st_ino,
+                named.st_size,
+                named.st_nlink,
+            )
     except BaseException:
         os.close(fd)
         raise
@@ -338,10 +345,11 @@ def read_journal(system: Os, folder_fd: int, name: str) -> tuple[str, str, PartJ
         os.close(fd)
 
 
-def forget_journal(system: Os, folder_fd: int, name: str) -> bool:
-    """Remove a part's journal and its draft; True when there was one."""
-    with suppress(FileNotFoundError):
-        system.unlink(name + _DRAFT, dir_fd=folder_fd)
+def forget_journal(system: Os, folder_fd: int, name: str, *, draft: bool = True) -> bool:
+    """Remove a part's journal and its ``draft``; True when there was a journal."""
+    if draft:
+        with suppress(FileNotFoundError):
+            system.unlink(name + _DRAFT, dir_fd=folder_fd)
     try:
         system.unlink(name + _JOURNAL, dir_fd=folder_fd)
     except FileNotFoundError:
@@ -469,15 +477,17 @@ def _flock(fd: int, name: str) -> None:
 
 
 def _write_all(system: Os, fd: int, data: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(data):
+    while data:
         try:
-            written = system.write(fd, data[done:], offset + done)
+            written = system.write(fd, data, offset)
         except InterruptedError:
             continue
+        if written == len(data):
+            return
         if written == 0:
             raise OSError(errno.EIO, "the disk takes no bytes")
-        done += written
+        data = data[written:]
+        offset += written
 
 
 def _read_all(system: Os, fd: int) -> bytes:
