@@ -394,6 +394,15 @@ def drop_quarantined(system: Os, folder_fd: int, name: str) -> bool:
     return True
 
 
+def has_quarantine(folder_fd: int) -> bool:
+    """Tell whether anything was ever moved from the folder of the parts; raises OSError."""
+    try:
+        os.stat(_BESIDE, dir_fd=folder_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def quarantined(system: Os, folder_fd: int) -> dict[str, float]:
     """Return what lies in quarantine beside the folder of the parts, and since when."""
     try:

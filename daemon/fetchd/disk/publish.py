@@ -6,21 +6,23 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 from fetchd.clock import Clock, Failpoints
 from fetchd.digests import Hashes
 from fetchd.disk.part import (
+    Locked,
     drop_quarantined,
     find_folder,
     forget_journal,
+    has_quarantine,
     lock,
     read_journal,
     remove,
 )
-from fetchd.disk.roots import Folder, Place, Root, existing_at, explain, shown
+from fetchd.disk.roots import HIDDEN, Folder, Place, Root, existing_at, explain, shown
 from fetchd.errors import AttemptError
-from fetchd.model import Attempt, Failure, Outcome, Publish, Published
+from fetchd.model import Attempt, Failure, Intent, Outcome, Publish, Published
 from fetchd.ports import Os, PartBusy
 from fetchd.threads import DISK
 
@@ -58,8 +60,9 @@ class Publisher:
         return settled
 
     def _publish_group(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
-        with ExitStack() as stack:
-            members = [_Member(attempt, self._roots, self._system, stack) for attempt in attempts]
+        group = _Group(self._roots, self._system)
+        members = [_Member(attempt, group) for attempt in attempts]
+        try:
             for member in members:
                 member.go(member.prepare)
 
@@ -83,6 +86,8 @@ class Publisher:
             for member in members:
                 member.go(member.finish)
             return [(m.attempt, m.outcome) for m in members if m.outcome is not None]
+        finally:
+            group.close()
 
     def _sync_all(self, fds: Iterable[int]) -> dict[int, OSError]:
         """Sync all; return the errors of those that could not be.
@@ -133,22 +138,69 @@ class Publisher:
             del errors[fd]
 
 
+class _Group:
+    """What the members of a group have in common: each folder is walked to once for all of them."""
+
+    def __init__(self, roots: Mapping[str, Root], system: Os) -> None:
+        self.system = system
+        self._roots = roots
+        self._folders: dict[tuple[str, str], Folder] = {}
+        self._parts: dict[Folder, Folder | None] = {}
+        self._refused: dict[Folder, bool] = {}
+        self._opened: list[int] = []
+
+    def place(self, intent: Intent) -> tuple[Root, Place]:
+        root = self._roots.get(intent.root)
+        if root is None:
+            raise AttemptError("dest_denied", f"root {intent.root!r} is not configured any more")
+        below, _, name = intent.path.rpartition("/")
+        folder = self._folders.get((intent.root, below))
+        if folder is not None and name not in {"", ".", "..", HIDDEN} and "\0" not in name:
+            return root, Place(folder, name)
+        place = root.place(intent.path, make=True)
+        if below:  # "/name" and "name" are not the same
+            self._folders[intent.root, below] = place.folder
+        return root, place
+
+    def parts(self, place: Place) -> Folder | None:
+        """Return the folder of the parts for a place, None: there is none."""
+        home = place.home
+        if home not in self._parts:
+            self._parts[home] = find_folder(self.system, home)
+        return self._parts[home]
+
+    def drop_quarantined(self, parts: Folder, name: str) -> None:
+        """Remove what was refused of a destination, if anything was of any."""
+        if parts not in self._refused:
+            self._refused[parts] = has_quarantine(parts.fd)
+        if self._refused[parts]:
+            drop_quarantined(self.system, parts.fd, name)
+
+    def lock(self, parts: Folder, name: str) -> Locked | None:
+        locked = lock(self.system, parts.fd, name)
+        if locked is not None:
+            self._opened.append(locked.fd)
+        return locked
+
+    def close(self) -> None:
+        while self._opened:
+            os.close(self._opened.pop())
+
+
 class _Member:
     """One part on its way through the steps; ``outcome`` is set as soon as it is known."""
 
     place: Place
 
-    def __init__(
-        self, attempt: Publish, roots: Mapping[str, Root], system: Os, stack: ExitStack
-    ) -> None:
+    def __init__(self, attempt: Publish, group: _Group) -> None:
         self.attempt = attempt
         self.intent = attempt.intent
         self.outcome: Outcome | None = None
         self.part_fd: int | None = None  # None: nothing left to be named, it stands there already
         self._parts: Folder | None = None
-        self._roots = roots
-        self._system = system
-        self._stack = stack
+        self._moved = False  # the part's own name became the file's
+        self._group = group
+        self._system = group.system
 
     @property
     def going(self) -> bool:
@@ -175,12 +227,10 @@ class _Member:
     def prepare(self) -> None:
         """Open the folder and the part, see that it is the one that was verified, dress it."""
         intent = self.intent
-        root = self._roots.get(intent.root)
-        if root is None:
-            raise AttemptError("dest_denied", f"root {intent.root!r} is not configured any more")
-        self.place = root.place(intent.path, make=True)
+        root, self.place = self._group.place(intent)
         there = existing_at(self.place, intent.root, intent.path)
-        fd = self._open_part()
+        self._parts = self._group.parts(self.place)
+        part = self._group.lock(self._parts, intent.part) if self._parts else None
         if there is not None and self._is_verified(
             there.inode, there.size_bytes, self.place.folder.key[0]
         ):
@@ -188,13 +238,13 @@ class _Member:
             return
         if there is not None and not intent.clobber:
             raise self._exists()
-        if fd is None:
+        if part is None:
             self._refuse("the verified part is gone; it is fetched again")
             return
-        found = os.fstat(fd)
-        if not self._is_verified(found.st_ino, found.st_size, found.st_dev):
+        if not self._is_verified(part.inode, part.size_bytes, part.device):
             self._refuse("the part is not the one that was verified; it is fetched again")
             return
+        fd = part.fd
         if self.attempt.recovered and not self._holds(fd):
             return
         if intent.mtime_s is not None:
@@ -212,6 +262,7 @@ class _Member:
         part, name = self.intent.part, self.place.name
         if self.intent.clobber:
             self._system.rename(part, name, **names)
+            self._moved = True
             return
         try:
             try:
@@ -240,9 +291,11 @@ class _Member:
         # What cannot be removed is swept later; the file itself is published.
         part = self.intent.part
         with suppress(OSError):
-            drop_quarantined(self._system, self._parts.fd, part)
+            self._group.drop_quarantined(self._parts, part)
         with suppress(OSError):
             forget_journal(self._system, self._parts.fd, part)
+            if self._moved:
+                return
             if os.stat(part, dir_fd=self._parts.fd, follow_symlinks=False).st_ino == found.st_ino:
                 self._system.unlink(part, dir_fd=self._parts.fd)
 
@@ -294,16 +347,6 @@ class _Member:
         error = explain(exc, self.intent.root, self.intent.path, "syncing the part")
         reason = f"{error.reason}; it is fetched again"
         self.outcome = Failure(code=error.code, reason=reason, transient=True)
-
-    def _open_part(self) -> int | None:
-        self._parts = find_folder(self._system, self.place.home)
-        if self._parts is None:
-            return None
-        locked = lock(self._system, self._parts.fd, self.intent.part)
-        if locked is None:
-            return None
-        self._stack.callback(os.close, locked.fd)
-        return locked.fd
 
     def _is_verified(self, inode: int, size_bytes: int, device: int) -> bool:
         """Tell whether this is the file that the intent names."""
