@@ -218,6 +218,29 @@ def test_rule_43_data_is_synced_before_it_is_named_and_folders_before_it_is_told
     assert all(call.startswith("unlink") for call in system.calls[6:])
 
 
+def test_a_journal_goes_with_its_part_whoever_wrote_it_and_in_whichever_life(tmp_path):
+    disk = build({"default": RootSpec(path=str(tmp_path))})
+    first = verified(disk, "a", b"1234", durable_bytes=4)
+    verified(disk, "b", b"12")
+    with disk.open_part("default", "b") as part:  # again, and this time with a journal
+        part.write(memoryview(b"1234"))
+        part.checkpoint(
+            PartJournal(url="u", final_url="u", total=4, validator=Validator(), durable_bytes=4)
+        )
+        device, inode = part.identity()
+    second = verified(disk, "c", b"1234")
+    taken = replace(
+        second,
+        intent=replace(second.intent, path="b", part=part.name, device=device, inode=inode),
+    )
+    assert len(hidden(tmp_path)) == 5
+
+    publish(disk, first, taken, second)
+
+    assert hidden(tmp_path) == []
+    assert set(visible(tmp_path)) == {"a", "b", "c"}
+
+
 def test_rule_36_a_published_file_clears_what_was_refused_for_it_and_no_other(disk, tmp_path):
     for path in ("a", "b"):
         with disk.open_part("default", path) as part:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 
 from fetchd.clock import Clock, Failpoints, SystemClock
 from fetchd.disk.part import (
+    Unjournalled,
     drop_quarantined,
     find_folder,
     homes,
@@ -57,8 +58,11 @@ def build(
             opened[name] = Root(name, spec, system)
             undo.callback(opened[name].close)
         undo.pop_all()
-    publisher = Publisher(opened, system, failpoints or Failpoints(), clock or SystemClock())
-    return DownloadDisk(opened, system, publisher, Space(reserve_bytes))
+    unjournalled = Unjournalled()
+    publisher = Publisher(
+        opened, system, unjournalled, failpoints or Failpoints(), clock or SystemClock()
+    )
+    return DownloadDisk(opened, system, publisher, Space(reserve_bytes), unjournalled)
 
 
 class DownloadDisk:
@@ -68,11 +72,17 @@ class DownloadDisk:
     """
 
     def __init__(
-        self, roots: Mapping[str, Root], system: Os, publisher: Publisher, space: Space
+        self,
+        roots: Mapping[str, Root],
+        system: Os,
+        publisher: Publisher,
+        space: Space,
+        unjournalled: Unjournalled,
     ) -> None:
         self._roots = roots
         self._system = system
         self._space = space
+        self._unjournalled = unjournalled
         self._publisher = publisher
 
     def close(self) -> None:
@@ -80,7 +90,7 @@ class DownloadDisk:
             root.close()
 
     def open_part(self, root: str, path: str) -> AbstractContextManager[Part]:
-        return open_part(self._system, self._space, self._root(root), path)
+        return open_part(self._system, self._space, self._unjournalled, self._root(root), path)
 
     def existing(self, root: str, path: str) -> Existing | None:
         return existing_at(self._root(root).place(path), root, path)

@@ -48,6 +48,30 @@ class Locked(NamedTuple):
     names: int
 
 
+class Unjournalled:
+    """Parts that were closed without a journal, which then need not be looked for. Any thread.
+
+    By name and inode. Some may be missing here; of others a journal may be left by another process
+    that had the part in between, which vouches for nothing once the part is gone, and is swept.
+    """
+
+    _MOST = 10_000
+
+    def __init__(self) -> None:
+        self._parts: set[tuple[str, int]] = set()  # each call is one step of the interpreter
+
+    def note(self, name: str, inode: int) -> None:
+        if len(self._parts) >= self._MOST:
+            self._parts.clear()
+        self._parts.add((name, inode))
+
+    def forget(self, name: str, inode: int) -> None:
+        self._parts.discard((name, inode))
+
+    def holds(self, name: str, inode: int) -> bool:
+        return (name, inode) in self._parts
+
+
 class DiskPart:
     """A destination's part, locked as long as ``fd`` is open. One thread. See ``ports.Part``."""
 
@@ -61,6 +85,7 @@ class DiskPart:
         name: str,
         locked: Locked,
         folder: Folder,
+        unjournalled: Unjournalled,
     ) -> None:
         """Take a part over; what its journal does not vouch for is cut off."""
         self.name = name
@@ -72,6 +97,9 @@ class DiskPart:
         self._fd = locked.fd
         self._identity = locked.device, locked.inode
         self._folder = folder
+        self._unjournalled = unjournalled
+        unjournalled.forget(name, locked.inode)
+        self._journalled = False  # a journal, or a draft of one, may be there
         self._discarded = False
         self.journal: PartJournal | None = None
         self._claim = Claim(device=locked.device)
@@ -85,6 +113,7 @@ class DiskPart:
             said = read_journal(system, folder.fd, name)
             if said is not None and said[:2] == (root, path):
                 self.journal = said[2]
+                self._journalled = True
             if self.journal is None or self.journal.durable_bytes > self.size_bytes:
                 self._forget()
             durable_bytes = self.journal.durable_bytes if self.journal else 0
@@ -97,6 +126,8 @@ class DiskPart:
 
     def __exit__(self, *_: object) -> None:
         self.unclaim()
+        if not (self._journalled or self._discarded):
+            self._unjournalled.note(self.name, self._identity[1])
         os.close(self._fd)
 
     def write(self, data: memoryview) -> None:
@@ -132,6 +163,7 @@ class DiskPart:
             self.discard()
             raise explain(exc, self._root, self._path, "syncing the part") from exc
         with explained(self._root, self._path, "writing the part's journal"):
+            self._journalled = True
             draft = self.name + _DRAFT
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
             fd = self._system.open(draft, flags, 0o600, dir_fd=self._folder.fd)
@@ -237,7 +269,9 @@ class DiskPart:
         return memoryview(json.dumps(document, ensure_ascii=True).encode("ascii"))
 
 
-def open_part(system: Os, space: Space, root: Root, path: str) -> DiskPart:
+def open_part(
+    system: Os, space: Space, unjournalled: Unjournalled, root: Root, path: str
+) -> DiskPart:
     """Open or make the part of a destination (``with``); raises AttemptError, PartBusy."""
     name = part_name(root.name, path)
     place = root.place(path)
@@ -260,7 +294,17 @@ def open_part(system: Os, space: Space, root: Root, path: str) -> DiskPart:
     except OSError as exc:
         raise explain(exc, root.name, path, what) from exc
     try:
-        return DiskPart(system, space, root.name, path, place.home.home_path, name, locked, folder)
+        return DiskPart(
+            system,
+            space,
+            root.name,
+            path,
+            place.home.home_path,
+            name,
+            locked,
+            folder,
+            unjournalled,
+        )
     except BaseException:
         os.close(locked.fd)
         raise

@@ -12,6 +12,7 @@ from fetchd.clock import Clock, Failpoints
 from fetchd.digests import Hashes
 from fetchd.disk.part import (
     Locked,
+    Unjournalled,
     drop_quarantined,
     find_folder,
     forget_journal,
@@ -45,9 +46,15 @@ class Publisher:
     """
 
     def __init__(
-        self, roots: Mapping[str, Root], system: Os, failpoints: Failpoints, clock: Clock
+        self,
+        roots: Mapping[str, Root],
+        system: Os,
+        unjournalled: Unjournalled,
+        failpoints: Failpoints,
+        clock: Clock,
     ) -> None:
         self._roots = roots
+        self._unjournalled = unjournalled
         self._system = system
         self._failpoints = failpoints
         self._clock = clock
@@ -60,7 +67,7 @@ class Publisher:
         return settled
 
     def _publish_group(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
-        group = _Group(self._roots, self._system)
+        group = _Group(self._roots, self._system, self._unjournalled)
         members = [_Member(attempt, group) for attempt in attempts]
         try:
             for member in members:
@@ -141,8 +148,9 @@ class Publisher:
 class _Group:
     """What the members of a group have in common: each folder is walked to once for all of them."""
 
-    def __init__(self, roots: Mapping[str, Root], system: Os) -> None:
+    def __init__(self, roots: Mapping[str, Root], system: Os, unjournalled: Unjournalled) -> None:
         self.system = system
+        self.unjournalled = unjournalled
         self._roots = roots
         self._folders: dict[tuple[str, str], Folder] = {}
         self._parts: dict[Folder, Folder | None] = {}
@@ -201,6 +209,7 @@ class _Member:
         self._moved = False  # the part's own name became the file's
         self._group = group
         self._system = group.system
+        self._unjournalled = group.unjournalled
 
     @property
     def going(self) -> bool:
@@ -293,7 +302,10 @@ class _Member:
         with suppress(OSError):
             self._group.drop_quarantined(self._parts, part)
         with suppress(OSError):
-            forget_journal(self._system, self._parts.fd, part)
+            if self._unjournalled.holds(part, found.st_ino):
+                self._unjournalled.forget(part, found.st_ino)
+            else:
+                forget_journal(self._system, self._parts.fd, part)
             if self._moved:
                 return
             if os.stat(part, dir_fd=self._parts.fd, follow_symlinks=False).st_ino == found.st_ino:
