@@ -79,9 +79,10 @@ def measure(folder, files, depth, *, publishes=True):
     paths = [f"{below}file-{number}.bin" for number in range(files)]
     if below:
         os.makedirs(os.path.join(folder, below))  # noqa: PTH103, PTH118
-    attempts = []
-    figures = {"part": timed(files, lambda: attempts.extend(parts(disk, paths)))}
+    verified = []
+    figures = {"part": timed(files, lambda: verified.extend(parts(disk, paths)))}
     if publishes:
+        attempts = [attempt_of(*part) for part in verified]
         figures["publish"] = timed(files, lambda: publish(disk, attempts))
         for path in paths:
             assert os.path.getsize(os.path.join(folder, path)) == len(BODY)  # noqa: PTH118, PTH202
@@ -102,7 +103,7 @@ def timed(files, work):
 
 
 def parts(disk, paths):
-    """Write every part as an attempt does, and yield the attempt to publish it."""
+    """Write every part as an attempt does, and yield what its publication has to know."""
     for path in paths:
         assert disk.existing("default", path) is None
         with disk.open_part("default", path) as part:
@@ -110,7 +111,7 @@ def parts(disk, paths):
             part.claim(len(BODY))
             part.truncate()
             part.write(BODY)
-            yield attempt_of(path, part)
+            yield path, part.name, part.size_bytes, *part.identity()
 
 
 def publish(disk, attempts):
@@ -118,15 +119,14 @@ def publish(disk, attempts):
         disk.publish(attempts[first : first + TOGETHER])
 
 
-def attempt_of(path, part):
-    device, inode = part.identity()
+def attempt_of(path, name, size_bytes, device, inode):
     intent = Intent(
         root="default",
         path=path,
-        part=part.name,
+        part=name,
         device=device,
         inode=inode,
-        size_bytes=part.size_bytes,
+        size_bytes=size_bytes,
         verified=Verify.LENGTH,
         digests=(),
         clobber=True,
@@ -135,7 +135,7 @@ def attempt_of(path, part):
         validator=Validator(),
         mtime_s=1_000_000_000.0,
         resumed_from_bytes=0,
-        received_bytes=part.size_bytes,
+        received_bytes=size_bytes,
         elapsed_s=0.001,
     )
     spec = TaskSpec(key=path, sources=("http://h.example/a",), path=path)

@@ -239,8 +239,10 @@ class DiskPart:
             )
 
     def _free_bytes(self) -> int:
-        with explained(self._root, self._path, "asking for free space"):
+        try:
             return self._system.free_bytes(self._fd)
+        except OSError as exc:
+            raise explain(exc, self._root, self._path, "asking for free space") from exc
 
     def _gone(self) -> None:
         self._discarded = True

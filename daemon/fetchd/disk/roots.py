@@ -375,11 +375,12 @@ def existing_at(place: Place, root: str, path: str) -> Existing | None:
     """Return what stands at a place, None: nothing; raises AttemptError for what is no file."""
     if place.missing:
         return None
-    with explained(root, path, "the destination"):
-        try:
-            found = os.stat(place.name, dir_fd=place.folder.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
+    try:
+        found = os.stat(place.name, dir_fd=place.folder.fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise explain(exc, root, path, "the destination") from exc
     if stat.S_ISDIR(found.st_mode):
         raise AttemptError(
             "dest_conflict",
