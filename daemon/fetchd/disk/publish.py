@@ -336,9 +336,7 @@ class _Member:
         """Take the final name from our file; False: there is none, or no part to be."""
         name, part, folder_fd = self.place.name, self.intent.part, self.place.folder.fd
         found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-        if self._parts is None or not self._is_verified(
-            found.st_ino, found.st_size, found.st_dev
-        ):
+        if self._parts is None or not self._is_verified(found.st_ino, found.st_size, found.st_dev):
             return False
         parts_fd = self._parts.fd
         if found.st_nlink > 1 and self._stands_at(part, parts_fd, found.st_ino):
