@@ -592,6 +592,7 @@ def test_p22_without_clobber_the_only_copy_is_a_part_again_when_its_name_may_not
     (outcome,) = publish(disk, attempt)
 
     assert failed(outcome) == ("disk_error", True)
+    assert isinstance(outcome, Failure)
     assert outcome.kept
     assert visible(tmp_path) == {}
     assert hidden(tmp_path) == [attempt.intent.part]
