@@ -145,6 +145,17 @@ def test_d09_a_destination_on_another_file_system_has_its_part_there(disk, syste
     assert names(tmp_path) == []
 
 
+def test_another_file_system_can_be_unmounted_when_no_part_there_is_open(disk, system, tmp_path):
+    (tmp_path / "big/isos").mkdir(parents=True)
+    system.other_device = "/big"
+
+    leave(disk, "big/isos/x", b"1")
+    disk.existing("default", "big/isos/x")
+
+    opened = [file.resolve() for file in Path("/proc/self/fd").iterdir()]
+    assert [file for file in opened if tmp_path / "big" in (file, *file.parents)] == []
+
+
 def test_the_next_life_knows_the_parts_on_other_file_systems(disk, system, tmp_path):
     (tmp_path / "big").mkdir()
     system.other_device = "/big"

@@ -309,6 +309,8 @@ class Root:
             child = Folder(fd, component, device, None, below)
         if make:
             self._take_root(parent.fd, child)
+        if child.home_path:
+            return child  # kept open, it would keep its file system from being unmounted
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
         self._known[below] = child
