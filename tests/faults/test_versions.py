@@ -320,11 +320,11 @@ class World:
         return None, None
 
     def open_files(self) -> int:
-        """Return how many descriptors are open, but for sockets, which are kept for later."""
+        """Return how many descriptors are open, but for sockets and folders, which are kept."""
         count = 0
         for link in Path("/proc/self/fd").iterdir():
             with suppress(FileNotFoundError):  # that of the listing
-                count += not str(link.readlink()).startswith("socket:")
+                count += not (str(link.readlink()).startswith("socket:") or link.is_dir())
         return count
 
     def sweep(self) -> int:

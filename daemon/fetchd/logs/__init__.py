@@ -101,8 +101,11 @@ def emitter() -> Callable[[str, Fields], None]:
     """Return a function that logs a line, its event included, at a level that is let through.
 
     It does what a logger does, with the set-up in force at this call, but binds and filters
-    nothing.
+    nothing. Before there is any, it is a logger.
     """
+    if not structlog.is_configured():
+        logger = get_logger()
+        return lambda level, line: getattr(logger, level)(**line)
     settings = structlog.get_config()
     *steps, _ = settings["processors"]
     put = settings["logger_factory"]().put
