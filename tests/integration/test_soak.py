@@ -15,3 +15,13 @@ def test_p23_a_minute_of_soak_in_two_lives(tmp_path):
     print(result)
     assert result.wrong == []
     assert result.files > 500
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_p23_ten_minutes_of_soak(tmp_path):
+    result = soak(tmp_path, minutes=10, seed=29)
+
+    print(result)
+    assert result.wrong == []
+    assert result.files > 5000
