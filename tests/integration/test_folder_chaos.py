@@ -250,6 +250,7 @@ def test_f15_a_folder_that_may_not_be_read_for_a_while_is_told_once(tmp_path, un
         daemon.jobs.chmod(0)
         try:
             wait_until(lambda: "Permission denied" in troubles(daemon), 10, "the status")
+            wait_until(lambda: states(daemon) == ["lost"], 10, "the loss of the watch")
             time.sleep(1.2)
         finally:
             daemon.jobs.chmod(0o755)
