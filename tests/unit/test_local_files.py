@@ -99,7 +99,7 @@ class House:
         before = open_descriptors()
         with pytest.raises(AttemptError) as caught:
             self.ask(url=f"file://{path}")
-        assert open_descriptors() == before
+        assert open_descriptors() <= before  # what an earlier test left may be gone by now
         return caught.value
 
     def close(self) -> None:
@@ -144,7 +144,7 @@ def test_nothing_stays_open_behind_a_stream(house):
     with pytest.raises(RangeRefused):
         house.ask(start=len(BODY))
 
-    assert open_descriptors() == before
+    assert open_descriptors() <= before  # what an earlier test left may be gone by now
 
 
 def test_bytes_in_names_that_are_not_utf_8_are_found(house):
