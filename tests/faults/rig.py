@@ -79,8 +79,7 @@ def _threads() -> int:
 
 
 def _descriptors() -> int:
-    """Return how many are open, but for those of folders, which are kept: see ``roots.Folder``."""
-    return sum(not link.is_dir() for link in Path("/proc/self/fd").iterdir())
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
 # ---------------------------------------------------------------- a job and its end

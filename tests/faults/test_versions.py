@@ -288,6 +288,8 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.downloader = Downloader(folder)
+        with self.downloader.disk.open_part("default", "first") as part:
+            part.discard()  # from here on the folder of the parts is open
         self.origin = Origin()
         self.server = Server(fallback=self.origin)
         self.numbers = itertools.count(1)
@@ -320,11 +322,11 @@ class World:
         return None, None
 
     def open_files(self) -> int:
-        """Return how many descriptors are open, but for sockets and folders, which are kept."""
+        """Return how many descriptors are open, but for sockets, which are kept for later."""
         count = 0
         for link in Path("/proc/self/fd").iterdir():
             with suppress(FileNotFoundError):  # that of the listing
-                count += not (str(link.readlink()).startswith("socket:") or link.is_dir())
+                count += not str(link.readlink()).startswith("socket:")
         return count
 
     def sweep(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -111,13 +112,16 @@ class Transfer:
         work = _Fetch(self, attempt)
         try:
             return work.run()
-        except NotWanted:
+        except NotWanted as exc:
+            _let_go(exc)
             return Interrupted()
         except PartBusy as exc:
+            _let_go(exc)
             return Deferred(reason="same_dest", detail=str(exc), delay_s=_BUSY_DELAY_S)
         except SumsBusy as exc:
             return Deferred(reason="sums", detail=str(exc), delay_s=_SUMS_DELAY_S)
         except AttemptError as exc:
+            _let_go(exc)
             if exc.code == "disk_full" and not work.overflowed:
                 return Deferred(
                     reason="disk",
@@ -701,6 +705,18 @@ class _Fetch:
 
     def _is_wanted(self) -> bool:
         return self._transfer.report(self._attempt, self._progress())
+
+
+def _let_go(exc: BaseException) -> None:
+    """Let the frames that an error has passed through hold nothing any more.
+
+    Some of them hold an error themselves, and so each other: what they had open would stay so until
+    the garbage collector looks.
+    """
+    link: BaseException | None = exc
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
 
 
 def _is_same(previous: FileRecord, standing: Existing) -> bool:
