@@ -7,8 +7,8 @@ from urllib.parse import SplitResult, unquote_to_bytes, urljoin, urlsplit
 
 from fetchd.errors import ValueProblem
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_SCHEMES = (*_DEFAULT_PORTS, "file")
+DEFAULT_PORTS = {"http": 80, "https": 443}
+_SCHEMES = (*DEFAULT_PORTS, "file")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\<>\"`{}|^]")
 _HOST = re.compile(r"[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\]")
 #: Most URLs: nothing in them needs a closer look. Their scheme, host and port, and the rest.
@@ -79,11 +79,11 @@ def origin_of(url: str) -> str:
     """
     if plain := _PLAIN.fullmatch(url):
         scheme, host, port = plain.group(1, 2, 3)
-        return f"{scheme}://{host}:{port or _DEFAULT_PORTS[scheme]}"
+        return f"{scheme}://{host}:{port or DEFAULT_PORTS[scheme]}"
     parts = urlsplit(url)
     if parts.scheme == "file":
         return "file://"
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+    port = parts.port or DEFAULT_PORTS.get(parts.scheme, 0)
     return f"{parts.scheme}://{_host(parts)}:{port}"
 
 

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+from fetchd.urls import DEFAULT_PORTS
+
 #: URLs that go out as they are written: nothing in them is to be lowered, encoded or resolved.
 _PLAIN = re.compile(
     r"(https?)://([a-z0-9.-]+)(?::([1-9][0-9]{0,4}))?"
@@ -39,11 +40,11 @@ class Question:
         plain = _PLAIN.fullmatch(url)
         if plain is not None:
             scheme, host, port, target = plain.groups()
-            return cls(url, scheme, host, int(port or _DEFAULT_PORTS[scheme]), target, headers)
+            return cls(url, scheme, host, int(port or DEFAULT_PORTS[scheme]), target, headers)
         prepared = requests.Request("GET", url).prepare()
         assert prepared.url is not None
         parts = urlsplit(prepared.url)
-        port_number = parts.port or _DEFAULT_PORTS[parts.scheme]
+        port_number = parts.port or DEFAULT_PORTS[parts.scheme]
         host = parts.hostname or ""
         return cls(prepared.url, parts.scheme, host, port_number, prepared.path_url, headers)
 
@@ -52,7 +53,7 @@ class Question:
         if self._head:
             return self._head
         host = f"[{self.host}]" if ":" in self.host else self.host
-        if self.port != _DEFAULT_PORTS[self.scheme]:
+        if self.port != DEFAULT_PORTS[self.scheme]:
             host = f"{host}:{self.port}"
         start = f"GET {self.target} HTTP/1.1"
         fields = [f"{name}: {value}" for name, value in self.headers.items()]
