@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fetchd.cores import Cores
 from fetchd.engine import Engine
 from fetchd.errors import StoreError
-from fetchd.events import Event
+from fetchd.events import Event, Tell
 from fetchd.model import (
     Batch,
     Expand,
@@ -63,8 +63,8 @@ class FakeClock:
 ONE_CORE = Cores({0}, 0)
 
 
-class NothingToDo(Exception):
-    """Who takes work now would wait for it."""
+class NothingToDo(StoreError):
+    """Who takes work now would wait for it. Of a kind that the engine itself survives."""
 
 
 class StepClock(FakeClock):
@@ -178,6 +178,7 @@ class EngineByHand:
         expand: Callable[..., Batch] = expand_specs,
         poison: int = 3,
         connections_per_origin: int = 8,
+        tell: Tell | None = None,
     ) -> None:
         self.clock = clock or FakeClock()
         self.failures: list[StoreError] = []
@@ -186,7 +187,7 @@ class EngineByHand:
         self.engine = Engine(
             self.store,
             expand,
-            self.events.append,
+            tell or self.events.append,
             self.clock,
             NoJitter(),
             connections_per_origin=connections_per_origin,

@@ -51,12 +51,16 @@ CODES: dict[str, Code] = {
     "dest_denied": Code(False, "the destination may not be created or replaced"),
     "exists": Code(False, "the destination exists and `if_exists: fail` forbids to replace it"),
     "disk_full": Code(True, "no space is left for the file"),
+    "disk_read_only": Code(True, "the file system of the destination lets nobody write"),
     "disk_error": Code(True, "the disk refused to read, write or sync"),
     "cancelled": Code(False, "the task or its run was cancelled"),
     "poison": Code(False, "the daemon crashed repeatedly while it worked on this task"),
     "list_changed": Code(False, "a list was edited after it had been accepted"),
     "worker_died": Code(True, "the thread that worked on the task ended unexpectedly"),
 }
+
+#: A disk that refuses for these is waited for: people make room, or make it writable again.
+DISK_WAITS = {"disk_full", "disk_read_only"}
 
 
 class FetchdError(Exception):
@@ -72,7 +76,7 @@ class BusyError(FetchdError):
 
 
 class StoreError(FetchdError):
-    """The store failed. Fatal: nothing that follows could be trusted (exit code 70)."""
+    """Decisions cannot be recorded any more. Fatal: what follows is not to be trusted (code 70)."""
 
 
 class UsageError(FetchdError):

@@ -680,6 +680,10 @@ class Store(Protocol):
         """Return every run that has not ended, in the order of acceptance."""
         ...
 
+    def open_run(self, run: int) -> OpenRun:
+        """Return one of them."""
+        ...
+
     def unfinished(self) -> list[Unfinished]:
         """Return the tasks that were running or publishing when the last life ended."""
         ...

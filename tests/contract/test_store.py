@@ -568,7 +568,7 @@ def test_a_batch_and_its_position_are_one(store):
     (again,) = store.open_runs()
     assert (again.groups[0].position, again.groups[0].expanding) == (position, True)
     store.append_tasks(group_, opened.run.id, (), None, got.append)
-    assert not store.open_runs()[0].groups[0].expanding
+    assert not store.open_run(opened.run.id).groups[0].expanding
 
 
 def test_the_rest_of_a_group_ends_but_not_what_is_being_published(store):

@@ -13,6 +13,7 @@ from fetchd.engine.admission import MOST_IN_VAIN
 from fetchd.engine.decisions import MOST_PUBLISH_FAILURES
 from fetchd.engine.engine import KEEP_PARTS_S
 from fetchd.engine.runs import TASKS_AN_ORIGIN
+from fetchd.errors import StoreError
 from fetchd.model import (
     Batch,
     Cancel,
@@ -733,6 +734,41 @@ def test_accepted_tasks_go_on_in_the_next_life(lives):
     assert second.engine.idle()
 
 
+@pytest.mark.parametrize(
+    "kind", [events.TaskStarted, events.TaskVerified, events.TaskRetryScheduled]
+)
+def test_c10_an_engine_that_cannot_act_on_what_it_decided_stops_and_loses_nothing(lives, kind):
+    told = []
+
+    def tell(event):
+        if type(event) is kind and event.path == "g":
+            raise MemoryError("no room")
+        told.append(event)
+
+    first = lives(tell=tell)
+    first.submit(job("a", group("a", spec("f"), spec("g"), retry=QUICK)))
+    first.settle(first.fetch(), failure())
+
+    def fail():
+        attempt = first.fetch()
+        verified = Fetched(intent=intent_for(attempt))
+        first.settle(attempt, verified if kind is events.TaskVerified else failure())
+
+    for call in (fail, first.engine.tick, lambda: first.engine.settle([])):
+        with pytest.raises(StoreError, match="MemoryError: no room"):
+            call()
+    second = lives()
+    second.engine.recover({})
+    second.publish_all()
+    second.clock.advance(10.0)
+    second.run_all()
+
+    (died,) = [event for event in told if isinstance(event, events.ThreadDied)]
+    assert (died.replaced, "MemoryError" in died.traceback) == (False, True)
+    assert of(second, events.RunEnded)[0].succeeded == 2
+    assert second.engine.idle()
+
+
 def test_a_crash_is_charged_only_without_durable_progress(lives):
     first = lives()
     first.submit(job("a", group("a", spec("f"))))
@@ -1069,6 +1105,23 @@ def test_d01_a_disk_that_is_full_when_a_file_is_published_costs_no_attempt(hand)
     assert (ended.state, ended.bytes) == ("succeeded", 10)
 
 
+def test_d01_what_took_long_to_fetch_is_not_soon_fetched_for_a_disk_that_takes_it_only_to_lose_it(
+    hand,
+):
+    hand.submit(job("a", group("a", spec("f"), retry=QUICK)))
+    attempt = hand.fetch()
+    hand.settle(attempt, Fetched(intent=replace(intent_for(attempt), elapsed_s=60.0)))
+    (publish,) = hand.publish()
+
+    hand.settle(publish, failure("disk_full"))
+    hand.clock.advance(599.0)
+    early = hand.fetch()
+    hand.clock.advance(2.0)
+
+    assert early is None
+    assert hand.fetch().number == 1
+
+
 def test_d01_a_full_file_system_below_a_root_holds_up_only_what_goes_there(hand):
     many = [spec(f"big/f{number:02}") for number in range(MOST_IN_VAIN + 2)]
     hand.submit(job("full", group("full", *many)))
@@ -1182,13 +1235,14 @@ def test_d04_a_part_that_cannot_be_published_again_and_again_is_fetched_anew(han
     assert hand.fetch().number == 2
 
 
-def test_d01_a_part_that_finds_no_room_for_its_name_waits_for_it_as_long_as_it_takes(hand):
+@pytest.mark.parametrize("code", ["disk_full", "disk_read_only"])
+def test_d01_d06_a_part_that_cannot_be_named_for_its_disk_waits_as_long_as_it_takes(hand, code):
     hand.submit(job("a", group("a", spec("f"), retry=QUICK)))
     hand.settle(attempt := hand.fetch(), Fetched(intent=intent_for(attempt)))
 
     for _ in range(2 * MOST_PUBLISH_FAILURES):
         (publish,) = hand.publish()
-        hand.settle(publish, failure("disk_full", kept=True))
+        hand.settle(publish, failure(code, kept=True))
         wait = waiting(hand, "a")
         hand.clock.advance(31.0)
         hand.engine.tick()

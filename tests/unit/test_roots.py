@@ -373,7 +373,7 @@ def test_d10_a_folder_or_a_pipe_at_the_destination_is_refused(root, tmp_path):
         (errno.EISDIR, "dest_conflict", False),
         (errno.EACCES, "dest_denied", False),
         (errno.EPERM, "dest_denied", False),
-        (errno.EROFS, "dest_denied", False),
+        (errno.EROFS, "disk_read_only", True),
         (errno.ENAMETOOLONG, "dest_denied", False),
         (errno.EXDEV, "dest_denied", False),
         (errno.ENOSPC, "disk_full", True),

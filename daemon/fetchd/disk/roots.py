@@ -28,12 +28,12 @@ _CODES = {
     errno.EISDIR: "dest_conflict",
     errno.EACCES: "dest_denied",
     errno.EPERM: "dest_denied",
-    errno.EROFS: "dest_denied",
     errno.ELOOP: "dest_denied",
     errno.EXDEV: "dest_denied",
     errno.ENAMETOOLONG: "dest_denied",
     errno.ENOSPC: "disk_full",
     errno.EDQUOT: "disk_full",
+    errno.EROFS: "disk_read_only",
 }
 _HINTS = {
     errno.EACCES: "check owner and mode of the folder",

@@ -15,6 +15,7 @@ from fetchd.clock import Clock, Random, SteadyWall
 from fetchd.engine import graph, retry
 from fetchd.engine.queue import Entry
 from fetchd.engine.runs import Group, OpenedRun, Phase
+from fetchd.errors import DISK_WAITS
 from fetchd.model import (
     Attempt,
     Batch,
@@ -51,8 +52,11 @@ from fetchd.urls import origin_of
 
 #: A list whose next piece could not be read, for a reason that may pass, is tried so often.
 MOST_LIST_FAILURES = 5
-#: What could not be published for want of room is tried again so much later.
-FULL_DISK_DELAY_S = 30.0
+#: What could not be published on a full disk, or one that nobody may write, is tried again so much
+#: later; and what must be fetched anew for it, so many times later than that takes, up to an hour.
+DISK_DELAY_S = 30.0
+_AS_LONG_AGAIN = 10
+_MOST_DISK_DELAY_S = 3600.0
 #: A verified part that could not be published for another reason is tried again so often, after
 #: this delay, which doubles; then it is fetched again.
 MOST_PUBLISH_FAILURES = 5
@@ -229,9 +233,11 @@ class Decisions:
                 group.run.bytes -= intent.size_bytes
                 if group.run.cancelled:
                     self._cancelled(group, task, TaskState.PUBLISHING, effects)
-                elif outcome.code == "disk_full":
-                    _tell_deferred(attempt, outcome, "disk", FULL_DISK_DELAY_S, effects)
-                    self._fetch_again(attempt, out, FULL_DISK_DELAY_S, "disk", effects)
+                elif outcome.code in DISK_WAITS:
+                    delay_s = min(_AS_LONG_AGAIN * intent.elapsed_s, _MOST_DISK_DELAY_S)
+                    delay_s = max(delay_s, DISK_DELAY_S)
+                    _tell_deferred(attempt, outcome, "disk", delay_s, effects)
+                    self._fetch_again(attempt, out, delay_s, "disk", effects)
                 elif attempt.recovered and outcome.transient and not outcome.kept:
                     # The crash was charged nowhere, and it is what tore the part.
                     self._fetch_again(attempt, out, 0.0, "", effects)
@@ -244,8 +250,8 @@ class Decisions:
         """Try again to publish the same part."""
         wait, delay_s = "retry", _PUBLISH_DELAY_S * 2.0**attempt.failures
         failures = attempt.failures + 1
-        if failure.code == "disk_full":
-            wait, delay_s, failures = "disk", FULL_DISK_DELAY_S, attempt.failures
+        if failure.code in DISK_WAITS:
+            wait, delay_s, failures = "disk", DISK_DELAY_S, attempt.failures
         _tell_deferred(attempt, failure, wait, delay_s, effects)
         out.group.run.waits[attempt.task.id] = (wait, self._steady.now_s() + delay_s)
         publication = replace(attempt, fence=self.next_fence(), failures=failures)
@@ -565,7 +571,7 @@ def _may_publish_again(attempt: Publish, failure: Failure, run: OpenedRun) -> bo
     """Whether the part is as good as before; one fetched anew might only meet its own file."""
     if not failure.kept or run.cancelled:
         return False
-    if failure.code == "disk_full":
+    if failure.code in DISK_WAITS:
         return True
     return failure.transient and attempt.failures < MOST_PUBLISH_FAILURES
 

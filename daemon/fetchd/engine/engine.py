@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 
@@ -25,6 +26,7 @@ from fetchd.engine.decisions import (
 from fetchd.engine.desk import Desk
 from fetchd.engine.queue import Entry, TaskQueue
 from fetchd.engine.runs import ORIGINS_A_READ, TASKS_AN_ORIGIN, Group, OpenedRun
+from fetchd.errors import StoreError
 from fetchd.model import (
     Answer,
     Attempt,
@@ -109,6 +111,7 @@ class Engine:
         self._recent: deque[RunView] = deque(maxlen=RECENT_RUNS)
         self._stopping = False
         self._sweep_due = False
+        self._failure: StoreError | None = None
 
     # ------------------------------------------------------------ life
 
@@ -117,11 +120,10 @@ class Engine:
 
         ``durable_bytes``: what the parts on the disk hold for certain, by (root, path).
         """
-        effects = Effects()
         unfinished = self._store.unfinished()
         open_runs = self._store.open_runs()
         publications = []
-        with self._lock:
+        with self._deciding() as effects:
             for open_run in open_runs:
                 run = self._adopt(open_run)
                 for group in run.groups.values():
@@ -146,8 +148,6 @@ class Engine:
                     )
             for run in list(self._runs.values()):
                 self._decide.advance(run, effects)
-            self._take_note(effects)
-        self._act(effects)
         self._to_publish.put(publications)
         return len(open_runs), len(unfinished) - len(publications), len(publications)
 
@@ -168,9 +168,8 @@ class Engine:
 
     def tick(self) -> None:
         """Look after waits that the queue does not know; to be called about once a second."""
-        effects = Effects()
         soon_s = self._steady.now_s() + 30.0
-        with self._lock:
+        with self._deciding() as effects:
             now_s = self._clock.monotonic()
             effects.entries += self._admission.let_go(now_s)
             self._publish_again(now_s)
@@ -180,8 +179,6 @@ class Engine:
                         group.next_due_at_s = None
                         group.look_again()
                         self._decide.read_more(group, effects)
-            self._take_note(effects)
-        self._act(effects)
 
     def idle(self) -> bool:
         """Whether every run has ended, which is on record and was told."""
@@ -205,12 +202,16 @@ class Engine:
 
     def take(self, kind: type[A], most: int) -> Sequence[A]:
         taken: Sequence[Attempt]
-        if kind is Fetch:
-            taken = self._take_fetch()
-        elif kind is Publish:
-            taken = self._take_publish(most)
-        else:
-            taken = self._take_expand()
+        try:
+            if kind is Fetch:
+                taken = self._take_fetch()
+            elif kind is Publish:
+                taken = self._take_publish(most)
+            else:
+                taken = self._take_expand()
+        except BaseException as exc:
+            self._break_off(exc)
+            raise
         return taken  # type: ignore[return-value]  # each branch gives what its kind says
 
     def report(self, attempt: Attempt, progress: Progress) -> bool:
@@ -228,15 +229,12 @@ class Engine:
         return wanted
 
     def settle(self, settled: Sequence[tuple[Attempt, Outcome]]) -> None:
-        effects = Effects()
-        with self._lock:
+        with self._deciding() as effects:
             for attempt, outcome in settled:
                 out = self._out.pop(attempt.fence, None)
                 if out is not None:
                     self._note_room(attempt, outcome, effects)
                     self._decide.settle(out, outcome, effects)
-            self._take_note(effects)
-        self._act(effects)
 
     # ------------------------------------------------------------ ports.Commands
 
@@ -336,12 +334,9 @@ class Engine:
         opened = self._store.add_jobs(jobs)
         for new, run in zip(jobs, opened, strict=True):
             self._tell_accepted(new, run)
-        effects = Effects()
-        with self._lock:
+        with self._deciding() as effects:
             for run in opened:
                 self._decide.advance(self._adopt(run), effects)
-            self._take_note(effects)
-        self._act(effects)
 
     def _adopt_left(self, last: RunView | None) -> None:
         """Go on with the last run of a job if it is on record as open, and known to nobody.
@@ -354,15 +349,11 @@ class Engine:
         with self._lock:
             if last.id in self._runs:
                 return
-        left = [opened for opened in self._store.open_runs() if opened.run.id == last.id]
-        effects = Effects()
-        with self._lock:
-            for opened in left:
-                run = self._adopt(opened)
-                self._reopened(run, effects)
-                self._decide.advance(run, effects)
-            self._take_note(effects)
-        self._act(effects)
+        opened = self._store.open_run(last.id)
+        with self._deciding() as effects:
+            run = self._adopt(opened)
+            self._reopened(run, effects)
+            self._decide.advance(run, effects)
 
     def _tell_accepted(self, new: NewJob, opened: OpenRun) -> None:
         """Tell of a job that is on record, and of its tasks that were failed from the start."""
@@ -395,20 +386,18 @@ class Engine:
             )
 
     def _cancel(self, job: str) -> Answer:
-        effects = Effects(sweep=True)
         self._adopt_left(self._store.last_runs([job]).get(job))
-        with self._lock:
+        with self._deciding() as effects:
             run = self._by_job.get(job)
             if run is None:
                 return Answer(done=False, reason=f"no run of job {job!r} is on")
             run.cancelled = True
+            effects.sweep = True
             effects.changes.append(RunCancelled(run=run.run.id))
             effects.cancelled_runs.append(run.run.id)
             for group in run.groups.values():
                 self._decide.end_rest(group, TaskState.CANCELLED, "", effects)
             self._decide.advance(run, effects)
-            self._take_note(effects)
-        self._act(effects)
         self._store.flush()
         return Answer(done=True, run=run.run.id)
 
@@ -422,24 +411,18 @@ class Engine:
         opened = self._store.reopen(last.id)
         if opened is None:
             return Answer(done=False, reason=f"run {last.id} of job {job!r} has no failed task")
-        effects = Effects()
-        with self._lock:
+        with self._deciding() as effects:
             run = self._adopt(opened)
             self._reopened(run, effects)
             self._decide.advance(run, effects)
-            self._take_note(effects)
-        self._act(effects)
         return Answer(done=True, run=last.id)
 
     # ------------------------------------------------------------ take
 
     def _take_fetch(self) -> Sequence[Fetch]:
         while (entry := self._queue.take()) is not None:
-            effects = Effects()
-            with self._lock:
+            with self._deciding() as effects:
                 attempt = self._start(entry, effects)
-                self._take_note(effects)
-            self._act(effects)
             if attempt is not None:
                 return (attempt,)
         return ()
@@ -577,16 +560,21 @@ class Engine:
         """A batch of a list's tasks is durable: count them, and go on reading."""
         run = group.run
         about = about_run(run)
-        effects = Effects()
-        effects.happened.append(events.TasksAdded(**about, count=appended.added))
-        for spec, code, reason in appended.failed:
-            url = spec.sources[0] if spec.sources else ""
-            effects.happened.append(
-                events.TaskFailed(
-                    **about, task=0, path=spec.path, url=url, code=code, reason=reason, attempts=0
+        with self._deciding() as effects:
+            effects.happened.append(events.TasksAdded(**about, count=appended.added))
+            for spec, code, reason in appended.failed:
+                url = spec.sources[0] if spec.sources else ""
+                effects.happened.append(
+                    events.TaskFailed(
+                        **about,
+                        task=0,
+                        path=spec.path,
+                        url=url,
+                        code=code,
+                        reason=reason,
+                        attempts=0,
+                    )
                 )
-            )
-        with self._lock:
             failed = len(appended.failed)
             group.list_out = False
             group.list_failures = 0
@@ -603,8 +591,6 @@ class Engine:
             else:
                 effects.to_expand.append(group)
             self._decide.advance(run, effects)
-            self._take_note(effects)
-        self._act(effects)
 
     def _durable(self, effects: Effects) -> None:
         """Outcomes are on record: what was verified may be published, what ended may be told."""
@@ -618,16 +604,44 @@ class Engine:
 
     def _read(self, group: Group, window: Window) -> None:
         """Some ready tasks of a group, as asked for."""
-        effects = Effects()
-        with self._lock:
+        with self._deciding() as effects:
             self._asking.discard(group)
             for ready in group.end_read(window):
                 self._decide.line_up(group, ready, effects)
             if group.held:
                 self._held.add(group)
             self._decide.read_more(group, effects)
-            self._take_note(effects)
-        self._act(effects)
+
+    # ------------------------------------------------------------ decide, then act
+
+    @contextmanager
+    def _deciding(self) -> Iterator[Effects]:
+        """Decide under the lock, act after it."""
+        effects = Effects()
+        try:
+            with self._lock:
+                if self._failure is not None:
+                    raise self._failure
+                yield effects
+                self._take_note(effects)
+            self._act(effects)
+        except BaseException as exc:
+            self._break_off(exc)
+            raise
+
+    def _break_off(self, exc: BaseException) -> None:
+        """Decide nothing more: what is known here and what is on record may have come apart.
+
+        Raises StoreError, as every later call does; the next life goes on from the record.
+        """
+        if isinstance(exc, StoreError):
+            return
+        self._tell(events.ThreadDied.by(exc, threading.current_thread().name, replaced=False))
+        what = f"{type(exc).__name__}: {exc}"
+        self._failure = StoreError(
+            f"the engine failed, the next start goes on from the record: {what}"
+        )
+        raise self._failure from exc
 
     # ------------------------------------------------------------ runs in and out (lock held)
 

@@ -185,7 +185,7 @@ class SqliteStore:
 
         if not self._ledger.write(write):
             return None
-        return self._ledger.read(lambda db: _open_run(db, run))
+        return self.open_run(run)
 
     def prune(self, keep: Keep, then: Callable[[Pruned], None]) -> None:
         def begin(_: None) -> None:
@@ -252,7 +252,10 @@ class SqliteStore:
 
     def open_runs(self) -> list[OpenRun]:
         ids = self._ledger.read(lambda db: [row[0] for row in db.execute(Q["open_runs"])])
-        return [self._ledger.read(partial(_open_run, run=run)) for run in ids]
+        return [self.open_run(run) for run in ids]
+
+    def open_run(self, run: int) -> OpenRun:
+        return self._ledger.read(lambda db: _open_run(db, run))
 
     def unfinished(self) -> list[Unfinished]:
         return self._ledger.read(

@@ -12,7 +12,7 @@ from fetchd.clock import Clock, Failpoints
 from fetchd.cores import Cores
 from fetchd.dates import http_date_s
 from fetchd.digests import Digest, Hashes
-from fetchd.errors import AttemptError, NotWanted
+from fetchd.errors import DISK_WAITS, AttemptError, NotWanted
 from fetchd.model import (
     Attempt,
     Deferred,
@@ -65,7 +65,7 @@ CHECKPOINT_S = 5.0
 _BUFFER_BYTES = 1024 * 1024
 _REPORT_S = 0.25
 _LITTLE_BYTES = 512 * 1024  # up to here a file is fetched at home
-_DISK_FULL_DELAY_S = 30.0
+_DISK_DELAY_S = 30.0
 _BUSY_DELAY_S = 5.0
 _SUMS_DELAY_S = 2.0
 #: The latest date that a file gets from its origin: all file systems know it, and the store too.
@@ -122,12 +122,12 @@ class Transfer:
             return Deferred(reason="sums", detail=str(exc), delay_s=_SUMS_DELAY_S)
         except AttemptError as exc:
             _let_go(exc)
-            if exc.code == "disk_full" and not work.overflowed:
+            if exc.code in DISK_WAITS and not work.overflowed:
                 return Deferred(
                     reason="disk",
                     detail=exc.reason,
-                    delay_s=_DISK_FULL_DELAY_S,
-                    elsewhere=work.elsewhere,
+                    delay_s=_DISK_DELAY_S,
+                    elsewhere=work.elsewhere and exc.code == "disk_full",
                     home=work.home,
                 )
             return Failure(
