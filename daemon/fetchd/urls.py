@@ -13,7 +13,7 @@ _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\<>\"`{}|^]")
 _HOST = re.compile(r"[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\]")
 #: Most URLs: nothing in them needs a closer look. Their scheme, host and port, and the rest.
 _PLAIN = re.compile(
-    r"(https?)://([a-z0-9.-]{1,253})(?::([1-9][0-9]{0,3}))?"
+    r"(https?)://([a-z0-9.-]{1,253})(?::([1-9][0-9]{0,3}|[1-5][0-9]{4}))?"
     r"(/[A-Za-z0-9._~!$&'()*+,;=:/%-]*)(\?[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*)?"
 )
 _LONGEST_HOST = 253  # RFC 1035 §2.3.4, in its usual reading

@@ -9,6 +9,7 @@ from fetchd.disk.space import Claim, Space
 from fetchd.errors import AttemptError
 from fetchd.model import Validator
 from fetchd.ports import PartJournal
+from harness import FakeClock
 
 RESERVE = 1000
 
@@ -44,7 +45,7 @@ def disk(tmp_path, system):
 
 
 def test_a_claim_needs_the_reserve_what_came_before_and_itself():
-    space = Space(RESERVE)
+    space = Space(RESERVE, FakeClock())
     first, second = Claim(device=1), Claim(device=1)
 
     assert space.claim(first, 300) == 1300
@@ -55,7 +56,7 @@ def test_a_claim_needs_the_reserve_what_came_before_and_itself():
 
 
 def test_each_file_system_has_its_own_claims_and_what_is_dropped_counts_no_more():
-    space = Space(0)
+    space = Space(0, FakeClock())
     here, there, later = Claim(device=1), Claim(device=2), Claim(device=1)
 
     assert [space.claim(claim, 100) for claim in (here, there, later)] == [100, 100, 200]
@@ -126,3 +127,18 @@ def test_the_bytes_that_a_part_has_already_are_not_claimed(disk, system):
 
     with disk.open_part("default", "a") as a:
         a.claim(40)
+
+
+def test_what_was_free_a_moment_ago_is_believed_only_briefly_and_only_where_it_is_a_lot():
+    clock = FakeClock()
+    space = Space(RESERVE, clock)
+    first, second = Claim(device=1), Claim(device=2)
+    lot = 10 * 1024**3
+    space.note_free(first, lot)
+    space.note_free(second, 1024**3)
+
+    believed = [space.is_ample(first, RESERVE), space.is_ample(first, lot - 1024**2)]
+    believed.append(space.is_ample(second, RESERVE))
+    clock.advance(0.2)
+
+    assert [*believed, space.is_ample(first, RESERVE)] == [True, False, False, False]

@@ -51,6 +51,7 @@ from fetchd.transfer import resume as resuming
 from fetchd.transfer.resume import WHOLE, Plan, plan
 from fetchd.transfer.verify import text_of
 from harness import ONE_CORE
+from harness import FakeClock as StandingClock
 
 KIB, MIB = 1024, 1024 * 1024
 URL, MIRROR = "http://h/a.bin", "http://m/a.bin"
@@ -224,7 +225,9 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.system = FaultyOs()
-        self.disk: DownloadDisk = build({"default": RootSpec(path=str(folder))}, self.system)
+        self.disk_clock = StandingClock()
+        roots = {"default": RootSpec(path=str(folder))}
+        self.disk: DownloadDisk = build(roots, self.system, clock=self.disk_clock)
         self.clock = FakeClock()
         self.cores = ONE_CORE
         self.origin = Origin()
@@ -238,6 +241,16 @@ class Bench:
     @reserve_bytes.setter
     def reserve_bytes(self, count: int) -> None:
         self.disk._space._reserve_bytes = count
+
+    @property
+    def free_bytes(self) -> int | None:
+        """What is free on the disk, None: as much as there really is."""
+        return self.system.free
+
+    @free_bytes.setter
+    def free_bytes(self, count: int | None) -> None:
+        self.system.free = count
+        self.disk_clock.advance(1.0)  # no disk fills in an instant
 
     def attempt(
         self,
@@ -1811,7 +1824,7 @@ def test_status_and_wish_of_the_origin_go_into_the_failure(bench):
 
 def test_n12_a_file_that_does_not_fit_waits_for_space_unread(bench):
     bench.origin.data = DATA
-    bench.system.free, bench.reserve_bytes = 500 * KIB, 101 * KIB
+    bench.free_bytes, bench.reserve_bytes = 500 * KIB, 101 * KIB
 
     outcome = bench.fetch()
 
@@ -1855,15 +1868,15 @@ def test_n12_another_source_is_worth_asking_only_where_it_is_this_ones_size_that
     bench,
 ):
     bench.origin.data = DATA
-    bench.system.free = len(DATA) - 1
+    bench.free_bytes = len(DATA) - 1
     too_large = bench.fetch()
-    bench.system.free, bench.reserve_bytes = 0, 1
+    bench.free_bytes, bench.reserve_bytes = 0, 1
     full = bench.fetch()
-    bench.system.free, bench.reserve_bytes = None, 0
+    bench.free_bytes, bench.reserve_bytes = None, 0
     bench.break_off(CUT, digests=sha256(DATA))
-    bench.system.free = len(DATA) - CUT - 1
+    bench.free_bytes = len(DATA) - CUT - 1
     kept = bench.fetch(digests=sha256(DATA))
-    bench.system.free, bench.origin.total_offset = MIB, 2 * MIB
+    bench.free_bytes, bench.origin.total_offset = MIB, 2 * MIB
     other = bench.fetch(url=MIRROR, digests=sha256(DATA))
 
     outcomes = [too_large, full, kept, other]
@@ -1903,7 +1916,7 @@ def test_n11_d01_a_body_of_unknown_length_that_fills_the_disk_gives_the_room_bac
 def test_n11_d01_nor_does_what_is_kept_of_it_hold_the_room_that_all_wait_for(bench):
     bench.origin = Origin(data=DATA, total_known=False)
     bench.break_off(CUT)
-    bench.reserve_bytes, bench.system.free = 2, 1
+    bench.reserve_bytes, bench.free_bytes = 2, 1
 
     first, second = bench.fetch(), bench.fetch()
 
@@ -1926,7 +1939,7 @@ def test_d01_no_origin_is_asked_while_the_disk_is_full(bench):
     bench.origin.data = DATA
     bench.break_off(CUT)
     asked = len(bench.origin.requests)
-    bench.system.free = len(DATA) - CUT - 1
+    bench.free_bytes = len(DATA) - CUT - 1
 
     outcomes = [bench.fetch(), bench.fetch()]
 
@@ -1938,7 +1951,7 @@ def test_d01_no_origin_is_asked_while_the_disk_is_full(bench):
 def test_only_the_missing_bytes_of_a_part_need_space(bench):
     bench.origin.data = DATA
     bench.break_off(CUT)
-    bench.system.free = len(DATA) - CUT
+    bench.free_bytes = len(DATA) - CUT
 
     assert bench.publish(bench.fetch()) == DATA
 
@@ -1947,12 +1960,12 @@ def test_space_that_others_take_meanwhile_is_seen(bench):
     bench.origin = Origin(data=DATA, read_bytes=10_000)
     slow(bench, 1.0)
     bench.reserve_bytes = MIB
-    bench.system.free = 2 * MIB
+    bench.free_bytes = 2 * MIB
     wait = bench.origin.before_read
 
     def fill() -> None:
         wait()
-        bench.system.free = MIB - 1
+        bench.free_bytes = MIB - 1
 
     bench.origin.before_read = fill
 

@@ -58,11 +58,9 @@ def build(
             opened[name] = Root(name, spec, system)
             undo.callback(opened[name].close)
         undo.pop_all()
-    unjournalled = Unjournalled()
-    publisher = Publisher(
-        opened, system, unjournalled, failpoints or Failpoints(), clock or SystemClock()
-    )
-    return DownloadDisk(opened, system, publisher, Space(reserve_bytes), unjournalled)
+    unjournalled, clock = Unjournalled(), clock or SystemClock()
+    publisher = Publisher(opened, system, unjournalled, failpoints or Failpoints(), clock)
+    return DownloadDisk(opened, system, publisher, Space(reserve_bytes, clock), unjournalled)
 
 
 class DownloadDisk:

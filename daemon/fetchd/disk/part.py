@@ -19,6 +19,7 @@ from fetchd.model import Validator
 from fetchd.ports import Os, PartBusy, PartJournal
 
 _PARTS = "parts"
+_FOLDER_OF_PARTS = f"{HIDDEN}/{_PARTS}"
 _QUARANTINE = "quarantine"
 _PLACES = "places"
 _JOURNAL = ".json"
@@ -207,7 +208,10 @@ class DiskPart:
 
     def claim(self, missing_bytes: int) -> None:
         needed_bytes = self._space.claim(self._claim, missing_bytes)
+        if self._space.is_ample(self._claim, needed_bytes):
+            return
         free_bytes = self._free_bytes()
+        self._space.note_free(self._claim, free_bytes)
         if free_bytes >= needed_bytes:
             return  # and so the file system is large enough, too
         if missing_bytes:
@@ -344,7 +348,7 @@ def _locked(fd: int, folder_fd: int, name: str, *, new: bool) -> Locked | None:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise AttemptError(
-                "dest_denied", f"{HIDDEN}/{_PARTS}/{name} is not a regular file; remove it"
+                "dest_denied", f"{_FOLDER_OF_PARTS}/{name} is not a regular file; remove it"
             )
         _flock(fd, name)
         try:
@@ -370,7 +374,7 @@ def _locked(fd: int, folder_fd: int, name: str, *, new: bool) -> Locked | None:
 def find_folder(system: Os, home: Folder) -> Folder | None:
     """Return the folder of the parts below a file system's top folder, None: there is none."""
     try:
-        return home.inner(system, HIDDEN).inner(system, _PARTS)
+        return home.inner(system, _FOLDER_OF_PARTS)
     except FileNotFoundError:
         return None
 
@@ -503,7 +507,7 @@ def _make_folder(system: Os, root: Root, home: Folder) -> Folder:
         system.mkdir(_PARTS, 0o700, dir_fd=hidden.fd)
     system.fsync(hidden.fd)
     system.fsync(home.fd)
-    return hidden.inner(system, _PARTS)
+    return home.inner(system, _FOLDER_OF_PARTS)
 
 
 def _note_place(system: Os, root: Root, home: str) -> None:

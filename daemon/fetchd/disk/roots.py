@@ -94,12 +94,14 @@ class Folder:
             return False
         return (found.st_dev, found.st_ino) == self.key
 
-    def inner(self, system: Os, name: str) -> Folder:
-        """Return a folder in this one, kept open from the first time on; raises OSError."""
-        inner = self._inner.get(name)
+    def inner(self, system: Os, path: str) -> Folder:
+        """Return a folder below this one, kept open from the first time on; raises OSError."""
+        inner = self._inner.get(path)
         if inner is None or not inner.is_in(self.fd):
-            fd = system.open(name, _FOLDER, dir_fd=self.fd)
-            inner = self._inner[name] = Folder(fd, name, self.device)
+            above, _, name = path.rpartition("/")
+            parent = self.inner(system, above) if above else self
+            fd = system.open(name, _FOLDER, dir_fd=parent.fd)
+            inner = self._inner[path] = Folder(fd, path, self.device)
         return inner
 
     def forget_inner(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
+from fetchd.clock import Clock
+
 
 @dataclass(slots=True, eq=False)
 class Claim:
@@ -17,6 +19,11 @@ class Claim:
     missing_bytes: int = 0
 
 
+#: What was free a moment ago is believed so long, if it leaves so much: no disk fills faster.
+_BELIEVED_S = 0.1
+_AMPLE_BYTES = 1024**3
+
+
 class Space:
     """The claims of all parts, in the order in which they were made. Any thread.
 
@@ -24,8 +31,11 @@ class Space:
     promised it, and not all of them until none can end.
     """
 
-    def __init__(self, reserve_bytes: int) -> None:
+    def __init__(self, reserve_bytes: int, clock: Clock) -> None:
         self._reserve_bytes = reserve_bytes
+        self._clock = clock
+        #: Device -> what was free, and until when that is believed (monotonic).
+        self._free: dict[int, tuple[int, float]] = {}  # replaced entry by entry, so any thread may
         self._lock = threading.Lock()
         self._claims: dict[Claim, None] = {}  # guarded by _lock
 
@@ -46,6 +56,15 @@ class Space:
                 if other is claim:
                     break
             return needed_bytes
+
+    def note_free(self, claim: Claim, free_bytes: int) -> None:
+        """Take in what is free on the claim's file system now."""
+        self._free[claim.device] = free_bytes, self._clock.monotonic() + _BELIEVED_S
+
+    def is_ample(self, claim: Claim, needed_bytes: int) -> bool:
+        """Tell whether so much was free, and a lot more, a moment ago."""
+        free_bytes, until_s = self._free.get(claim.device, (0, 0.0))
+        return free_bytes - needed_bytes >= _AMPLE_BYTES and self._clock.monotonic() < until_s
 
     def most_bytes(self, capacity_bytes: int) -> int:
         """Return how large a file may be at most on a file system of that size."""

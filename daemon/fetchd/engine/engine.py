@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 
@@ -614,20 +613,13 @@ class Engine:
 
     # ------------------------------------------------------------ decide, then act
 
-    @contextmanager
-    def _deciding(self) -> Iterator[Effects]:
-        """Decide under the lock, act after it."""
-        effects = Effects()
-        try:
-            with self._lock:
-                if self._failure is not None:
-                    raise self._failure
-                yield effects
-                self._take_note(effects)
-            self._act(effects)
-        except BaseException as exc:
-            self._break_off(exc)
-            raise
+    def _deciding(self) -> _Deciding:
+        """Decide under the lock, and act after it."""
+        return _Deciding(self._lock, self._check, self._take_note, self._act, self._break_off)
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _break_off(self, exc: BaseException) -> None:
         """Decide nothing more: what is known here and what is on record may have come apart.
@@ -717,3 +709,51 @@ class Engine:
             self._to_expand.put(effects.to_expand)
         for event in effects.happened:
             self._tell(event)
+
+
+class _Deciding:
+    """Take a lock and ``check``, then ``note`` and, the lock given back, ``act``; else ``fail``.
+
+    A generator would take three times as long, twice a task.
+    """
+
+    __slots__ = ("_act", "_check", "_effects", "_fail", "_lock", "_note")
+
+    def __init__(
+        self,
+        lock: threading.Lock,
+        check: Callable[[], None],
+        note: Callable[[Effects], None],
+        act: Callable[[Effects], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self._lock = lock
+        self._check = check
+        self._note = note
+        self._act = act
+        self._fail = fail
+        self._effects = Effects()
+
+    def __enter__(self) -> Effects:
+        self._lock.acquire()
+        try:
+            self._check()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self._effects
+
+    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        if exc is not None:
+            self._lock.release()
+            self._fail(exc)
+            return
+        try:
+            try:
+                self._note(self._effects)
+            finally:
+                self._lock.release()
+            self._act(self._effects)
+        except BaseException as late:
+            self._fail(late)
+            raise

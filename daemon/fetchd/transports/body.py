@@ -20,6 +20,10 @@ _NEXT_CHUNK = re.compile(rb"\r\n(?!0+[ \t;\r])" + _SIZE + rb"\r\n(?=[\x00-\xff])
 class Source(Protocol):
     """Where the bytes come from: ``wire.Received``."""
 
+    def waits(self) -> bool:
+        """Tell whether the next read has to wait for the connection."""
+        ...
+
     def readinto(self, buffer: memoryview, /) -> int:
         """Read what is there, else what one receive brings; 0 at the end."""
         ...
@@ -48,6 +52,10 @@ class Body:
         self._chunk_left = 0
         self._in_chunks = False
         self.ended = length == 0 and not chunked
+
+    def waits(self) -> bool:
+        """Whether the next read may have to wait for the connection."""
+        return self._chunked or self._source.waits()
 
     def readinto(self, buffer: memoryview) -> int:
         """Read what one receive brings (with chunk sizes: at least one); 0 = the correct end."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import ssl
+import struct
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -77,7 +79,41 @@ _CALL: ContextVar[Call] = ContextVar("call")
 class _Watched(HTTPConnection):
     """A connection that dials through the ``Line`` and puts its socket under the watch."""
 
+    _limit_s: float | None = None  # what the kernel ends waits at, None: not told
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the peer is still there, and has sent nothing since the last answer."""
+        sock = self.sock
+        if sock is None or sock.gettimeout() is not None:
+            return super().is_connected
+        try:
+            sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def limit_waits(self, most_s: float) -> None:
+        """Let no call on the socket wait longer: behind the watch, should that ever fail.
+
+        By the kernel alone, as far as it can: with a timeout of its own the interpreter polls
+        before each call.
+        """
+        sock = self.sock
+        if isinstance(sock, ssl.SSLSocket):
+            sock.settimeout(most_s)
+        elif most_s != self._limit_s:
+            sock.settimeout(None)
+            whole_s, rest_s = divmod(max(most_s, 0.001), 1)
+            limit = struct.pack("@ll", int(whole_s), int(rest_s * 1e6))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            self._limit_s = most_s
+
     def connect(self) -> None:
+        self._limit_s = None
         call = _CALL.get()
         call.begin_connect()
         super().connect()
@@ -135,8 +171,31 @@ class _WatchedTls(_Watched, HTTPSConnection):
     pass
 
 
+class _Idle:
+    """Idle connections, the one used last first; the queue of urllib3 without its locks.
+
+    A method is one step of the interpreter on the list, so any thread may call it.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._connections: list[_Watched | None] = []
+
+    def get(self, **_: object) -> _Watched | None:
+        try:
+            return self._connections.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(self, connection: _Watched | None, **_: object) -> None:
+        if len(self._connections) >= self._most:
+            raise queue.Full
+        self._connections.append(connection)
+
+
 class _Pool(HTTPConnectionPool):
     ConnectionCls = _Watched
+    QueueCls = _Idle  # type: ignore[assignment]  # it has what the pool calls
 
     def _get_conn(self, timeout: float | None = None) -> Any:
         conn = super()._get_conn(timeout)
@@ -275,7 +334,7 @@ class Adapter(HTTPAdapter):
                 call.begin_head(conn.sock, question.host)
             sock = conn.sock
             assert sock is not None
-            sock.settimeout(call.stall_s)
+            conn.limit_waits(call.stall_s)
             with suppress(BrokenPipeError):  # it may have answered before it left
                 sock.sendall(head)
             received = Received(sock)

@@ -67,7 +67,7 @@ class Cookies:
 
     def keep(self, asked: Question, head: Head) -> None:
         """Take the cookies of an answer in."""
-        for text in head.all("Set-Cookie"):
+        for text in head.all("set-cookie"):
             cookie = _read(text, _Place.of(asked)) if len(text) <= MOST_COOKIE_BYTES else None
             if cookie is not None:
                 key = (cookie.name, cookie.domain, cookie.path)

@@ -50,7 +50,8 @@ class Watch:
         self._limit: _Limit | None = None
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None  # guarded by _lock
-        self._cut: AttemptError | NotWanted | None = None  # guarded by _lock; set once
+        # Set once, under _lock, before the socket is shut down: whoever was cut finds it.
+        self._cut: AttemptError | NotWanted | None = None
 
     def begin(self, most_s: float, code: str, reason: str) -> None:
         """Say that a wait of at most ``most_s`` seconds begins; it ends any earlier one.
@@ -76,10 +77,8 @@ class Watch:
 
     def check(self) -> None:
         """Raise what the attempt was cut for, if it was: AttemptError or NotWanted."""
-        with self._lock:
-            cut = self._cut
-        if cut is not None:
-            raise cut
+        if self._cut is not None:
+            raise self._cut
 
     def bind(self, sock: socket.socket) -> None:
         """Name the socket that a wait hangs on. It must be released before it is closed."""

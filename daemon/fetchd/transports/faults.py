@@ -75,7 +75,7 @@ def peer_left(exc: Exception) -> bool:
 def _exchange(chain: list[BaseException], phase: Phase, host: str) -> AttemptError:
     for link in chain:
         match link:
-            case TimeoutError():
+            case TimeoutError() | BlockingIOError():
                 return AttemptError("stalled", f"{host} sends nothing")
             case ssl.SSLError():
                 return AttemptError("tls_broken", f"the encryption broke down: {_tls_reason(link)}")

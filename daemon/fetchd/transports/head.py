@@ -47,8 +47,11 @@ class Head:
         self._raw = raw
 
     def all(self, name: str) -> list[str]:
-        """Return every value of a header, in order, without the space around them."""
-        return self._raw.fields.get(name.lower(), [])
+        """Return every value of a header, in order, without the space around them.
+
+        ``name``: in lower case.
+        """
+        return self._raw.fields.get(name, [])
 
     def one(self, name: str) -> str | None:
         """Return the header's value; None if it is missing, or there are several different."""
@@ -57,18 +60,18 @@ class Head:
 
     def content_type(self) -> str | None:
         """Return the media type; raises AttemptError where the server names several."""
-        types = self.all("Content-Type")
+        types = self.all("content-type")
         if len({each.lower() for each in types}) > 1:
             raise AttemptError("bad_response", "the answer has several different Content-Type")
         return types[0] if types else None
 
     def validator(self) -> Validator:
         """Return what identifies the version, without what has not the form of it."""
-        etag, modified = self.one("ETag"), self.one("Last-Modified")
+        etag, modified = self.one("etag"), self.one("last-modified")
         return Validator(
             etag=etag if etag is not None and _ETAG.fullmatch(etag) else None,
             last_modified=modified if http_date_s(modified) is not None else None,
-            date=self.one("Date"),
+            date=self.one("date"),
         )
 
     @property
@@ -78,11 +81,8 @@ class Head:
 
     def keeps_connection(self) -> bool:
         """Tell whether the connection may serve another request (RFC 9112 §9.3)."""
-        options = {
-            option.strip().lower()
-            for value in self.all("Connection")
-            for option in value.split(",")
-        }
+        values = self.all("connection")
+        options = {option.strip().lower() for value in values for option in value.split(",")}
         return "close" not in options and (not self.old or "keep-alive" in options)
 
     def refused(self, now_s: float) -> AttemptError:
@@ -94,7 +94,7 @@ class Head:
             "bad_status",
             f"{self.status} {phrase}".rstrip() + f" from {redact_url(self.url)}",
             transient=server_side or self.status in _TRANSIENT,
-            retry_after_s=retry_after_s(self.one("Retry-After"), self.one("Date"), now_s),
+            retry_after_s=retry_after_s(self.one("retry-after"), self.one("date"), now_s),
             status=self.status,
         )
 
@@ -131,7 +131,7 @@ def extent_of(head: Head, start: int) -> Extent:
 
 def unsatisfied_total(head: Head) -> int | None:
     """Return the file's length that a 416 names (RFC 9110 §14.4), None if it names none."""
-    match = _NO_RANGE.fullmatch(head.one("Content-Range") or "")
+    match = _NO_RANGE.fullmatch(head.one("content-range") or "")
     return int(match[1]) if match else None
 
 
@@ -141,11 +141,11 @@ def refuse_encoding(head: Head) -> None:
     Some servers name the format of a file that is stored compressed as its encoding. Under such a
     name, and with a length, the bytes that come are the file.
     """
-    codings = [value.lower() for value in head.all("Content-Encoding")]
+    codings = [value.lower() for value in head.all("content-encoding")]
     if all(coding in {"", "identity"} for coding in codings):
         return
     endings = _STORED_AS.get(codings[0], ()) if len(codings) == 1 else ()
-    if endings and urlsplit(head.url).path.lower().endswith(endings) and head.all("Content-Length"):
+    if endings and urlsplit(head.url).path.lower().endswith(endings) and head.all("content-length"):
         return
     kind = OtherRange if head.status == 206 else AttemptError
     raise kind(
@@ -158,7 +158,7 @@ def refuse_encoding(head: Head) -> None:
 
 def next_url(head: Head) -> str:
     """Return where a redirect leads, without fragment; raises AttemptError."""
-    location = head.one("Location")
+    location = head.one("location")
     if location is None:
         raise AttemptError(
             "bad_response", f"a redirect from {redact_url(head.url)} does not say where to"
@@ -209,7 +209,7 @@ def retry_after_s(value: str | None, date: str | None, now_s: float) -> float | 
 
 
 def _is_chunked(head: Head) -> bool:
-    codings = head.all("Transfer-Encoding")
+    codings = head.all("transfer-encoding")
     if codings and [coding.lower() for coding in codings] != ["chunked"]:
         raise AttemptError(
             "bad_framing", f"unknown Transfer-Encoding: {_shown(', '.join(codings))}"
@@ -220,7 +220,7 @@ def _is_chunked(head: Head) -> bool:
 
 
 def _content_length(head: Head) -> int | None:
-    values = head.all("Content-Length")
+    values = head.all("content-length")
     if not values:
         return None
     if len(set(values)) > 1 or not _LENGTH.fullmatch(values[0]):
@@ -232,9 +232,9 @@ def _content_length(head: Head) -> int | None:
 
 def _content_range(head: Head, start: int) -> tuple[int, int, int | None]:
     """Return first byte, last byte and total of a 206 that answers ``bytes=start-``."""
-    if (head.one("Content-Type") or "").lower().startswith("multipart/byteranges"):
+    if (head.one("content-type") or "").lower().startswith("multipart/byteranges"):
         raise OtherRange("bad_response", "one range was asked for, several are answered")
-    values = head.all("Content-Range")
+    values = head.all("content-range")
     match = _RANGE.fullmatch(values[0]) if len(values) == 1 else None
     if match is None:
         raise OtherRange(

@@ -62,7 +62,7 @@ class _Answer:
 
     def discard(self) -> None:
         """End an answer whose body nobody wants; one without a body may leave its connection."""
-        if self.head.status in {204, 304} or self.head.all("Content-Length") == ["0"]:
+        if self.head.status in {204, 304} or self.head.all("content-length") == ["0"]:
             self.done()
         else:
             self.drop()
@@ -104,7 +104,8 @@ class HttpStream:
         if self._answer is None or self._body is None:
             return 0
         try:
-            self._watch.begin(self._stall_s, "stalled", self._stalled)
+            if self._body.waits():
+                self._watch.begin(self._stall_s, "stalled", self._stalled)
             count = self._body.readinto(buffer)
             # The end of a connection that was cut from outside looks like any other.
             self._watch.end()
@@ -306,7 +307,8 @@ def _titled(name: str) -> str:
 
 def _first_url(url: str) -> str:
     try:
-        return urldefrag(check_url(url)).url
+        checked = check_url(url)
+        return urldefrag(checked).url if "#" in checked else checked
     except ValueProblem as exc:
         code = "scheme_denied" if "scheme" in str(exc) else "bad_item"
         raise AttemptError(code, str(exc), transient=False) from None

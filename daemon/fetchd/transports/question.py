@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import requests
@@ -56,8 +57,16 @@ class Question:
         if self.port != DEFAULT_PORTS[self.scheme]:
             host = f"{host}:{self.port}"
         start = f"GET {self.target} HTTP/1.1"
-        fields = [f"{name}: {value}" for name, value in self.headers.items()]
-        if not (_REQUEST_LINE.fullmatch(start) and all(map(_FIELD.fullmatch, fields))):
+        fields = _fields(tuple(self.headers.items()))
+        if not _REQUEST_LINE.fullmatch(start):
             raise ValueError("not the head of a request")
-        self._head = "\r\n".join([start, f"Host: {host}", *fields, "", ""]).encode("latin-1")
+        self._head = f"{start}\r\nHost: {host}\r\n{fields}\r\n".encode("latin-1")
         return self._head
+
+
+@lru_cache(maxsize=64)  # most requests have the same
+def _fields(headers: tuple[tuple[str, str], ...]) -> str:
+    fields = [f"{name}: {value}" for name, value in headers]
+    if not all(map(_FIELD.fullmatch, fields)):
+        raise ValueError("not the head of a request")
+    return "".join(f"{field}\r\n" for field in fields)

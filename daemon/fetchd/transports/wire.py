@@ -5,10 +5,10 @@ from __future__ import annotations
 import http.client
 import re
 import ssl
-from dataclasses import dataclass
 from typing import Protocol
 
 from fetchd.errors import AttemptError
+from fetchd.values import dataclass
 
 MOST_HEAD_BYTES = 64 * 1024
 MOST_FIELDS = 100
@@ -19,7 +19,8 @@ _VERSION = b"HTTP/1."
 # RFC 9112 §4; the reason phrase may be missing, and with it the space before it.
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
 # RFC 9112 §5, RFC 9110 §5.5: no space before the colon, no control character in the value.
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)")
+_FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
+_FIELDS = re.compile(rb"(?:" + _FIELD.pattern + rb"\r\n)*")
 _FOLD = re.compile(rb"\r\n[\t ]+")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
@@ -97,6 +98,10 @@ class Received:
             self._at = match.end()
         return match
 
+    def waits(self) -> bool:
+        """Tell whether the next read has to wait for the connection."""
+        return self._at == len(self._data)
+
     def left_over(self) -> bool:
         """Tell whether bytes have arrived that nobody read: they would pass for the next answer.
 
@@ -155,15 +160,14 @@ def parse_head(block: bytes) -> RawHead:
     if rest:
         if b"\r\n " in rest or b"\r\n\t" in rest:
             rest = _FOLD.sub(b" ", rest)  # RFC 9112 §5.2: what a user agent must do
-        lines = rest.split(b"\r\n")
+        lines = rest.decode("latin-1").split("\r\n")
         if len(lines) > MOST_FIELDS:
             raise AttemptError("bad_response", f"the answer has more than {MOST_FIELDS} headers")
+        if not _FIELDS.fullmatch(rest + b"\r\n"):
+            raise _malformed()
         for line in lines:
-            field = _FIELD.fullmatch(line)
-            if field is None:
-                raise _malformed()
-            value = field[2].strip(b"\t ").decode("latin-1")
-            fields.setdefault(field[1].decode().lower(), []).append(value)
+            name, _, value = line.partition(":")
+            fields.setdefault(name.lower(), []).append(value.strip("\t "))
     return RawHead(int(match[1]), int(match[2]), fields)
 
 
