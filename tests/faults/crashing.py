@@ -36,7 +36,7 @@ class CrashingOs(Tripwire):
 
     ``trip_at``: the name of a file call and how many of them; the last of these is the one that
     meets ``fault``. ``named`` hears each name that a file is about to get, and what it returns is
-    called once the file has it; ``unnamed`` hears each name that was removed.
+    called once the file has it; ``unnamed`` hears each name that a file has no more.
     """
 
     def __init__(self, named: Callable[[str], Callable[[], None]], unnamed: Callable[[str], None]):
@@ -109,6 +109,7 @@ class CrashingOs(Tripwire):
         told, last = self._named(dst), _last_name(dst, dst_dir_fd)
         super().rename(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
         self._forget(last)
+        self._unnamed(src)
         told()
 
     def link(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
