@@ -24,8 +24,9 @@ test-long: .venv/developed ## run what `make test` leaves out: thousands of cras
 quick: .venv/developed ## run the suite without its slow tests
 	@$(BIN)/pytest -q -m "not slow and not long and not alone" -n $(or $(AT_A_TIME),3)
 
-kill-loop: .venv/developed ## kill a working daemon KILLS times (SEED=n: those of an earlier time)
-	@$(BIN)/python tests/faults/kill_loop.py --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED))
+kill-loop: .venv/developed ## kill a working daemon KILLS times (SEED=n: those of an earlier time, DURABILITY=none)
+	@$(BIN)/python tests/faults/kill_loop.py --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED)) \
+	  --durability $(or $(DURABILITY),group)
 
 power-cut: .venv/developed ## cut the power of a daemon CUTS times, seed SEED (needs root)
 	@$(BIN)/python tests/faults/power_cut.py --cuts $(or $(CUTS),20) $(if $(SEED),--seed $(SEED))

@@ -258,6 +258,7 @@ _RootName = Annotated[str, _Reader(_read_name, {"type": "string"})]
 _Level = Literal["debug", "info", "warning", "error"]
 _Format = Literal["auto", "console", "json"]
 _Verify = Literal["digest", "length", "none"]
+_Durability = Literal["group", "each", "none"]
 
 # ---------------------------------------------------------------- keys
 
@@ -406,7 +407,10 @@ class Settings(_Keys):
     verify: Annotated[_Verify, _choice(*get_args(_Verify))] = _key(
         "length", "the least that proves a file whole; job files can only ask for more"
     )
-    durability: Annotated[None, _not_built("group")] = _key("group", "only group is built")
+    durability: Annotated[_Durability, _choice(*get_args(_Durability))] = _key(
+        "group",
+        "how published files survive a power cut: synced together, each by itself, or not at all",
+    )
     stats_every_s: _Period = _key("60s", "how often totals are logged", key="stats_every")
     stop_grace_s: _Wait = _key(
         "8s", "how long a stop waits for what is under way", key="stop_grace"

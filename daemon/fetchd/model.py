@@ -387,7 +387,10 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """The file is visible and durable. ``mtime_ns`` and ``inode`` as it stands there."""
+    """The file is visible, and durable unless the configuration leaves that to the kernel.
+
+    ``mtime_ns`` and ``inode`` as it stands there.
+    """
 
     intent: Intent
     mtime_ns: int

@@ -362,7 +362,7 @@ class Disk(Protocol):
         ...
 
     def sync_existing(self, root: str, path: str) -> None:
-        """Make the destination's file and its name durable; raises AttemptError.
+        """Make the destination's file as durable as a published one; raises AttemptError.
 
         What is left of a part of it, as after a publication that was cut short, is removed.
         """

@@ -44,8 +44,6 @@ from fetchd.threads import Lookout, Worker
 from fetchd.transfer import Transfer
 from fetchd.urls import redact_url
 
-#: The publisher makes at most this many files visible at a time, with shared syncs.
-PUBLISH_GROUP = 64
 TICK_S = 1.0
 #: With no run on there is less to look after; whatever happens wakes the main thread.
 IDLE_TICK_S = 5.0
@@ -92,6 +90,7 @@ class Works:
             failpoints=self._failpoints,
             reserve_bytes=settings.disk.reserve_bytes,
             clock=clock,
+            durability=settings.durability,
         )
         stop_early.append(self.disk.close)
         self.transports = transports.build(
@@ -150,7 +149,7 @@ class Works:
             self.engine,
             Publish,
             work=self._publish,
-            most=PUBLISH_GROUP,
+            most=self.disk.most_at_once,
             clock=clock,
             tell=tell,
         )

@@ -1,6 +1,6 @@
 """Kill a working daemon at random moments, again and again, and hold the result against an oracle.
 
-    python tests/faults/kill_loop.py --kills 500 --seed 7
+    python tests/faults/kill_loop.py --kills 500 --seed 7 [--durability none]
 
 Rounds of at most 100 signals, each on folders of its own and with a seed of its own, so that a
 round that fails is replayed alone. What jobs there are, when which signal comes: the seed decides;
@@ -314,10 +314,16 @@ class Result:
 class Round:
     """One seed, one set of folders, ``kills`` signals, and the oracle."""
 
-    def __init__(self, base: Path, seed: int, kills: int) -> None:
+    def __init__(self, base: Path, seed: int, kills: int, durability: str) -> None:
         self._dice = random.Random(seed)
         self._kills = kills
-        self._daemon = DaemonProcess(base, "retry.poison=0", "stats_every=1h", f"workers={WORKERS}")
+        self._daemon = DaemonProcess(
+            base,
+            "retry.poison=0",
+            "stats_every=1h",
+            f"workers={WORKERS}",
+            f"durability={durability}",
+        )
         self._result = Result(seed=seed)
         self._shown: dict[str, set[str]] = {}
         self._watcher = Watcher(self._daemon.downloads, self._shown, every_s=0.2)
@@ -590,11 +596,11 @@ class Round:
         self._result.wrong.append(what)
 
 
-def kill_loop(base: Path, seed: int, kills: int) -> Iterator[Result]:
+def kill_loop(base: Path, seed: int, kills: int, durability: str = "group") -> Iterator[Result]:
     """Yield the result of each round of up to 100 signals; the folder of a good one is removed."""
     for number, first in enumerate(range(0, kills, ROUND)):
         folder = base / f"seed-{seed + number}"
-        result = Round(folder, seed + number, min(ROUND, kills - first)).run()
+        result = Round(folder, seed + number, min(ROUND, kills - first), durability).run()
         if not result.wrong:
             shutil.rmtree(folder)
         yield result
@@ -604,10 +610,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="kill a working daemon at random moments")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--durability", choices=("group", "each", "none"), default="group")
     asked = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="fetchd-kill-loop-"))
     bad = 0
-    for result in kill_loop(base, asked.seed, asked.kills):
+    for result in kill_loop(base, asked.seed, asked.kills, asked.durability):
         print(result, flush=True)
         for wrong in result.wrong:
             print(f"  {wrong}")

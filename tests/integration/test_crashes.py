@@ -71,11 +71,18 @@ def test_a_store_that_fails_ends_the_daemon_with_70_and_a_clear_word(tmp_path, m
         assert not daemon.events("thread.died")
 
 
-@pytest.mark.parametrize("failpoint", FAILPOINTS)
-def test_a_crash_at_this_step_loses_nothing(tmp_path, failpoint):
+@pytest.mark.parametrize(
+    ("failpoint", "durability"),
+    [
+        *((failpoint, "group") for failpoint in FAILPOINTS),
+        *((name, "none") for name in FAILPOINTS if name.startswith(("publish", "transfer"))),
+        ("publish.renamed:3", "each"),
+    ],
+)
+def test_a_crash_at_this_step_loses_nothing(tmp_path, failpoint, durability):
     with (
         Server(routes()) as server,
-        DaemonProcess(tmp_path, "retry.poison=0") as daemon,
+        DaemonProcess(tmp_path, "retry.poison=0", f"durability={durability}") as daemon,
     ):
         lines = "".join(
             f"  - {server.url('/' + name)} sha256:{sha256(body)}\n" for name, body in BODIES.items()

@@ -69,6 +69,16 @@ def test_a_power_cut_while_files_are_published_leaves_none_or_whole_ones(tmp_pat
     assert result.wrong == []
 
 
+@pytest.mark.parametrize("failpoint", ["publish.renamed", "publish.visible"])
+def test_d14_without_syncs_what_a_power_cut_tears_of_a_file_under_way_is_fetched_again(
+    tmp_path, failpoint
+):
+    result = cut_at(tmp_path, failpoint, durability="none")
+
+    assert result.torn
+    assert result.wrong == []
+
+
 def test_a_power_cut_behind_the_claim_of_a_list_loses_no_line_of_it(tmp_path):
     result = cut_at(tmp_path, "folder.claimed", kinds=["urls"])
 

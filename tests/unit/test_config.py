@@ -157,7 +157,7 @@ secrets: {}
 commands: ~
 webhooks:
 verify: digest
-durability: group
+durability: none
 stats_every: 10s
 stop_grace: 1s
 history: { keep: 7d, count: 10 }
@@ -179,6 +179,7 @@ history: { keep: 7d, count: 10 }
     assert settings.disk.reserve_bytes == 0
     assert settings.intake.require_end_marker is True
     assert settings.verify == "digest"
+    assert settings.durability == "none"
 
 
 @pytest.mark.parametrize("text", ["workers: null", "workers: ~", "workers:", "retry:", "roots: ~"])
@@ -272,7 +273,6 @@ def test_a_wrong_value_says_what_was_found_and_what_is_allowed(key, value, messa
         ("secrets: { a: { env: B } }", "secrets"),
         ("commands: { a: { argv: [b] } }", "commands"),
         ("webhooks: [a]", "webhooks"),
-        ("durability: each", "durability"),
     ],
 )
 def test_a_key_of_a_later_version_may_not_be_set(folder, text, key):
@@ -505,7 +505,7 @@ def test_the_shipped_file_has_every_key_that_can_be_set():
         whole = yamldoc.place(tree, key.split(".")[:-1])
         return isinstance(whole, yamldoc.Fields) and whole.key(key.split(".")[-1]) is not None
 
-    not_built = {"limits.rate", "origins", "secrets", "commands", "webhooks", "durability"}
+    not_built = {"limits.rate", "origins", "secrets", "commands", "webhooks"}
     expected = {key for key, _ in model_keys() if "NAME" not in key} - not_built
     assert expected == {key for key, _ in model_keys() if "NAME" not in key and has(key)}
 

@@ -48,7 +48,7 @@ class CrashAt(Failpoints):
 
 
 class FaultyOs(SystemOs):
-    """Notes the calls in order; fails ``call`` on names or paths that hold the given text."""
+    """Notes the calls in order; fails ``call`` on names or paths that end in the given text."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -76,8 +76,8 @@ class FaultyOs(SystemOs):
 
     def _note(self, call: str, name: str) -> None:
         self.calls.append(f"{call} {Path(name).name}")
-        for (faulty, part), number in self.faults.items():
-            if call == faulty and part in name:
+        for (faulty, end), number in self.faults.items():
+            if call == faulty and name.endswith(end):
                 raise OSError(number, os.strerror(number))
 
 
@@ -150,6 +150,10 @@ def verified(
         task=Task(id=1, group=1, spec=spec, history=History()),
         intent=intent,
     )
+
+
+def syncs(system: FaultyOs) -> list[str]:
+    return [call.removeprefix("fsync ") for call in system.calls if call.startswith("fsync")]
 
 
 def publish(disk: DownloadDisk, *attempts: Publish) -> list[Outcome]:
@@ -630,6 +634,76 @@ def test_rule_42_a_part_that_is_not_the_verified_one_is_not_published(disk, tmp_
     assert visible(tmp_path) == {}
 
 
+# ---------------------------------------------------------------- durability
+
+
+def test_with_durability_group_the_files_of_a_folder_share_its_sync(tmp_path):
+    system = FaultyOs()
+    disk = build({"default": RootSpec(path=str(tmp_path))}, system, durability="group")
+    attempts = [verified(disk, f"f/{name}") for name in "abc"]
+    system.calls.clear()
+
+    publish(disk, *attempts)
+
+    parts = [attempt.intent.part for attempt in attempts]
+    assert sorted(syncs(system)) == sorted([tmp_path.name, *parts, "f"])
+    assert disk.most_at_once > 1
+    disk.close()
+
+
+def test_with_durability_each_every_file_is_synced_and_named_by_itself(tmp_path):
+    system = FaultyOs()
+    disk = build({"default": RootSpec(path=str(tmp_path))}, system, durability="each")
+    attempts = [verified(disk, f"f/{name}") for name in "abc"]
+    system.calls.clear()
+
+    publish(disk, *attempts)
+
+    steps = [
+        [f"fsync {attempt.intent.part}", f"rename {name}", "fsync f"]
+        for name, attempt in zip("abc", attempts, strict=True)
+    ]
+    seen = [call for call in system.calls[1:] if not call.startswith("unlink")]
+    assert system.calls[0] == f"fsync {tmp_path.name}"  # the new folder, once
+    assert seen == [step for one in steps for step in one]
+    assert disk.most_at_once == 1
+    disk.close()
+
+
+@pytest.mark.parametrize("clobber", [True, False])
+def test_with_durability_none_no_file_and_no_folder_is_synced(tmp_path, clobber):
+    system = FaultyOs()
+    disk = build({"default": RootSpec(path=str(tmp_path))}, system, durability="none")
+    attempts = [
+        verified(disk, f"new/{n}", durable_bytes=3 if n == "a" else None, clobber=clobber)
+        for n in "ab"
+    ]
+    system.calls.clear()
+
+    outcomes = publish(disk, *attempts)
+    disk.sync_existing("default", "new/a")
+
+    assert all(isinstance(outcome, Published) for outcome in outcomes)
+    assert visible(tmp_path) == {"new/a": b"new", "new/b": b"new"}
+    assert hidden(tmp_path) == []
+    assert syncs(system) == []
+    disk.close()
+
+
+def test_with_durability_none_a_checkpoint_is_synced_as_ever(tmp_path):
+    counts = []
+    for durability in ("group", "none"):
+        system = FaultyOs()
+        disk = build({"default": RootSpec(path=str(tmp_path))}, system, durability=durability)
+        with disk.open_part("default", durability):
+            system.calls.clear()
+        verified(disk, durability, durable_bytes=3)
+        counts.append(len(syncs(system)))
+        disk.close()
+
+    assert counts == [3, 3]  # the bytes, the journal, its name
+
+
 # ---------------------------------------------------------------- after a crash
 
 
@@ -697,3 +771,139 @@ def test_without_a_checksum_only_bytes_that_were_durable_survive_a_crash(
     if durable_bytes == 4:
         with disk.open_part("default", "a") as part:
             assert part.size_bytes == 4
+
+
+def cut_short(tmp_path: Path, path: str, data: bytes = b"0123456789", **fields) -> Publish:
+    """Give a file its name without any sync and die before that is told."""
+    disk = build(
+        {"default": RootSpec(path=str(tmp_path))},
+        failpoints=CrashAt("publish.folder_synced"),
+        durability="none",
+    )
+    attempt = verified(disk, path, data, **fields)
+    with pytest.raises(Crash):
+        disk.publish([attempt])
+    disk.close()
+    assert visible(tmp_path) == {path: data}
+    return recovered(attempt)
+
+
+def tear(file: Path, kept: bytes) -> None:
+    """Leave what a power cut may: the name and the date, but not all of the bytes."""
+    found = file.stat()
+    file.write_bytes(kept)
+    os.utime(file, ns=(found.st_mtime_ns, found.st_mtime_ns))
+
+
+@pytest.mark.parametrize("clobber", [True, False])
+@pytest.mark.parametrize("digest", [True, False])
+def test_d14_an_unsynced_name_that_is_whole_after_a_crash_is_done(tmp_path, digest, clobber):
+    attempt = cut_short(tmp_path, "a", digest=digest, clobber=clobber, durable_bytes=4)
+    system = FaultyOs()
+    disk = build({"default": RootSpec(path=str(tmp_path))}, system)
+
+    (outcome,) = publish(disk, attempt)
+
+    assert isinstance(outcome, Published)
+    assert visible(tmp_path) == {"a": b"0123456789"}
+    assert hidden(tmp_path) == []
+    assert syncs(system) == ["a", tmp_path.name]  # the life that gave the name synced nothing
+    disk.close()
+
+
+@pytest.mark.parametrize("clobber", [True, False])
+@pytest.mark.parametrize(
+    ("kept", "digest"),
+    [
+        pytest.param(b"", True, id="empty"),
+        pytest.param(b"", False, id="empty, no digest"),
+        pytest.param(b"01234", True, id="short"),
+        pytest.param(b"01234", False, id="short, no digest"),
+        pytest.param(b"01234\0\0\0\0\0", True, id="zeros"),
+    ],
+)
+@pytest.mark.parametrize("durability", ["group", "none"])
+def test_d14_an_unsynced_name_that_is_torn_after_a_crash_is_fetched_again(
+    tmp_path, kept, digest, clobber, durability
+):
+    attempt = cut_short(tmp_path, "a", digest=digest, clobber=clobber)
+    tear(tmp_path / "a", kept)
+    disk = build({"default": RootSpec(path=str(tmp_path))}, durability=durability)
+
+    (outcome,) = publish(disk, attempt)
+
+    assert failed(outcome) == ("disk_error", True)
+    assert isinstance(outcome, Failure)
+    assert not outcome.kept
+    assert "torn" in reason(outcome)
+    assert visible(tmp_path) == {}  # whatever `if_exists` says, it is fetched
+    again = replace(verified(disk, "a", b"0123456789", clobber=clobber), fence=2)
+    assert isinstance(publish(disk, again)[0], Published)
+    assert visible(tmp_path) == {"a": b"0123456789"}
+    disk.close()
+
+
+@pytest.mark.parametrize(
+    ("kept", "digest", "usable"),
+    [(b"01234567", False, 4), (b"01", False, 0), (b"01234567\0\0", True, 0)],
+)
+def test_what_the_journal_vouches_for_of_a_torn_name_is_used_again(tmp_path, kept, digest, usable):
+    attempt = cut_short(tmp_path, "a", digest=digest, durable_bytes=4)
+    tear(tmp_path / "a", kept)
+    disk = build({"default": RootSpec(path=str(tmp_path))})
+
+    publish(disk, attempt)
+
+    with disk.open_part("default", "a") as part:
+        assert part.size_bytes == usable
+    disk.close()
+
+
+@pytest.mark.parametrize("body", [b"somebody", b"somebody's file", b"somebody's"])
+@pytest.mark.parametrize("clobber", [True, False])
+def test_p4_what_somebody_wrote_into_a_name_after_a_crash_is_not_taken_down(
+    tmp_path, body, clobber
+):
+    attempt = cut_short(tmp_path, "a", clobber=clobber)
+    (tmp_path / "a").write_bytes(body)
+    disk = build({"default": RootSpec(path=str(tmp_path))})
+
+    (outcome,) = publish(disk, attempt)
+
+    assert failed(outcome) == (("disk_error", True) if clobber else ("exists", False))
+    assert visible(tmp_path) == {"a": body}
+    disk.close()
+
+
+def test_p4_a_longer_file_or_a_link_with_the_number_of_ours_is_somebody_elses(tmp_path):
+    attempt = cut_short(tmp_path, "a", clobber=False, mtime_s=None)
+    disk = build({"default": RootSpec(path=str(tmp_path))})
+
+    (tmp_path / "a").write_bytes(b"a longer one")
+    (longer,) = publish(disk, attempt)
+    (tmp_path / "a").unlink()
+    (tmp_path / "a").symlink_to("b")
+    number = (tmp_path / "a").lstat().st_ino
+    (link,) = publish(disk, replace(attempt, intent=replace(attempt.intent, inode=number)))
+
+    assert failed(longer) == failed(link) == ("exists", False)
+    assert (tmp_path / "a").is_symlink()
+    disk.close()
+
+
+@pytest.mark.parametrize("clobber", [True, False])
+def test_p22_a_name_whose_bytes_cannot_be_synced_after_a_crash_is_fetched_again(tmp_path, clobber):
+    attempt = cut_short(tmp_path, "a", clobber=clobber)
+    system = FaultyOs()
+    system.faults["fsync", "/a"] = errno.EIO
+    disk = build({"default": RootSpec(path=str(tmp_path))}, system)
+
+    (outcome,) = publish(disk, attempt)
+
+    assert failed(outcome) == ("disk_error", True)
+    assert isinstance(outcome, Failure)
+    assert not outcome.kept
+    # Where it may have replaced another one it stays until its successor comes.
+    assert visible(tmp_path) == ({"a": b"0123456789"} if clobber else {})
+    assert hidden(tmp_path) == []
+    disk.close()

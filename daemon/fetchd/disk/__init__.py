@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from typing import Literal
 
 from fetchd.clock import Clock, Failpoints, SystemClock
 from fetchd.disk.part import (
@@ -26,7 +27,7 @@ from fetchd.disk.part import (
     read_journal,
     remove,
 )
-from fetchd.disk.publish import Publisher
+from fetchd.disk.publish import GROUP, Publisher
 from fetchd.disk.roots import Folder, Place, Root, RootSpec, existing_at, explained, shown
 from fetchd.disk.source import SourceFile
 from fetchd.disk.space import Space
@@ -37,6 +38,10 @@ from fetchd.ports import Existing, Leftover, Os, Part, PartBusy
 
 __all__ = ["DownloadDisk", "RootSpec", "SystemOs", "build", "part_name"]
 
+#: How published files become durable: by syncs that they share, by syncs for each alone, or when
+#: the kernel likes. The checkpoints of parts are synced whichever it is.
+Durability = Literal["group", "each", "none"]
+
 _SLICE_BYTES = 1024 * 1024
 
 
@@ -46,21 +51,36 @@ def build(
     failpoints: Failpoints | None = None,
     reserve_bytes: int = 0,
     clock: Clock | None = None,
+    durability: Durability = "group",
 ) -> DownloadDisk:
     """Make and open the roots; raises ConfigError for one that cannot be written.
 
     ``reserve_bytes`` of each file system are never filled.
     """
     system = system or SystemOs()
+    sync = _leave_to_kernel if durability == "none" else system.fsync
     with ExitStack() as undo:
         opened = {}
         for name, spec in roots.items():
-            opened[name] = Root(name, spec, system)
+            opened[name] = Root(name, spec, system, sync)
             undo.callback(opened[name].close)
         undo.pop_all()
     unjournalled, clock = Unjournalled(), clock or SystemClock()
-    publisher = Publisher(opened, system, unjournalled, failpoints or Failpoints(), clock)
-    return DownloadDisk(opened, system, publisher, Space(reserve_bytes, clock), unjournalled)
+    publisher = Publisher(
+        opened,
+        system,
+        unjournalled,
+        failpoints or Failpoints(),
+        clock,
+        sync=sync,
+        most=1 if durability == "each" else GROUP,
+    )
+    space = Space(reserve_bytes, clock)
+    return DownloadDisk(opened, system, publisher, space, unjournalled, sync)
+
+
+def _leave_to_kernel(fd: int) -> None:
+    """Do nothing: the kernel writes when it likes."""
 
 
 class DownloadDisk:
@@ -76,12 +96,14 @@ class DownloadDisk:
         publisher: Publisher,
         space: Space,
         unjournalled: Unjournalled,
+        sync: Callable[[int], None],
     ) -> None:
         self._roots = roots
         self._system = system
         self._space = space
         self._unjournalled = unjournalled
         self._publisher = publisher
+        self._sync = sync
 
     def close(self) -> None:
         for root in self._roots.values():
@@ -105,8 +127,8 @@ class DownloadDisk:
             self._existing(place, root, path) as fd,
             explained(root, path, "syncing the destination"),
         ):
-            self._system.fsync(fd)
-            self._system.fsync(place.folder.fd)
+            self._sync(fd)
+            self._sync(place.folder.fd)
             self._drop_part(place, part_name(root, path))
 
     def _drop_part(self, place: Place, name: str) -> None:
@@ -146,8 +168,13 @@ class DownloadDisk:
             "so add its folder to `roots` in the configuration",
         )
 
+    @property
+    def most_at_once(self) -> int:
+        """Return how many parts to publish in one call: as many as share their syncs."""
+        return self._publisher.most
+
     def publish(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
-        """Make verified parts visible and durable; Published or Failure for each."""
+        """Make verified parts visible, and durable as asked; Published or Failure for each."""
         return self._publisher.publish(attempts)
 
     def leftovers(self) -> Iterator[Leftover]:

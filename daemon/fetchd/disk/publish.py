@@ -24,16 +24,17 @@ from fetchd.disk.part import (
 from fetchd.disk.roots import HIDDEN, Folder, Place, Root, existing_at, explain, shown
 from fetchd.errors import AttemptError
 from fetchd.model import Attempt, Failure, Intent, Outcome, Publish, Published
-from fetchd.ports import Os, PartBusy
+from fetchd.ports import Existing, Os, PartBusy
 from fetchd.threads import DISK
 
 #: Parts that share their syncs; bounded, since each holds a few descriptors meanwhile.
-_GROUP = 64
+GROUP = 64
 #: Syncs under way at once: the journal of the file system then commits them together.
 _SYNCS = 8
 #: A sync that takes longer has waited for a device.
 _SLOW_S = 0.0001
 _BUFFER_BYTES = 1024 * 1024
+_STANDING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_RENAME_NEW = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 _NO_MEMORY = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
@@ -43,6 +44,8 @@ class Publisher:
     """Makes parts visible. One thread calls ``publish``.
 
     The order is the promise: data synced, then named, then the folder synced, and only then told.
+    ``sync`` makes a file or folder durable, unless that is left to the kernel; at most ``most``
+    parts share their syncs.
     """
 
     def __init__(
@@ -52,18 +55,23 @@ class Publisher:
         unjournalled: Unjournalled,
         failpoints: Failpoints,
         clock: Clock,
+        *,
+        sync: Callable[[int], None],
+        most: int,
     ) -> None:
         self._roots = roots
         self._unjournalled = unjournalled
         self._system = system
         self._failpoints = failpoints
         self._clock = clock
+        self._fsync = sync
+        self.most = most
 
     def publish(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
         """Publish each attempt's part; one that fails does not hurt the others."""
         settled: list[tuple[Attempt, Outcome]] = []
-        for first in range(0, len(attempts), _GROUP):
-            settled += self._publish_group(attempts[first : first + _GROUP])
+        for first in range(0, len(attempts), self.most):
+            settled += self._publish_group(attempts[first : first + self.most])
         return settled
 
     def _publish_group(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
@@ -73,7 +81,7 @@ class Publisher:
             for member in members:
                 member.go(member.prepare)
 
-            unsynced = {m.part_fd: m for m in members if m.going and m.part_fd is not None}
+            unsynced = {m.fd: m for m in members if m.going and m.fd is not None}
             for fd, error in self._sync_all(unsynced).items():
                 unsynced[fd].spoil(error)
             self._failpoints.pass_by("publish.synced")
@@ -135,7 +143,7 @@ class Publisher:
 
     def _sync(self, fd: int, errors: dict[int, OSError]) -> None:
         try:
-            self._system.fsync(fd)
+            self._fsync(fd)
         except OSError as exc:
             # Without its frames, which would hold the whole group and what it has open.
             errors[fd] = exc.with_traceback(None)
@@ -190,6 +198,12 @@ class _Group:
             self._opened.append(locked.fd)
         return locked
 
+    def open(self, place: Place) -> int:
+        """Open the file that stands at a place."""
+        fd = self.system.open(place.name, _STANDING, dir_fd=place.folder.fd)
+        self._opened.append(fd)
+        return fd
+
     def close(self) -> None:
         while self._opened:
             os.close(self._opened.pop())
@@ -204,7 +218,8 @@ class _Member:
         self.attempt = attempt
         self.intent = attempt.intent
         self.outcome: Outcome | None = None
-        self.part_fd: int | None = None  # None: nothing left to be named, it stands there already
+        self.fd: int | None = None  # of what is to be synced
+        self._stands = False  # it has its final name already
         self._parts: Folder | None = None
         self._moved = False  # the part's own name became the file's
         self._group = group
@@ -240,11 +255,13 @@ class _Member:
         there = existing_at(self.place, intent.root, intent.path)
         self._parts = self._group.parts(self.place)
         part = self._group.lock(self._parts, intent.part) if self._parts else None
-        if there is not None and self._is_verified(
-            there.inode, there.size_bytes, self.place.folder.key[0]
-        ):
+        if there is not None and there.inode == intent.inode and not there.link:
             # Named in an earlier life, or under both names by a crash between link and unlink.
-            return
+            self._stands = self._stands_whole(there)
+            if not self._stands and self._is_torn(there):
+                self._take_down(there)
+            if self._stands or not self.going:
+                return
         if there is not None and not intent.clobber:
             raise self._exists()
         if part is None:
@@ -260,11 +277,11 @@ class _Member:
             mtime_ns = int(intent.mtime_s) * 1_000_000_000
             os.utime(fd, ns=(mtime_ns, mtime_ns))
         root.dress(fd)
-        self.part_fd = fd
+        self.fd = fd
 
     def show(self) -> None:
         """Give the part its final name."""
-        if self.part_fd is None:
+        if self._stands:
             return
         assert self._parts is not None
         names = {"src_dir_fd": self._parts.fd, "dst_dir_fd": self.place.folder.fd}
@@ -329,44 +346,92 @@ class _Member:
         kept = False
         if not self.intent.clobber:
             with suppress(OSError):
-                kept = self._unname()
+                kept = self._unname(self.intent.size_bytes)
         self.fail(exc, "syncing the folder", kept=kept)
 
-    def _unname(self) -> bool:
-        """Take the final name from our file; False: there is none, or no part to be."""
+    def _unname(self, size_bytes: int) -> bool:
+        """Take the final name from our file, as long as it is; it becomes the part again.
+
+        False: somebody else's has the name, or there is no folder for a part to be in.
+        """
         name, part, folder_fd = self.place.name, self.intent.part, self.place.folder.fd
         found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-        if self._parts is None or not self._is_verified(found.st_ino, found.st_size, found.st_dev):
+        if self._parts is None or not self._is_ours(found.st_ino, found.st_dev):
+            return False
+        if found.st_size != size_bytes:
             return False
         parts_fd = self._parts.fd
-        if found.st_nlink > 1 and self._stands_at(part, parts_fd, found.st_ino):
+        if found.st_nlink > 1 and self._is_at(part, parts_fd, found.st_ino):
             self._system.unlink(name, dir_fd=folder_fd)
         else:
             self._system.rename(name, part, src_dir_fd=folder_fd, dst_dir_fd=parts_fd)
         return True
 
-    def _stands_at(self, name: str, folder_fd: int, inode: int) -> bool:
+    def _is_at(self, name: str, folder_fd: int, inode: int) -> bool:
         try:
             return os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_ino == inode
         except FileNotFoundError:
             return False
 
     def spoil(self, exc: OSError) -> None:
-        """Discard a part whose bytes did not reach the disk: no second sync could be believed."""
+        """Discard a part whose bytes did not reach the disk: no second sync could be believed.
+
+        One that a crash has left under its final name is taken back first, as in ``take_back``.
+        """
+        if self._stands and not self.intent.clobber:
+            with suppress(OSError):
+                self._unname(self.intent.size_bytes)
         self._discard()
         error = explain(exc, self.intent.root, self.intent.path, "syncing the part")
         reason = f"{error.reason}; it is fetched again"
         self.outcome = Failure(code=error.code, reason=reason, transient=True)
 
     def _is_verified(self, inode: int, size_bytes: int, device: int) -> bool:
-        """Tell whether this is the file that the intent names."""
+        """Tell whether this is the file that the intent names, and as long."""
+        return self._is_ours(inode, device) and size_bytes == self.intent.size_bytes
+
+    def _is_ours(self, inode: int, device: int) -> bool:
+        # Device numbers may change when the machine starts again.
+        return inode == self.intent.inode and (
+            device == self.intent.device or self.attempt.recovered
+        )
+
+    def _stands_whole(self, there: Existing) -> bool:
+        """Tell whether what has the final name is our file, with all that was verified.
+
+        After a crash that is looked at: whoever gave the name may not have synced before.
+        """
+        if not self._is_verified(there.inode, there.size_bytes, self.place.folder.key[0]):
+            return False
+        if not self.attempt.recovered:
+            return True
+        fd = self._group.open(self.place)
+        if self.intent.digests and not self._has_digests(fd):
+            return False
+        self.fd = fd
+        return True
+
+    def _is_torn(self, there: Existing) -> bool:
+        """Tell whether our file is not whole because of a crash; else somebody has written to it.
+
+        A crash makes none longer, and the date was set before the name was given.
+        """
         intent = self.intent
         return (
-            inode == intent.inode
-            and size_bytes == intent.size_bytes
-            # Device numbers may change when the machine starts again.
-            and (device == intent.device or self.attempt.recovered)
+            self.attempt.recovered
+            and there.size_bytes <= intent.size_bytes
+            and intent.mtime_s in {None, there.mtime_ns // 1_000_000_000}
         )
+
+    def _take_down(self, there: Existing) -> None:
+        """Settle as a failure what a crash has torn; `if_exists` must not meet it as a file.
+
+        It is the part again, of which the next attempt uses what the journal vouches for.
+        """
+        self._unname(there.size_bytes)
+        if there.size_bytes == self.intent.size_bytes:
+            self._discard()  # nothing tells where it is torn
+        self._refuse("a crash has torn the published file; it is fetched again")
 
     def _holds(self, fd: int) -> bool:
         """Verify the bytes again, which a crash may have torn; False: settled as a failure."""
@@ -380,19 +445,23 @@ class _Member:
                     "it is fetched again from what was durable"
                 )
             return self.going
-        hashes = Hashes(digest.algorithm for digest in intent.digests)
+        if not self._has_digests(fd):
+            self._discard()
+            self._refuse("a crash has torn the verified part; it is fetched again")
+        return self.going
+
+    def _has_digests(self, fd: int) -> bool:
+        hashes = Hashes(digest.algorithm for digest in self.intent.digests)
         buffer = memoryview(bytearray(_BUFFER_BYTES))
         offset = 0
         while got := self._system.read(fd, buffer, offset):
             hashes.update(buffer[:got])
             offset += got
-        if set(hashes.digests()) != set(intent.digests):
-            self._discard()
-            self._refuse("a crash has torn the verified part; it is fetched again")
-        return self.going
+        return set(hashes.digests()) == set(self.intent.digests)
 
     def _discard(self) -> None:
-        assert self._parts is not None
+        if self._parts is None:
+            return
         with suppress(OSError):
             remove(self._system, self._parts.fd, self.intent.part)
 

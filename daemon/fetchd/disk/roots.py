@@ -6,6 +6,7 @@ import errno
 import grp
 import os
 import stat
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,14 +131,24 @@ class Place:
 class Root:
     """An open download root. Any thread, but ``place(make=True)``: publisher thread only."""
 
-    def __init__(self, name: str, spec: RootSpec, system: Os) -> None:
-        """Make the root's folder if need be and open it; raises ConfigError."""
+    def __init__(
+        self,
+        name: str,
+        spec: RootSpec,
+        system: Os,
+        sync: Callable[[int], None] | None = None,
+    ) -> None:
+        """Make the root's folder if need be and open it; raises ConfigError.
+
+        ``sync``: what makes the names of folders durable that ``place`` has made.
+        """
         self.name = name
         # Not resolve(): a URL names the root as the configuration does, even where that is a link.
         self.path = os.path.abspath(spec.path)  # noqa: PTH100
         self.mode = spec.mode
         self.gid = _gid(name, spec.group)
         self._system = system
+        self._sync = sync or system.fsync
         # Folders whose own name is durable in their parent; publisher thread only.
         self._rooted: set[tuple[int, int]] = set()
         # By path, as they were last found; each is looked at again before it is used.
@@ -335,7 +346,7 @@ class Root:
 
     def _take_root(self, parent_fd: int, child: Folder) -> None:
         if child.key not in self._rooted:
-            self._system.fsync(parent_fd)
+            self._sync(parent_fd)
             if len(self._rooted) >= 10_000:
                 self._rooted.clear()
             self._rooted.add(child.key)
