@@ -3,7 +3,8 @@
     make bench-task            (python tests/bench/task_cost.py --tasks 10000)
 
 A real engine, store (on disk, durable), pools, listeners and log run 10,000 tasks whose transfer
-and publication take no time. Prints CPU microseconds a task, as the median of several rounds.
+and publication take no time. Prints CPU microseconds a task, as the median of several rounds; what
+log and statistics have of it, by rounds without them; and what one report of progress costs.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from fetchd.model import (
     Intent,
     Item,
     Job,
+    Progress,
     Publish,
     Published,
     Submit,
@@ -40,6 +42,7 @@ from fetchd.model import (
     Verify,
 )
 from fetchd.pool import Pool
+from fetchd.ports import Listener
 from fetchd.service import NEW_OBJECTS_A_LOOK
 from fetchd.stores import SqliteStore
 
@@ -77,8 +80,8 @@ def instant_publish(attempts):
     return [(a, Published(intent=a.intent, mtime_ns=1, inode=a.intent.inode)) for a in attempts]
 
 
-def measure(tasks: int, workers: int, folder: Path) -> dict[str, float]:
-    """Run the tasks once; returns CPU and wall microseconds a task."""
+def measure(tasks: int, workers: int, folder: Path, *, told: bool) -> dict[str, float]:
+    """Run the tasks once; returns CPU and wall microseconds a task. ``told``: to log and stats."""
     specs = tuple(
         TaskSpec(key=f"d/{i}.bin", path=f"d/{i}.bin", sources=(f"http://h.example/d/{i}.bin",))
         for i in range(tasks)
@@ -86,7 +89,8 @@ def measure(tasks: int, workers: int, folder: Path) -> dict[str, float]:
     clock = SystemClock()
     writer = logs.configure("info", "json", folder / "log.jsonl")
     stats = listeners.Stats(clock)
-    tell = listeners.fan_out([listeners.LogListener(), stats], listeners.log_failure)
+    hearing: list[Listener] = [listeners.LogListener(), stats] if told else []
+    tell = listeners.fan_out(hearing, listeners.log_failure)
     store = SqliteStore(str(folder / "fetchd.db"), clock, lambda e: sys.exit(str(e)))
     engine = Engine(
         store,
@@ -128,6 +132,26 @@ def measure(tasks: int, workers: int, folder: Path) -> dict[str, float]:
     }
 
 
+def progress_us(reports: int = 20_000) -> float:
+    """Return the CPU microseconds of one report of progress, with log and statistics."""
+    clock = SystemClock()
+    tell = listeners.fan_out(
+        [listeners.LogListener(), listeners.Stats(clock)], listeners.log_failure
+    )
+    store = SqliteStore(None, clock, lambda e: sys.exit(str(e)))
+    spec = TaskSpec(key="a", path="a", sources=("http://h.example/a",))
+    engine = Engine(store, lambda *_: Batch(specs=(spec,), position=None), tell, clock, Random())
+    group = TaskGroup(name="g", items=(Item(url="x"),))
+    engine.obey(Submit(job=Job(name="j", revision="r", groups=(group,)), raw=b"", file=""))
+    (attempt,) = engine.take(Fetch, 1)
+    began_s = time.process_time()
+    for number in range(reports):
+        engine.report(attempt, Progress(received_bytes=number))
+    spent_s = time.process_time() - began_s
+    store.close()
+    return spent_s / reports * 1e6
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=10_000)
@@ -140,13 +164,18 @@ def main() -> None:
     rounds = []
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory() as folder:
-            rounds.append(measure(options.tasks, options.workers, Path(folder)))
+            found = measure(options.tasks, options.workers, Path(folder), told=True)
+        with tempfile.TemporaryDirectory() as folder:
+            untold = measure(options.tasks, options.workers, Path(folder), told=False)
+        found["log_and_stats_us"] = found["task_cpu_us"] - untold["task_cpu_us"]
+        found["progress_us"] = progress_us()
+        rounds.append(found)
     print(f"{options.tasks} tasks, {options.workers} workers, {options.rounds} rounds")
     figures = {}
     for name in rounds[0]:
         values = sorted(r[name] for r in rounds)
         figures[name] = statistics.median(values)
-        print(f"{name:14} median {figures[name]:7.1f}  min {values[0]:7.1f}  max {values[-1]:7.1f}")
+        print(f"{name:16} median {figures[name]:7.1f}  min {values[0]:7.1f}  max {values[-1]:7.1f}")
     if options.json:
         options.json.write_text(json.dumps(figures))
 
