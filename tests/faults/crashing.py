@@ -74,14 +74,14 @@ class CrashingOs(Tripwire):
         self._unsynced.pop(inode, None)
         self._given_up.pop(inode, None)
 
-    def _pass(self, name: str) -> None:
+    def _pass(self, name: str, *, at_folder: bool = False) -> None:
         if self.dead:
             raise Crash
         if self.trip_at is not None and self.trip_at[0] == name:
             self.trip_at = name, self.trip_at[1] - 1
             if self.trip_at[1] == 0:
                 self.trip = len(self.calls) + 1
-        super()._pass(name)
+        super()._pass(name, at_folder=at_folder)
 
     def write(self, fd: int, data: memoryview, offset: int, /) -> int:
         if self.room_bytes is not None:
