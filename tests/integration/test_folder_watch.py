@@ -65,7 +65,7 @@ class Live:
         return [event.state for event in self.events if isinstance(event, WatchChanged)]
 
 
-def test_a_renamed_file_is_accepted_at_once_also_right_after_another(tmp_path):  # F02
+def test_f02_a_renamed_file_is_accepted_at_once_also_right_after_another(tmp_path):
     waits_s = []
     with Live(tmp_path) as live:
         for number in range(9):
@@ -79,7 +79,7 @@ def test_a_renamed_file_is_accepted_at_once_also_right_after_another(tmp_path): 
     assert max(waits_s) < 1.0
 
 
-def test_a_file_that_is_written_slowly_is_accepted_when_it_is_closed(tmp_path):  # F01
+def test_f01_a_file_that_is_written_slowly_is_accepted_when_it_is_closed(tmp_path):
     with Live(tmp_path) as live:
         with (live.jobs / "slow.yaml").open("w") as file:
             for line in ("url: x\n", "dest: y\n"):
@@ -93,7 +93,7 @@ def test_a_file_that_is_written_slowly_is_accepted_when_it_is_closed(tmp_path): 
     assert live.engine.submitted[0].raw == b"url: x\ndest: y\n"
 
 
-def test_two_thousand_files_are_all_accepted(tmp_path):  # F13
+def test_f13_two_thousand_files_are_all_accepted(tmp_path):
     with Live(tmp_path) as live:
         for number in range(2000):
             live.drop(f"{number}.yaml", f"url: {number}\n")
@@ -137,7 +137,7 @@ def test_a_folder_behind_a_symbolic_link_is_watched(tmp_path):
         wait_until(live.accepted, 2, "acceptance")
 
 
-def test_a_folder_that_is_replaced_is_watched_again(tmp_path):  # F15
+def test_f15_a_folder_that_is_replaced_is_watched_again(tmp_path):
     with Live(tmp_path, rescan_s=0.2) as live:
         live.jobs.rename(tmp_path / "old")
         live.jobs.mkdir()
@@ -274,7 +274,7 @@ def test_the_close_after_writing_hints(watching, tmp_path):
     assert watching.hinted.wait(2)
 
 
-def test_a_folder_that_is_replaced_while_the_watch_is_set_up_is_looked_at_again(tmp_path):  # F15
+def test_f15_a_folder_that_is_replaced_while_the_watch_is_set_up_is_looked_at_again(tmp_path):
     folder, other = tmp_path / "jobs", tmp_path / "other"
     folder.mkdir()
     other.mkdir()
@@ -347,8 +347,8 @@ def test_without_room_for_a_watch_it_is_said_once_and_tried_again(tmp_path, numb
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
-def test_on_a_network_file_system_nothing_is_watched_and_leases_prove_nothing(tmp_path, kind):
-    device = tmp_path.stat().st_dev  # F16
+def test_f16_on_a_network_file_system_nothing_is_watched_and_leases_prove_nothing(tmp_path, kind):
+    device = tmp_path.stat().st_dev
     mounts = tmp_path / "mountinfo"
     number = f"{os.major(device)}:{os.minor(device)}"
     mounts.write_text(

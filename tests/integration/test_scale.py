@@ -70,5 +70,5 @@ def test_a_list_of_thirty_thousand_urls_is_a_stream_and_a_restart_is_ready_at_on
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_list_of_a_million_urls_is_a_stream_and_a_restart_is_ready_at_once(tmp_path):
+def test_f13_a_list_of_a_million_urls_is_a_stream_and_a_restart_is_ready_at_once(tmp_path):
     serves_a_list(tmp_path, 1_000_000, accepted_within_s=400)

@@ -33,7 +33,7 @@ def drop(tmp_path):
 # ---------------------------------------------------------------- the way in
 
 
-def test_a_renamed_file_is_accepted_in_the_same_turn_and_stands_in_active(drop):  # F02-rename
+def test_f02_a_renamed_file_is_accepted_in_the_same_turn_and_stands_in_active(drop):
     drop.drop("x.yaml", JOB)
 
     drop.turn()
@@ -53,7 +53,7 @@ def test_every_kind_of_job_file_is_accepted(drop, suffix):
     assert drop.accepted() == [f"x{suffix}"]
 
 
-def test_no_byte_prefix_of_a_file_that_is_being_written_ever_runs(drop):  # F01
+def test_f01_no_byte_prefix_of_a_file_that_is_being_written_ever_runs(drop):
     path = drop.jobs / "slow.yaml"
 
     with path.open("wb", buffering=0) as file:
@@ -90,7 +90,7 @@ tasks:
 """
 
 
-def test_no_byte_prefix_of_a_realistic_job_ever_runs_though_many_are_right(tmp_path):  # F01
+def test_f01_no_byte_prefix_of_a_realistic_job_ever_runs_though_many_are_right(tmp_path):
     read = lambda data, file: jobfile.load(data, file, SETTINGS)  # noqa: E731
     drop = DropFolder(tmp_path, read_job=read)
     data = REALISTIC.encode()
@@ -120,7 +120,7 @@ def test_a_file_that_is_not_ready_arranges_its_own_next_look(drop):
     assert 0 < wait_s < 0.11
 
 
-def test_where_leases_prove_nothing_a_file_is_taken_after_two_seconds_unchanged(drop):  # F16
+def test_f16_where_leases_prove_nothing_a_file_is_taken_after_two_seconds_unchanged(drop):
     drop.turn()
     drop.folder._watch.deaf = True
     path = drop.drop("x.yaml", JOB)
@@ -146,7 +146,7 @@ def test_files_are_accepted_in_the_order_in_which_they_were_written(drop):
     assert drop.accepted() == ["c.yaml", "a.yaml", "b.yaml"]
 
 
-def test_a_burst_is_worked_off_in_slices_and_nothing_is_left(drop):  # F13
+def test_f13_a_burst_is_worked_off_in_slices_and_nothing_is_left(drop):
     drop.clock.monotonic = iter(float(n) / 20 for n in range(100_000)).__next__
     for number in range(40):
         drop.drop(f"{number}.yaml", f"url: {number}\n")
@@ -181,7 +181,7 @@ def flooded(tmp_path, count):
     return drop
 
 
-def test_a_single_file_does_not_wait_for_the_flood_before_it(tmp_path):  # F13-single
+def test_f13_a_single_file_does_not_wait_for_the_flood_before_it(tmp_path):
     drop = flooded(tmp_path, 200)
     before = len(drop.accepted())
 
@@ -194,7 +194,7 @@ def test_a_single_file_does_not_wait_for_the_flood_before_it(tmp_path):  # F13-s
     assert len(drop.accepted()) < 60
 
 
-def test_newcomers_without_end_do_not_keep_the_older_ones_waiting(tmp_path):  # F13-fair
+def test_f13_newcomers_without_end_do_not_keep_the_older_ones_waiting(tmp_path):
     drop = flooded(tmp_path, 40)
     for turn in range(80):
         for number in range(4):
@@ -226,7 +226,7 @@ def test_a_file_that_is_written_while_it_waits_for_its_turn_is_not_forgotten(tmp
     assert drop.accepted() == [*before, "late.yaml"]
 
 
-def test_files_are_accepted_together_with_shared_commits(drop):  # F13-together
+def test_f13_files_are_accepted_together_with_shared_commits(drop):
     submit, sizes = drop.engine.submit, []
 
     def counted(submissions):
@@ -425,7 +425,7 @@ def test_what_is_no_regular_file_is_told_once_and_left_alone(drop, make, word):
     assert drop.folder.idle()
 
 
-def test_a_link_that_takes_a_files_place_before_it_is_opened_is_not_followed(drop):  # F09-race
+def test_f09_a_link_that_takes_a_files_place_before_it_is_opened_is_not_followed(drop):
     drop.drop("x.yaml", JOB)
     drop.system.faults["open"] = (errno.ELOOP, "x.yaml")
 
@@ -479,7 +479,7 @@ def test_a_subfolder_is_told_of_because_what_lies_in_it_is_not_read(drop):
     assert "not built yet" in ignored.reason
 
 
-def test_an_empty_file_is_not_ready_and_told_after_a_minute(drop):  # F03-empty
+def test_f03_an_empty_file_is_not_ready_and_told_after_a_minute(drop):
     path = drop.jobs / "x.yaml"
     path.touch()
 
@@ -831,7 +831,7 @@ def test_nothing_in_failed_is_ever_overwritten(drop):
 # ---------------------------------------------------------------- same names
 
 
-def test_another_file_of_the_same_name_waits_until_the_first_has_ended(drop):  # F12-same-name
+def test_f12_another_file_of_the_same_name_waits_until_the_first_has_ended(drop):
     drop.drop("x.yaml", JOB)
     drop.turn()
     drop.drop("x.yaml", JOB + "more: y\n")
@@ -847,7 +847,7 @@ def test_another_file_of_the_same_name_waits_until_the_first_has_ended(drop):  #
     assert drop.names("active") == ["x.yaml"]
 
 
-def test_the_same_content_twice_makes_two_runs_one_after_the_other(drop):  # F12-same-content
+def test_f12_the_same_content_twice_makes_two_runs_one_after_the_other(drop):
     drop.drop("x.yaml", JOB)
     drop.turn()
     drop.drop("x.yaml", JOB)
@@ -931,7 +931,7 @@ def test_a_hint_ends_the_idleness_until_the_next_turn(drop):
 # ---------------------------------------------------------------- changed under our hands
 
 
-def test_a_file_that_changes_while_it_is_read_is_read_again(drop):  # F11-edited
+def test_f11_a_file_that_changes_while_it_is_read_is_read_again(drop):
     path = drop.drop("x.yaml", JOB)
     drop.system.before["read returns"] = lambda: path.write_text("name: x\nlonger\n" + JOB)
 
@@ -943,7 +943,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(drop):  # F11-edited
     assert drop.engine.submitted[0].raw == ("name: x\nlonger\n" + JOB).encode()
 
 
-def test_a_file_that_is_replaced_after_it_was_accepted_is_a_new_drop(drop):  # F11-replaced
+def test_f11_a_file_that_is_replaced_after_it_was_accepted_is_a_new_drop(drop):
     drop.drop("x.yaml", JOB)
     drop.system.before["rename_new"] = lambda: drop.drop("x.yaml", "name: x\nnewer: 1\n")
 
@@ -960,7 +960,7 @@ def test_a_file_that_is_replaced_after_it_was_accepted_is_a_new_drop(drop):  # F
     assert drop.names("active") == ["x.yaml"]
 
 
-def test_a_file_that_is_deleted_after_it_was_accepted_runs_all_the_same(drop):  # F11-deleted
+def test_f11_a_file_that_is_deleted_after_it_was_accepted_runs_all_the_same(drop):
     path = drop.drop("x.yaml", JOB)
     drop.system.before["rename_new"] = path.unlink
 
@@ -973,7 +973,7 @@ def test_a_file_that_is_deleted_after_it_was_accepted_runs_all_the_same(drop):  
     assert drop.folder.idle()
 
 
-def test_a_file_that_is_renamed_before_it_is_ready_is_taken_under_its_new_name(drop):  # F11-renamed
+def test_f11_a_file_that_is_renamed_before_it_is_ready_is_taken_under_its_new_name(drop):
     with (drop.jobs / "x.yaml").open("w") as file:
         file.write(JOB)
         file.flush()
@@ -1033,7 +1033,7 @@ def test_what_is_done_to_a_file_that_waits_for_its_turn_is_what_counts(drop, cha
     assert drop.told(FolderFailed) == []
 
 
-def test_a_file_that_vanishes_before_it_is_read_is_no_trouble(drop):  # F11-vanished
+def test_f11_a_file_that_vanishes_before_it_is_read_is_no_trouble(drop):
     path = drop.drop("x.yaml", JOB)
     stat_of = drop.folder._places.stat
 
@@ -1048,7 +1048,7 @@ def test_a_file_that_vanishes_before_it_is_read_is_no_trouble(drop):  # F11-vani
     assert drop.folder.idle()
 
 
-def test_a_hard_link_is_a_file_like_any_other(drop):  # F10-hard-link
+def test_f10_a_hard_link_is_a_file_like_any_other(drop):
     (drop.elsewhere / "mine.yaml").write_text(JOB)
     os.link(drop.elsewhere / "mine.yaml", drop.jobs / "x.yaml")
 
@@ -1061,7 +1061,7 @@ def test_a_hard_link_is_a_file_like_any_other(drop):  # F10-hard-link
 # ---------------------------------------------------------------- trouble
 
 
-def test_an_unreadable_file_is_told_once_and_tried_again(drop):  # F10-unreadable
+def test_f10_an_unreadable_file_is_told_once_and_tried_again(drop):
     drop.drop("x.yaml", JOB)
     drop.drop("y.yaml", JOB)
     drop.system.faults["open"] = (errno.EACCES, "x.yaml")
@@ -1076,7 +1076,7 @@ def test_an_unreadable_file_is_told_once_and_tried_again(drop):  # F10-unreadabl
     assert drop.accepted() == ["y.yaml", "x.yaml"]
 
 
-def test_an_accepted_file_that_cannot_be_moved_is_not_run_twice(drop):  # F18
+def test_f18_an_accepted_file_that_cannot_be_moved_is_not_run_twice(drop):
     drop.drop("x.yaml", JOB)
     drop.system.faults["rename_new"] = (errno.ENOSPC, "active/")
 
@@ -1093,7 +1093,7 @@ def test_an_accepted_file_that_cannot_be_moved_is_not_run_twice(drop):  # F18
     assert drop.folder.idle()
 
 
-def test_a_rejected_file_that_cannot_be_moved_stays_and_is_told_once(drop):  # F18-rejected
+def test_f18_a_rejected_file_that_cannot_be_moved_stays_and_is_told_once(drop):
     drop.drop("x.yaml", "bad")
     drop.system.faults["rename_new"] = (errno.ENOSPC, "failed/")
 
@@ -1107,7 +1107,7 @@ def test_a_rejected_file_that_cannot_be_moved_stays_and_is_told_once(drop):  # F
     assert len(drop.told(JobRejected)) == 1
 
 
-def test_a_subfolder_that_vanishes_is_made_again(drop):  # F18-missing
+def test_f18_a_subfolder_that_vanishes_is_made_again(drop):
     for name in ("active", "done", "failed", "reports"):
         (drop.jobs / name).rmdir()
 
@@ -1121,7 +1121,7 @@ def test_a_subfolder_that_vanishes_is_made_again(drop):  # F18-missing
     assert drop.names("failed") == ["y.yaml"]
 
 
-def test_a_file_in_the_place_of_a_subfolder_holds_up_only_what_needs_it(drop):  # F18-no-folder
+def test_f18_a_file_in_the_place_of_a_subfolder_holds_up_only_what_needs_it(drop):
     (drop.jobs / "failed").rmdir()
     (drop.jobs / "failed").write_text("mine")
     drop.drop("x.yaml", JOB)
@@ -1170,7 +1170,7 @@ def test_a_folder_that_goes_and_comes_back_is_used_again(drop, how):
     assert [event.state for event in drop.told(WatchChanged)] == ["lost", "watching"]
 
 
-def test_a_folder_that_is_replaced_is_noticed_at_the_next_turn(drop):  # F15-replaced
+def test_f15_a_folder_that_is_replaced_is_noticed_at_the_next_turn(drop):
     drop.turn()
     drop.jobs.rename(drop.elsewhere / "old")
     drop.jobs.mkdir()
@@ -1182,7 +1182,7 @@ def test_a_folder_that_is_replaced_is_noticed_at_the_next_turn(drop):  # F15-rep
     assert drop.accepted() == ["x.yaml"]
 
 
-def test_a_folder_without_permission_is_told_once_and_read_again_later(drop):  # F15
+def test_f15_a_folder_without_permission_is_told_once_and_read_again_later(drop):
     broken = [True]
     entries = drop.folder._places.entries
 
@@ -1204,7 +1204,7 @@ def test_a_folder_without_permission_is_told_once_and_read_again_later(drop):  #
     assert drop.accepted() == ["x.yaml"]
 
 
-def test_a_slow_listing_leaves_the_time_to_work_on_what_it_found(drop):  # F16-slow
+def test_f16_a_slow_listing_leaves_the_time_to_work_on_what_it_found(drop):
     entries, scans = drop.folder._places.entries, []
 
     def slow(place):
@@ -1222,7 +1222,7 @@ def test_a_slow_listing_leaves_the_time_to_work_on_what_it_found(drop):  # F16-s
     assert len([place for place in scans if not place.value]) == 1
 
 
-def test_a_folder_that_is_replaced_amid_a_turn_does_not_mix_with_the_new_one(drop):  # F15-amid
+def test_f15_a_folder_that_is_replaced_amid_a_turn_does_not_mix_with_the_new_one(drop):
     drop.drop("x.yaml", JOB)
     (drop.jobs / "active").rmdir()
     begin = drop.folder._places.begin_turn
@@ -1242,7 +1242,7 @@ def test_a_folder_that_is_replaced_amid_a_turn_does_not_mix_with_the_new_one(dro
     assert drop.told(FolderFailed) == []
 
 
-def test_what_is_the_matter_with_the_folder_is_shown_until_it_is_over(drop):  # F15-shown
+def test_f15_what_is_the_matter_with_the_folder_is_shown_until_it_is_over(drop):
     drop.turn()
     drop.jobs.rename(drop.elsewhere / "old")
     drop.turn()
@@ -1254,7 +1254,7 @@ def test_what_is_the_matter_with_the_folder_is_shown_until_it_is_over(drop):  # 
     assert drop.folder.troubles() == []
 
 
-def test_without_a_watch_the_folder_is_looked_at_every_five_seconds(tmp_path):  # F14-limits
+def test_f14_without_a_watch_the_folder_is_looked_at_every_five_seconds(tmp_path):
     class NoneLeft(DumbObserver):
         error = OSError(errno.ENOSPC, "inotify watch limit reached")
 
@@ -1272,7 +1272,7 @@ def test_without_a_watch_the_folder_is_looked_at_every_five_seconds(tmp_path):  
     assert (changed.state, "max_user_watches" in changed.reason) == ("scanning", True)
 
 
-def test_when_every_hint_is_lost_the_next_rescan_finds_the_file(drop):  # F14-overflow
+def test_f14_when_every_hint_is_lost_the_next_rescan_finds_the_file(drop):
     drop.turn()
     drop.drop("x.yaml", JOB)
     drop.clock.advance(29)

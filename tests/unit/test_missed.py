@@ -103,7 +103,7 @@ def test_files_that_were_there_at_the_start_were_not_missed(drop):
     assert told(drop) == []
 
 
-def test_a_file_that_only_the_scan_found_is_told_though_it_is_gone_by_then(drop):  # F14-detector
+def test_f14_a_file_that_only_the_scan_found_is_told_though_it_is_gone_by_then(drop):
     drop.drop("a.yaml", "name: a\n")
     drop.drop("b.yaml", "name: b\n")
     announce(drop, "b.yaml")

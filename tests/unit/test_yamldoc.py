@@ -284,7 +284,7 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal():
     assert "\x1b" not in label(("a", "\x1b[31m"))
 
 
-def test_a_byte_order_mark_is_accepted(loader):  # F06-bom
+def test_f06_a_byte_order_mark_is_accepted(loader):
     data = b"\xef\xbb\xbfa: b\n"
 
     tree = parse_yaml(data, "f", max_bytes=LIMIT, loader=loader)
@@ -305,7 +305,7 @@ def test_an_escape_that_gives_no_text_is_refused(text, loader):
 # ---------------------------------------------------------------- keys
 
 
-def test_a_double_key_is_an_error_at_the_second_with_the_line_of_the_first(loader):  # F05
+def test_f05_a_double_key_is_an_error_at_the_second_with_the_line_of_the_first(loader):
     error = rejected("url: a\ndest: b\nurl: c\n", loader)
 
     [problem] = error.problems
@@ -334,7 +334,7 @@ def test_all_errors_that_do_not_hide_each_other_are_told_at_once(loader):
     assert places == [(1, 4), (2, 1), (2, 4), (3, 1), (4, 3)]
 
 
-def test_a_second_document_is_refused(loader):  # F07-multi-document
+def test_f07_a_second_document_is_refused(loader):
     error = rejected("a: b\n---\nc: d\n", loader)
 
     assert error.headlines() == [
