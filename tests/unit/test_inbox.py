@@ -1076,6 +1076,26 @@ def test_f10_an_unreadable_file_is_told_once_and_tried_again(drop):
     assert drop.accepted() == ["y.yaml", "x.yaml"]
 
 
+def test_c10_a_file_for_which_memory_is_short_is_told_once_and_tried_again(tmp_path):
+    short = [MemoryError()]
+
+    def read(data, file):
+        if short:
+            raise short.pop()
+        return jobfile.load(data, file, SETTINGS)
+
+    drop = DropFolder(tmp_path, read_job=read)
+    drop.drop("x.yaml", "url: https://example.org/a\n")
+
+    drop.turn()
+    drop.turn(after_s=10)
+
+    (told,) = drop.told(FolderFailed)
+    assert (told.file, told.error) == ("x.yaml", "MemoryError: ")
+    assert drop.told(JobRejected) == []
+    assert drop.accepted() == ["x.yaml"]
+
+
 def test_f18_an_accepted_file_that_cannot_be_moved_is_not_run_twice(drop):
     drop.drop("x.yaml", JOB)
     drop.system.faults["rename_new"] = (errno.ENOSPC, "active/")

@@ -16,6 +16,7 @@ from fetchd.clock import Failpoints
 from fetchd.cores import Cores
 from fetchd.digests import Digest
 from fetchd.disk import DownloadDisk, RootSpec, SystemOs, build
+from fetchd.disk.part import part_name
 from fetchd.errors import AttemptError, NotWanted
 from fetchd.model import (
     Deferred,
@@ -2024,6 +2025,23 @@ def test_d04_a_part_that_cannot_be_read_back_is_discarded(bench):
     assert failure(bench.fetch(digests=sha256(DATA))) == ("disk_error", True)
     assert bench.publish(bench.fetch(digests=sha256(DATA))) == DATA
     assert bench.origin.starts == [0]
+
+
+def test_d04_a_part_that_cannot_be_closed_is_an_error_of_the_disk(bench, monkeypatch):
+    """Network file systems write what they still hold when a file is closed."""
+    bench.origin.data = DATA
+    close, errors = os.close, [errno.EIO]
+
+    def closing(fd: int) -> None:
+        name = Path(f"/proc/self/fd/{fd}").readlink().name
+        close(fd)
+        if name == part_name("default", "a.bin") and errors:
+            raise OSError(errors.pop(), "Input/output error")
+
+    monkeypatch.setattr(os, "close", closing)
+
+    assert failure(bench.fetch()) == ("disk_error", True)
+    assert bench.publish(bench.fetch()) == DATA
 
 
 def test_d05_short_and_interrupted_writes_change_no_byte(bench):

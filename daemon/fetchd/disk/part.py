@@ -129,7 +129,8 @@ class DiskPart:
         self.unclaim()
         if not (self._journalled or self._discarded):
             self._unjournalled.note(self.name, self._identity[1])
-        os.close(self._fd)
+        with explained(self._root, self._path, "closing the part"):
+            os.close(self._fd)
 
     def write(self, data: memoryview) -> None:
         try:

@@ -401,6 +401,8 @@ class Inbox:
         except DocumentError as exc:
             self._reject_document(place, name, exc)
             return
+        except MemoryError:
+            raise  # says nothing of the file, which is tried again
         except Exception as exc:  # noqa: BLE001 -- a file that cannot be read for any reason is bad
             why = masked(error_text(exc))
             self._reject(place, name, f"{name}: cannot be understood: {why}")
