@@ -1032,7 +1032,14 @@ def test_writing_is_synchronous_full_in_a_write_ahead_log(tmp_path):
     store.close()
 
 
-@pytest.mark.parametrize("content", [b"garbage" * 1000, b"\0" * 8192 + b"x"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"garbage" * 1000, id="S02-garbage"),
+        pytest.param(bytes(8192), id="S02-zeros"),
+        pytest.param(bytes(8192) + b"x", id="S02-zeros-and-a-rest"),
+    ],
+)
 def test_s02_a_damaged_database_is_refused_with_what_to_do(tmp_path, content):
     path = tmp_path / "s.db"
     path.write_bytes(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -82,6 +83,39 @@ def test_c03_a_second_term_ends_a_stop_at_once_and_nothing_is_lost(daemon, serve
     assert len(daemon.files("a")) == 300
 
 
+@pytest.mark.parametrize(
+    "becomes",
+    [
+        pytest.param("limits: {file: 10}\n", id="good"),  # and would refuse the file
+        pytest.param("limits: {\n", id="bad-syntax"),
+        pytest.param("workers: many\n", id="bad-value"),
+        pytest.param(None, id="unreadable"),
+    ],
+)
+def test_c04_a_hup_after_the_configuration_changed_changes_nothing(daemon, server, becomes):
+    """It is read at the start only; a hup looks at the folder."""
+    config = daemon.base / "fetchd.yaml"
+    config.write_text("workers: 3\n")
+    daemon.start("--config", str(config))
+    wait_until(
+        lambda: daemon.log.exists() and daemon.events("service.started"), what="the daemon's start"
+    )
+    if becomes is None:
+        config.unlink()
+        config.mkdir()
+    else:
+        config.write_text(becomes)
+
+    send(daemon, signal.SIGHUP)
+    daemon.drop("a.yaml", f"url: {server.url('/a')}\n")
+    wait_until(lambda: daemon.ended("a"), what="the job")
+
+    assert daemon.terminate() == 0
+    assert (daemon.downloads / "a").read_bytes() == BODY
+    assert len(daemon.events("service.started")) == 1
+    assert "Traceback" not in daemon.log.read_text()
+
+
 def test_c05_a_storm_of_hups_from_the_first_moment_to_the_last_harms_nothing(daemon, server):
     daemon.start()
     wait_until(lambda: handles(daemon, signal.SIGHUP), what="the handler")
@@ -156,6 +190,61 @@ def test_c09_without_descriptors_tasks_are_tried_again_and_none_is_lost(tmp_path
     )
     assert "Too many open files" in daemon.log.read_text(), "the limit was never met"
     assert not daemon.events("service.failed")
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is not installed")
+@pytest.mark.parametrize("limit_mib", [128, 256, 512])
+def test_c09_a_start_that_gets_no_threads_ends_and_loses_no_job(tmp_path, server, limit_mib):
+    """Each thread takes address space, so a limit of that is one of threads."""
+    with LimitedDaemon(tmp_path) as daemon:
+        daemon.drop("a.yaml", f"url: {server.url('/a')}\n")
+        daemon.limits = (f"--as={limit_mib << 20}",)
+        code = daemon.run_once()
+        daemon.limits = ()
+        again = daemon.run_once()
+
+    assert (code, again) == (70, 0)
+    assert "can't start new thread" in daemon.log.read_text()
+    assert (daemon.downloads / "a").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("kind", ["job files", "list"])
+def test_c10_without_memory_tasks_fail_or_the_daemon_does_and_nothing_is_lost(daemon, server, kind):
+    """The limit comes amid the work: on data, since most address space is reserved, not used."""
+    wanted = {f"{job}-{n}" for job in range(100) for n in range(10)}
+    lines = {job: [server.url(f"/{job}-{n}") for n in range(10)] for job in range(100)}
+    daemon.settings += ["retry.attempts=1000", "stop_grace=1s"]
+    started(daemon)
+    daemon.drop("first.yaml", f"url: {server.url('/first')}\n")
+    wait_until(lambda: daemon.ended("first"), what="the first job")
+    assert daemon.process is not None
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    used_kib = int(status.partition("VmData:")[2].split()[0])
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_DATA, (used_kib << 10,) * 2)
+
+    if kind == "list":
+        daemon.drop("all.urls", "".join(f"{url}\n" for urls in lines.values() for url in urls))
+    else:
+        for job, urls in lines.items():
+            daemon.drop(f"{job}.yaml", f"urls: {json.dumps(urls)}\n")
+    wait_until(lambda: "MemoryError" in daemon.log.read_text(), what="the limit to be met")
+    code = daemon.terminate()
+    again = daemon.run_once()
+
+    assert (code in {0, 70}, again) == (True, 0)
+    files = {path.name: path for path in daemon.downloads.iterdir() if path.is_file()}
+    assert set(files) == wanted | {"first"}
+    assert all(path.read_bytes() == BODY for path in files.values())
+    assert len(list((daemon.jobs / "done").iterdir())) == (2 if kind == "list" else 101)
+
+
+def test_c13_a_lock_that_a_killed_daemon_left_holds_up_nobody(daemon):
+    started(daemon)
+    daemon.kill()
+    left = [daemon.state / "lock", daemon.jobs / ".fetchd.lock"]
+
+    assert all(path.exists() for path in left)
+    assert daemon.run_once() == 0
 
 
 # ---------------------------------------------------------------- streams

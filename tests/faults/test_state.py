@@ -159,6 +159,19 @@ def test_s07_an_idle_daemon_notices_too(daemon):
     assert daemon.wait(10) == 70
 
 
+def test_d15_what_was_done_and_is_gone_or_changed_is_not_fetched_again_by_a_restart(daemon, server):
+    daemon.drop("a.yaml", f"urls: [{server.url('/gone')}, {server.url('/changed')}]\n")
+    assert daemon.run_once() == 0
+    asked = len(server.requests)
+    (daemon.downloads / "gone").unlink()
+    (daemon.downloads / "changed").write_bytes(b"by somebody else")
+
+    assert daemon.run_once() == 0
+    assert len(server.requests) == asked == 2
+    assert [path.name for path in visible_files(daemon.downloads)] == ["changed"]
+    assert (daemon.downloads / "changed").read_bytes() == b"by somebody else"
+
+
 @pytest.fixture
 def mounted(tmp_path):
     """Mount small file systems for the test: ``mounted(name, options)``."""

@@ -109,6 +109,30 @@ def test_p22_a_database_that_the_disk_refuses_ends_the_daemon_and_nothing_is_los
 
 
 @pytest.mark.parametrize(
+    ("call", "where", "code"),
+    [
+        pytest.param("openat", "fetchd.db", 78, id="s04-at-open"),
+        pytest.param("pwrite64", "fetchd.db-wal", 70, id="s04-at-commit"),
+        # The log still holds everything, and the next life works it in.
+        pytest.param("pwrite64", "fetchd.db", 0, id="s04-at-checkpoint"),
+    ],
+)
+def test_without_room_for_the_database_no_job_is_lost(daemon, server, call, where, code):
+    assert daemon.run_once() == 0  # makes the database
+    drop(daemon, server)
+
+    inject = f"--inject={call}:error=ENOSPC:when=1+"
+    ended = daemon.tampered(inject, "-P", str(daemon.state / where))
+    dropped = (daemon.jobs / "j.yaml").exists()
+    again = daemon.run_once()
+
+    assert "INJECTED" in (daemon.base / "trace").read_text()
+    assert (ended, again) == (code, 0)
+    assert dropped == (code != 0), "accepted by a database that could not hold it"
+    all_is_right(daemon)
+
+
+@pytest.mark.parametrize(
     "error",
     [
         pytest.param("EIO", id="d04-EIO"),

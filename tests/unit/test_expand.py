@@ -164,6 +164,11 @@ def test_the_date_is_that_of_the_schedule_in_the_jobs_timezone() -> None:
     assert paths == ["2026-11-23.iso", "2026-11-23.iso", "2026-11-24.iso"]
 
 
+def test_d12_a_leading_dash_is_a_letter_like_any_other() -> None:
+    """No name ever becomes a word of a command."""
+    assert expand_one("https://example.org/-rf", dest="-x").path == "-x/-rf"
+
+
 def test_the_whole_path_of_the_url_may_become_the_file_name() -> None:
     spec = expand_one("https://example.org/a/b%20c/d%2Fe.txt", dest="crawl", filename="${url.path}")
 
@@ -226,20 +231,27 @@ def test_a_name_without_meaning_is_a_bad_item(text: str, expected: str) -> None:
         ("ftp://example.org/a", "the scheme 'ftp' is not fetched; allowed: http, https, file"),
         ("https://example.org/", "the URL's last segment is empty; give a filename"),
         ("https://example.org", "the URL's last segment is empty; give a filename"),
-        (
+        pytest.param(
             "https://example.org/a%2Fb",
             "the URL's last segment 'a/b' has a slash in it; give a filename",
+            id="D12-slash",
         ),
-        (
+        pytest.param(
             "https://example.org/x/%2e%2e",
             "the URL's last segment is no file name: '..' has the component '..'; give a filename",
+            id="D12-dots",
         ),
-        (
+        pytest.param(
             "https://example.org/a%00b",
-            (
-                "the URL's last segment is no file name: 'a\\x00b' has a control character; "
-                "give a filename"
-            ),
+            "the URL's last segment is no file name: 'a\\x00b' has a control character; "
+            "give a filename",
+            id="D12-nul",
+        ),
+        pytest.param(
+            "https://example.org/a%0Ab",
+            "the URL's last segment is no file name: 'a\\nb' has a control character; "
+            "give a filename",
+            id="D12-newline",
         ),
         (
             "https://example.org/.fetchd",
