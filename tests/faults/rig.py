@@ -187,7 +187,7 @@ class Rig:
     def _judge(self, ended: Ended, within_s: float) -> None:
         assert ended.took_s < within_s
         assert set(ended.codes) <= CODES.keys()
-        assert "internal" not in ended.codes
+        assert "worker_died" not in ended.codes
         assert not ended.of(events.ThreadDied)
         for failure in ended.retries:
             assert "\n" not in failure.reason
