@@ -193,7 +193,7 @@ def test_c09_without_descriptors_tasks_are_tried_again_and_none_is_lost(tmp_path
 
 
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is not installed")
-@pytest.mark.parametrize("limit_mib", [128, 256, 512])
+@pytest.mark.parametrize("limit_mib", [128, 192])
 def test_c09_a_start_that_gets_no_threads_ends_and_loses_no_job(tmp_path, server, limit_mib):
     """Each thread takes address space, so a limit of that is one of threads."""
     with LimitedDaemon(tmp_path) as daemon:
