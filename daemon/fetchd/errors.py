@@ -76,7 +76,7 @@ class BusyError(FetchdError):
 
 
 class StoreError(FetchdError):
-    """Decisions cannot be recorded any more. Fatal: what follows is not to be trusted (code 70)."""
+    """The service cannot go on: nothing that follows would be recorded (exit code 70)."""
 
 
 class UsageError(FetchdError):

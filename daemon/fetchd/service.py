@@ -469,12 +469,16 @@ class Daemon:
             self._inbox.put("wake")
 
     def _feed_watchdog(self) -> None:
-        """Tell the service manager that all is well, as long as no thread is stuck."""
+        """Tell the service manager that all is well, as long as no thread is stuck.
+
+        Raises StoreError when one is gone.
+        """
         stuck = self._lookout.look(self._threads())
         for worker in stuck:
             if worker.name not in self._stuck:
                 self._tell(events.ThreadStuck(stuck=worker.name, age_s=worker.age_s()))
         self._stuck = {worker.name for worker in stuck}
+        _miss(stuck)
         if not stuck:
             self._notifier.watchdog()
 
@@ -570,6 +574,7 @@ def _get(
             step()
         raise
     works.start()
+    lookout = Lookout()
     try:
         runs = []
         for job in jobs:
@@ -581,6 +586,7 @@ def _get(
             if failures:
                 raise failures[0]
             works.engine.tick()
+            _miss(lookout.look(works.threads()))
             on_report(works.engine.view())
             with suppress(queue.Empty):
                 signals.get(timeout=REPORT_EVERY_S)
@@ -594,6 +600,13 @@ def _get(
         return ended
     finally:
         works.stop(settings.stop_grace_s)
+
+
+def _miss(stuck: Iterable[Worker]) -> None:
+    """Raise StoreError for a thread that is gone: without it the work would stop in silence."""
+    for worker in stuck:
+        if not worker.alive():
+            raise StoreError(f"the thread {worker.name} has ended, and nothing could replace it")
 
 
 def _most_of_one_origin(settings: Settings) -> int:

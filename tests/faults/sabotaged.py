@@ -91,6 +91,16 @@ def _dies_three_times() -> Callable[[], None]:
     return die
 
 
+def _die_for_good() -> None:
+    """End the thread, when the system gives no other."""
+
+    def refuse(self: Worker) -> None:
+        raise RuntimeError("can't start new thread")
+
+    Worker.start = refuse  # type: ignore[method-assign]
+    raise SystemExit
+
+
 def _slow_sync() -> None:
     """Make each sync take longer than a thread may be silent at other work."""
     _impatient()
@@ -112,6 +122,7 @@ SABOTAGE: dict[str, Callable[[], None]] = {
     "fetch-spins": partial(_each_transfer, _spin),
     "fetch-beats": partial(_each_transfer, _beat_for_a_while),
     "fetch-dies": lambda: _each_transfer(_dies_three_times()),
+    "fetch-dies-for-good": partial(_each_transfer, _die_for_good),
     "slow-sync": _slow_sync,
 }
 

@@ -60,7 +60,7 @@ ROWS = {
         "a file system is read-only",
         {
             "at the start": "test_d06_a_root_that_is_read_only_at_the_start_is_78",
-            "later": "test_d06_a_root_that_becomes_read_only_fails_its_tasks_and_no_other",
+            "later": "test_d06_tasks_of_a_root_that_becomes_read_only_wait_and_others_go_on",
         },
     ),
     "D07": Row(

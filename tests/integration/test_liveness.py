@@ -88,6 +88,16 @@ def test_c07_p14_dead_workers_are_replaced_and_their_task_is_done_all_the_same(t
     assert code == 0
 
 
+def test_c07_p14_a_dead_worker_that_nothing_can_replace_ends_the_service(tmp_path):
+    with sabotaged(tmp_path, "fetch-dies-for-good") as (daemon, _):
+        code = daemon.wait()
+
+    (failed,) = daemon.events("service.failed")
+    assert code == 70
+    assert "fetcher-" in failed["reason"]
+    assert "nothing could replace it" in failed["reason"]
+
+
 def test_d17_a_disk_that_syncs_slowly_is_no_stuck_thread(tmp_path):
     with sabotaged(tmp_path, "slow-sync") as (daemon, heard):
         said: list[str] = []
