@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench bench-task bench-transport bench-daemon clean bench-disk
+.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench bench-task bench-transport bench-daemon bench-disk bench-bytes clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -56,6 +56,9 @@ bench-transport: .venv/developed ## measure the cost of a file's way over the wi
 
 bench-disk: .venv/developed ## measure the cost of a file's part and publication
 	@$(BIN)/python tests/bench/disk_cost.py
+
+bench-bytes: .venv/developed ## measure the ways of a large body from a socket into a file
+	@$(BIN)/python tests/bench/byte_path.py
 
 bench-daemon: .venv/developed ## measure drop to request, idle CPU, a long list, many job files, start-up
 	@$(BIN)/python tests/bench/daemon_bench.py

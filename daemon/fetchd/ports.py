@@ -217,6 +217,13 @@ class Os(Protocol):
         """Write at an offset; may write less than asked."""
         ...
 
+    def allocate(self, fd: int, offset: int, size_bytes: int) -> None:
+        """Reserve room for bytes behind the file's end, which stays; EOPNOTSUPP where none can be.
+
+        What is not used lasts until the file is truncated.
+        """
+        ...
+
     def truncate(self, fd: int, size_bytes: int) -> None: ...
 
     def fsync(self, fd: int) -> None: ...

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -142,3 +143,131 @@ def test_what_was_free_a_moment_ago_is_believed_only_briefly_and_only_where_it_i
     clock.advance(0.2)
 
     assert [*believed, space.is_ample(first, RESERVE)] == [True, False, False, False]
+
+
+# ---------------------------------------------------------------- room that the file system keeps
+
+LARGE = 8 * 1024**2
+
+
+class Reserving(SmallDisk):
+    """What is reserved is missing from what is free, too."""
+
+    error: int | None = None
+
+    def __init__(self) -> None:
+        self.ends: dict[int, int] = {}
+
+    def allocate(self, fd, offset, size_bytes):
+        if self.error is not None:
+            raise OSError(self.error, os.strerror(self.error))
+        super().allocate(fd, offset, size_bytes)
+        self.free -= size_bytes
+        self.ends[fd] = offset + size_bytes
+
+    def write(self, fd, data, offset, /):
+        written = super().write(fd, data, offset)
+        if offset + written <= self.ends.get(fd, 0):
+            self.free += written
+        return written
+
+    def truncate(self, fd, size_bytes):
+        written_bytes = os.fstat(fd).st_size
+        self.free += max(0, self.ends.pop(fd, 0) - written_bytes)
+        super().truncate(fd, size_bytes)
+
+
+@pytest.fixture
+def reserving(tmp_path):
+    system = Reserving()
+    system.free = RESERVE + LARGE
+    made = build({"default": RootSpec(path=str(tmp_path))}, system, reserve_bytes=RESERVE)
+    yield made, system, tmp_path
+    made.close()
+
+
+def kept_by_the_file_system(folder, part):
+    return (folder / ".fetchd/parts" / part.name).stat().st_blocks * 512
+
+
+def test_d01_the_room_of_a_large_part_is_reserved_and_its_length_is_what_was_written(reserving):
+    disk, _, folder = reserving
+    with disk.open_part("default", "a") as part:
+        part.claim(LARGE)
+        part.write(memoryview(b"x" * 100))
+        part.claim(LARGE - 100)  # as at a checkpoint
+
+        assert kept_by_the_file_system(folder, part) >= LARGE
+        assert (folder / ".fetchd/parts" / part.name).stat().st_size == 100
+
+
+def test_d01_what_was_reserved_and_not_used_is_free_when_the_part_is_closed(reserving):
+    disk, _, folder = reserving
+    with disk.open_part("default", "a") as part:
+        part.claim(LARGE)
+        part.write(memoryview(b"x" * 100))
+
+    assert kept_by_the_file_system(folder, part) < LARGE
+
+
+def test_d01_what_a_crash_has_left_reserved_is_free_when_the_part_is_opened_again(reserving):
+    disk, _, folder = reserving
+    journal = PartJournal(
+        url="u", final_url="u", total=LARGE, validator=Validator(), durable_bytes=100
+    )
+    with disk.open_part("default", "a") as part:
+        part.write(memoryview(b"x" * 100))
+        part.checkpoint(journal)
+    path = folder / ".fetchd/parts" / part.name
+    fd = os.open(path, os.O_RDWR)
+    SystemOs().allocate(fd, 100, LARGE)
+    os.close(fd)
+    left = kept_by_the_file_system(folder, part)
+
+    with disk.open_part("default", "a") as part:
+        assert left >= LARGE > kept_by_the_file_system(folder, part)
+        assert part.size_bytes == 100
+
+
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EFBIG])
+def test_a_file_system_that_reserves_nothing_is_written_without(reserving, error):
+    disk, system, _ = reserving
+    system.error = error
+    with disk.open_part("default", "a") as part, disk.open_part("default", "b") as other:
+        part.claim(LARGE)
+        with pytest.raises(AttemptError, match="are missing"):  # it is claimed all the same
+            other.claim(1)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_d01_room_that_the_file_system_refuses_to_reserve_is_waited_for(reserving, error):
+    disk, system, _ = reserving
+    system.error = error
+    with disk.open_part("default", "a") as part, disk.open_part("default", "b") as other:
+        with pytest.raises(AttemptError, match="reserving room") as caught:
+            part.claim(LARGE)
+        system.error = None
+        other.claim(LARGE)
+
+    assert caught.value.code == "disk_full"
+
+
+def test_d01_a_large_part_that_begins_anew_claims_again_what_it_gives_back(reserving):
+    disk, _, _ = reserving
+    with disk.open_part("default", "a") as part, disk.open_part("default", "b") as other:
+        part.claim(LARGE)
+        part.write(memoryview(b"x" * 100))
+        part.truncate()
+        with pytest.raises(AttemptError, match="are missing"):
+            other.claim(1)
+
+
+def test_n20_what_is_moved_to_quarantine_keeps_its_bytes_and_no_other_room(reserving):
+    disk, _, folder = reserving
+    with disk.open_part("default", "a") as part:
+        part.claim(LARGE)
+        part.write(memoryview(b"x" * 100))
+        kept = folder / part.quarantine()
+
+    assert kept.read_bytes() == b"x" * 100
+    assert kept.stat().st_blocks * 512 < LARGE

@@ -29,6 +29,10 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _PART = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 #: The quarantine as reached from the folder of the parts.
 _BESIDE = f"../{_QUARANTINE}"
+#: From so many bytes on their room is reserved: on ext4 they are written in two thirds of the time.
+_WORTH_RESERVING_BYTES = 4 * 1024 * 1024
+#: The file system reserves nothing, or not so much; a write will tell.
+_NO_RESERVING = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EFBIG}
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -104,6 +108,7 @@ class DiskPart:
         self._discarded = False
         self.journal: PartJournal | None = None
         self._claim = Claim(device=locked.device)
+        self._reserved_bytes = 0  # up to here the file system has reserved room
         self.size_bytes = locked.size_bytes
         with explained(root, path, "the part"):
             if locked.new:
@@ -117,16 +122,16 @@ class DiskPart:
                 self._journalled = True
             if self.journal is None or self.journal.durable_bytes > self.size_bytes:
                 self._forget()
-            durable_bytes = self.journal.durable_bytes if self.journal else 0
-            if self.size_bytes != durable_bytes:
-                system.truncate(locked.fd, durable_bytes)
-                self.size_bytes = durable_bytes
+            # Also one that is as long: a crash has left reserved what is to be claimed again.
+            self.size_bytes = self.journal.durable_bytes if self.journal else 0
+            system.truncate(locked.fd, self.size_bytes)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.unclaim()
+        self._release()
         if not (self._journalled or self._discarded):
             self._unjournalled.note(self.name, self._identity[1])
         with explained(self._root, self._path, "closing the part"):
@@ -148,7 +153,11 @@ class DiskPart:
             if self.journal is not None and self.journal.durable_bytes > size_bytes:
                 self._forget()
             self._system.truncate(self._fd, size_bytes)
-        if self._claim.missing_bytes:  # what is cut off is missing again, and free
+        # What is cut off is missing again, and free.
+        if self._reserved_bytes:
+            self._space.claim(self._claim, max(0, self._reserved_bytes - size_bytes))
+            self._reserved_bytes = 0
+        elif self._claim.missing_bytes:
             self._claim.missing_bytes += max(0, self.size_bytes - size_bytes)
         self.size_bytes = size_bytes
 
@@ -196,6 +205,7 @@ class DiskPart:
     def quarantine(self) -> str:
         if self._discarded:
             return ""
+        self._release()
         with explained(self._root, self._path, f"moving the part to {HIDDEN}/{_QUARANTINE}"):
             self._forget()
             move_to_quarantine(self._system, self._folder.fd, self.name)
@@ -208,6 +218,32 @@ class DiskPart:
         return False
 
     def claim(self, missing_bytes: int) -> None:
+        if missing_bytes and self.size_bytes + missing_bytes <= self._reserved_bytes:
+            return
+        self._claim_free(missing_bytes)
+        if missing_bytes >= _WORTH_RESERVING_BYTES:
+            self._reserve(missing_bytes)
+
+    def _reserve(self, missing_bytes: int) -> None:
+        """Have the file system keep what is claimed, if it can; then nobody else needs to."""
+        try:
+            self._system.allocate(self._fd, self.size_bytes, missing_bytes)
+        except OSError as exc:
+            if exc.errno not in _NO_RESERVING:
+                self.unclaim()
+                raise explain(exc, self._root, self._path, "reserving room") from exc
+        else:
+            self._reserved_bytes = self.size_bytes + missing_bytes
+            self._space.claim(self._claim, 0)
+
+    def _release(self) -> None:
+        """Give back what was reserved and not used."""
+        if self._reserved_bytes > self.size_bytes and not self._discarded:
+            with suppress(OSError):  # it is, when the part is opened again or swept
+                self._system.truncate(self._fd, self.size_bytes)
+        self._reserved_bytes = 0
+
+    def _claim_free(self, missing_bytes: int) -> None:
         needed_bytes = self._space.claim(self._claim, missing_bytes)
         if self._space.is_ample(self._claim, needed_bytes):
             return

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from typing import NoReturn
 
 from fetchd.threads import DISK
 
 _RENAME_NOREPLACE = 1
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class SystemOs:
@@ -25,6 +28,18 @@ class SystemOs:
     def write(self, fd: int, data: memoryview, offset: int, /) -> int:
         with DISK:
             return os.pwrite(fd, data, offset)
+
+    def allocate(self, fd: int, offset: int, size_bytes: int) -> None:
+        # Not os.posix_fallocate: that lengthens the file, and writes zeros where it must.
+        with DISK:
+            failed = _LIBC.fallocate(
+                ctypes.c_int(fd),
+                ctypes.c_int(_KEEP_SIZE),
+                ctypes.c_int64(offset),
+                ctypes.c_int64(size_bytes),
+            )
+        if failed:
+            _raise_errno()
 
     def truncate(self, fd: int, size_bytes: int) -> None:
         with DISK:
@@ -44,7 +59,7 @@ class SystemOs:
 
     def rename_new(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         try:
-            renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+            renameat2 = _LIBC.renameat2
         except AttributeError:  # a C library without it
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
         with DISK:
@@ -56,8 +71,7 @@ class SystemOs:
                 ctypes.c_uint(_RENAME_NOREPLACE),
             )
         if failed:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+            _raise_errno()
 
     def link(self, src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         with DISK:
@@ -80,3 +94,8 @@ class SystemOs:
     def capacity_bytes(self, fd: int) -> int:
         space = os.fstatvfs(fd)
         return space.f_blocks * space.f_frsize
+
+
+def _raise_errno() -> NoReturn:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number))
