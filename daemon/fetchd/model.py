@@ -288,7 +288,8 @@ class Intent:
     """The publish intent: a verified part and where it goes. Committed before anything is seen.
 
     ``part`` is the part's name in the hidden folder of its file system; ``device`` and ``inode``
-    identify its bytes after a crash. ``mtime_s``: from Last-Modified, None where unknown.
+    identify its bytes after a crash. ``mtime_s``: the file's date, from Last-Modified, else of its
+    verification; None by an older fetchd.
     """
 
     root: str

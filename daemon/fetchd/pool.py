@@ -93,7 +93,7 @@ class Pool(Generic[A]):
                     return
                 self._carry_out(attempts)
             except StoreError:
-                return  # fatal to the service, which hears of it from the store itself
+                return  # fatal to the service, which hears of it by itself
 
     def _carry_out(self, attempts: Sequence[A]) -> None:
         try:

@@ -353,6 +353,13 @@ class Disk(Protocol):
         """Open (or make) the destination's part, locked; raises AttemptError, PartBusy."""
         ...
 
+    def home(self, root: str, path: str) -> str:
+        """Return the top folder of the file system that the destination is on; raises AttemptError.
+
+        By its path below the root, "": the root's own.
+        """
+        ...
+
     def existing(self, root: str, path: str) -> Existing | None:
         """Return what stands at the destination, None: nothing; raises AttemptError.
 

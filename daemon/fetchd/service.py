@@ -19,7 +19,7 @@ from fetchd.clock import Clock, Failpoints, Random, SteadyWall, SystemClock
 from fetchd.config import Settings
 from fetchd.cores import Cores
 from fetchd.engine import Engine
-from fetchd.errors import AttemptError, BusyError, ConfigError, StoreError, UsageError
+from fetchd.errors import AttemptError, BusyError, ConfigError, FetchdError, StoreError, UsageError
 from fetchd.expand import expand
 from fetchd.folder import Folder
 from fetchd.model import (
@@ -185,11 +185,9 @@ class Works:
         for pool in (self.fetchers, self.finishers):
             pool.stop()
             left += pool.join(max(0.1, until_s - self.clock.monotonic()))
-        try:
+        with suppress(StoreError):  # what cannot be recorded is published by the next life
             self.engine.finish_publishing()
-            left += self.publisher.join(max(1.0, until_s - self.clock.monotonic()))
-        except StoreError:
-            left += 1
+        left += self.publisher.join(max(1.0, until_s - self.clock.monotonic()))
         self.transports.close()
         self.store.close()
         left += sum(worker.alive() for worker in self.store.threads())
@@ -322,6 +320,22 @@ class Daemon:
             raise
         if self._works.store.is_new:
             self._tell(events.StateCreated(path=str(settings.state / "fetchd.db")))
+        try:
+            self._begin()
+            cause = self._watch()
+        except StoreError as exc:  # met on this thread before the store's own word arrived
+            cause = exc
+        except FetchdError:
+            self._stop("failed start")
+            raise
+        except Exception as exc:  # noqa: BLE001 -- the border of the thread: it ends in order
+            self._tell(events.ThreadDied.by(exc, "main", replaced=False))
+            cause = StoreError(f"the main thread failed: {type(exc).__name__}: {exc}")
+        return self._stop(cause)
+
+    def _begin(self) -> None:
+        """Go on where the last life ended, and open the door."""
+        settings = self._settings
         self._works.recover()
         self._works.start()
         self._folder.start()
@@ -335,11 +349,6 @@ class Daemon:
             )
         )
         self._notifier.ready()
-        try:
-            cause = self._watch()
-        except StoreError as exc:  # met on this thread before the store's own word arrived
-            cause = exc
-        return self._stop(cause)
 
     def _watch(self) -> str | StoreError:
         """Look after everything once a second; returns why the service is to end."""
@@ -446,12 +455,12 @@ class Daemon:
         return EXIT_FAILED if self._once and not self._all_well else EXIT_FINE
 
     def _late_failure(self) -> StoreError | None:
-        """Return the failure of a store that could not record the last outcomes."""
+        """Return the failure of a store, or engine, that could not record the last outcomes."""
         while True:
             try:
                 said = self._inbox.get_nowait()
             except queue.Empty:
-                return None
+                return self._works.engine.failure
             if isinstance(said, StoreError):
                 return said
 
@@ -592,6 +601,8 @@ def _get(
                 signals.get(timeout=REPORT_EVERY_S)
                 raise KeyboardInterrupt
         on_report(works.engine.view())
+        if works.engine.failure is not None:
+            raise works.engine.failure
         ended = []
         for run in runs:
             view = works.store.run_view(run)

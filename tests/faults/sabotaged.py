@@ -19,7 +19,10 @@ from functools import partial
 
 from fetchd.cli import main
 from fetchd.disk.system import SystemOs
+from fetchd.engine.decisions import Decisions
+from fetchd.engine.engine import Engine
 from fetchd.model import Fetch, Outcome
+from fetchd.service import Daemon
 from fetchd.stores import sqlite
 from fetchd.threads import DISK, Worker, beat
 from fetchd.transfer import Transfer
@@ -101,6 +104,33 @@ def _die_for_good() -> None:
     raise SystemExit
 
 
+def _lose_the_last_outcomes() -> None:
+    """Let the engine find no memory for what comes in once it stops."""
+    stop = Engine.stop
+
+    def stop_and_fail(self: Engine) -> None:
+        def fail(*_: object) -> None:
+            raise MemoryError("no room")
+
+        Decisions.settle = fail  # type: ignore[method-assign, assignment]
+        stop(self)
+
+    Engine.stop = stop_and_fail  # type: ignore[method-assign]
+
+
+def _lose_the_main_thread() -> None:
+    show = Daemon._show_status
+
+    def fail(self: Daemon) -> None:
+        if self._works.engine.idle():
+            show(self)
+        else:
+            Daemon._show_status = show  # type: ignore[method-assign]
+            raise MemoryError("no room")
+
+    Daemon._show_status = fail  # type: ignore[method-assign]
+
+
 def _slow_sync() -> None:
     """Make each sync take longer than a thread may be silent at other work."""
     _impatient()
@@ -123,6 +153,8 @@ SABOTAGE: dict[str, Callable[[], None]] = {
     "fetch-beats": partial(_each_transfer, _beat_for_a_while),
     "fetch-dies": lambda: _each_transfer(_dies_three_times()),
     "fetch-dies-for-good": partial(_each_transfer, _die_for_good),
+    "stop-forgets": _lose_the_last_outcomes,
+    "main-dies": _lose_the_main_thread,
     "slow-sync": _slow_sync,
 }
 

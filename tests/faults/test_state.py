@@ -254,6 +254,26 @@ def test_d06_tasks_of_a_root_that_becomes_read_only_wait_and_others_go_on(daemon
     assert "Read-only file system" in said(daemon)
 
 
+def test_d06_what_is_mounted_read_only_below_a_root_holds_up_only_what_goes_there(
+    daemon, server, mounted
+):
+    daemon.downloads = mounted("root", "size=20m")
+    inner = mounted("root/inner", "size=20m")
+    daemon.settings.append("disk.reserve=0")
+    started(daemon)
+    remount(inner, "ro")
+
+    lines = "".join(f"{server.url('/a')} inner/{number}\n" for number in range(20))
+    daemon.drop("many.urls", lines)
+    wait_until(lambda: daemon.events("root.full"), what="the eighth refusal")
+    daemon.drop("b.yaml", f"url: {server.url('/b')}\n")
+    wait_until(lambda: daemon.ended("b"), timeout_s=15.0, what="the job beside it")
+
+    assert {event["home"] for event in daemon.events("root.full")} == {"inner"}
+    assert not daemon.ended("many")
+    assert daemon.terminate() == 0
+
+
 def test_d06_a_root_that_is_read_only_at_the_start_is_78(daemon, mounted):
     daemon.downloads = mounted("small", "ro,size=1m")
 

@@ -37,9 +37,11 @@ def manager(tmp_path: Path) -> Iterator[tuple[str, Callable[[], list[str]]]]:
 
 
 @contextmanager
-def sabotaged(tmp_path: Path, what: str) -> Iterator[tuple[DaemonProcess, Callable[[], list[str]]]]:
+def sabotaged(
+    tmp_path: Path, what: str, rate: int | None = None
+) -> Iterator[tuple[DaemonProcess, Callable[[], list[str]]]]:
     with (
-        Server({"/f": file(content("f", 300_000))}) as server,
+        Server({"/f": file(content("f", 300_000), rate=rate)}) as server,
         manager(tmp_path) as (address, heard),
         DaemonProcess(tmp_path, "stop_grace=1s") as daemon,
     ):
@@ -96,6 +98,28 @@ def test_c07_p14_a_dead_worker_that_nothing_can_replace_ends_the_service(tmp_pat
     assert code == 70
     assert "fetcher-" in failed["reason"]
     assert "nothing could replace it" in failed["reason"]
+
+
+def test_c10_a_main_thread_that_fails_ends_the_service_in_order(tmp_path):
+    with sabotaged(tmp_path, "main-dies", rate=20_000) as (daemon, _):
+        code = daemon.wait()
+
+    (failed,) = daemon.events("service.failed")
+    (died,) = daemon.events("thread.died")
+    assert code == 70
+    assert "no room" in failed["reason"]
+    assert "Traceback" in died["traceback"]
+    assert daemon.events("service.stopped")
+
+
+def test_c10_outcomes_that_are_lost_in_a_stop_make_it_a_failure(tmp_path):
+    with sabotaged(tmp_path, "stop-forgets", rate=20_000) as (daemon, _):
+        wait_until(lambda: daemon.events("run.started"), what="a transfer under way")
+        code = daemon.terminate()
+
+    (failed,) = daemon.events("service.failed")
+    assert code == 70
+    assert "no room" in failed["reason"]
 
 
 def test_d17_a_disk_that_syncs_slowly_is_no_stuck_thread(tmp_path):

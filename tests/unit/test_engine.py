@@ -713,10 +713,10 @@ def lives(tmp_path):
     made: list[EngineByHand] = []
     clock = FakeClock()
 
-    def begin(**options) -> EngineByHand:
+    def begin(store_type=SqliteStore, **options) -> EngineByHand:
         if made:
             made[-1].close()
-        store = SqliteStore(str(tmp_path / "state.db"), clock, lambda _: None)
+        store = store_type(str(tmp_path / "state.db"), clock, lambda _: None)
         made.append(EngineByHand(store=store, clock=clock, **options))
         return made[-1]
 
@@ -767,6 +767,44 @@ def test_c10_an_engine_that_cannot_act_on_what_it_decided_stops_and_loses_nothin
     assert (died.replaced, "MemoryError" in died.traceback) == (False, True)
     assert of(second, events.RunEnded)[0].succeeded == 2
     assert second.engine.idle()
+
+
+def test_c10_what_is_settled_while_the_engine_breaks_off_is_refused(lives):
+    refused: list[events.Event] = []
+
+    def tell(event):
+        if isinstance(event, events.ThreadDied):  # on the thread that failed, its lock given back
+            with pytest.raises(StoreError, match="no room"):
+                first.engine.settle([published(second)])
+            refused.append(event)
+
+    def published(attempt):
+        return attempt, Published(intent=attempt.intent, mtime_ns=1, inode=1)
+
+    class Reluctant(SqliteStore):
+        full = False
+
+        def record(self, changes, then=None):
+            if self.full:
+                self.full = False
+                raise MemoryError("no room")
+            super().record(changes, then)
+
+    first = lives(tell=tell, store_type=Reluctant)
+    first.submit(job("a", group("a", spec("f"), spec("g"))))
+    for attempt in (first.fetch(), first.fetch()):
+        first.settle(attempt, Fetched(intent=intent_for(attempt)))
+    one, second = first.publish()
+    first.store.full = True
+    with pytest.raises(StoreError, match="no room"):
+        first.engine.settle([published(one)])
+    life = lives()
+    life.engine.recover({})
+    life.publish_all()
+
+    assert len(refused) == 1
+    assert of(life, events.RunEnded)[0].succeeded == 2
+    assert life.engine.idle()
 
 
 def test_a_crash_is_charged_only_without_durable_progress(lives):

@@ -823,10 +823,11 @@ def test_d14_an_unsynced_name_that_is_whole_after_a_crash_is_done(tmp_path, dige
     ],
 )
 @pytest.mark.parametrize("durability", ["group", "none"])
+@pytest.mark.parametrize("mtime_s", [1_000_000_000.0, 1_700_000_000.123456])
 def test_d14_an_unsynced_name_that_is_torn_after_a_crash_is_fetched_again(
-    tmp_path, kept, digest, clobber, durability
+    tmp_path, kept, digest, clobber, durability, mtime_s
 ):
-    attempt = cut_short(tmp_path, "a", digest=digest, clobber=clobber)
+    attempt = cut_short(tmp_path, "a", digest=digest, clobber=clobber, mtime_s=mtime_s)
     tear(tmp_path / "a", kept)
     disk = build({"default": RootSpec(path=str(tmp_path))}, durability=durability)
 
@@ -861,10 +862,11 @@ def test_what_the_journal_vouches_for_of_a_torn_name_is_used_again(tmp_path, kep
 
 @pytest.mark.parametrize("body", [b"somebody", b"somebody's file", b"somebody's"])
 @pytest.mark.parametrize("clobber", [True, False])
+@pytest.mark.parametrize("mtime_s", [1_000_000_000.0, 1_700_000_000.123456, None])
 def test_p4_what_somebody_wrote_into_a_name_after_a_crash_is_not_taken_down(
-    tmp_path, body, clobber
+    tmp_path, body, clobber, mtime_s
 ):
-    attempt = cut_short(tmp_path, "a", clobber=clobber)
+    attempt = cut_short(tmp_path, "a", clobber=clobber, mtime_s=mtime_s)
     (tmp_path / "a").write_bytes(body)
     disk = build({"default": RootSpec(path=str(tmp_path))})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import Counter
 
@@ -38,6 +39,43 @@ def queue_with(*entries, clock=None, per_origin=8, concurrency=None) -> TaskQueu
 
 def take_all(queue: TaskQueue, count: int) -> list[int]:
     return [queue.take().ready.task.id for _ in range(count)]
+
+
+def steps_of(act) -> int:
+    """Count the calls of functions that an act makes."""
+    counted: Counter[str] = Counter()
+    sys.setprofile(lambda frame, event, _: counted.update([event]))
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return counted["call"] + counted["c_call"]
+
+
+@pytest.mark.parametrize("spread", ["one run", "many origins", "many runs", "later"])
+def test_p11_the_steps_of_a_take_do_not_grow_with_the_queue(spread):
+    def steps(length: int) -> int:
+        clock = FakeClock()
+        entries = [
+            entry(
+                number,
+                run=number if spread == "many runs" else 1,
+                origin=f"o{number}" if spread == "many origins" else "o",
+                due_s=clock.monotonic() + 1 + number / length if spread == "later" else 0.0,
+            )
+            for number in range(1, length + 1)
+        ]
+        queue = queue_with(*entries, clock=clock)
+        clock.advance(1 + 10 / length)
+
+        def turns() -> None:
+            for _ in range(5):
+                queue.release(queue.take())
+
+        turns()
+        return steps_of(turns)
+
+    assert steps(20_000) <= 2 * steps(200)
 
 
 def test_first_in_first_out_within_a_lane():

@@ -66,6 +66,9 @@ TOO_SOON = "Mon, 02 Nov 2026 10:00:59 GMT"
 # ---------------------------------------------------------------- the origin and the clock
 
 
+VERIFIED_AT_S = 1_700_000_000.25
+
+
 class FakeClock:
     """Every look takes ``step_s``."""
 
@@ -78,7 +81,7 @@ class FakeClock:
         return self.now_s
 
     def wall(self) -> float:
-        return 0.0
+        return VERIFIED_AT_S
 
     def wait(self, condition, timeout_s) -> None:
         raise AssertionError("no transfer waits")
@@ -1038,13 +1041,15 @@ def test_a_304_that_names_another_version_means_that_this_one_has_to_be_fetched(
     ("date", "mtime_s"),
     [
         ("Fri, 02 Jan 1970 00:00:00 GMT", 86400.0),
-        ("Wed, 31 Dec 1969 23:59:59 GMT", None),
-        ("Mon, 01 Jan 1601 00:00:00 GMT", None),
-        ("Fri, 01 Jan 2300 00:00:00 GMT", None),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+        ("Wed, 31 Dec 1969 23:59:59 GMT", VERIFIED_AT_S),
+        ("Mon, 01 Jan 1601 00:00:00 GMT", VERIFIED_AT_S),
+        ("Fri, 01 Jan 2300 00:00:00 GMT", VERIFIED_AT_S),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", VERIFIED_AT_S),
     ],
 )
-def test_a_date_that_no_file_can_bear_is_no_date_of_the_file(bench, date, mtime_s):
+def test_a_date_that_no_file_can_bear_is_not_the_files_and_that_of_its_verification_is(
+    bench, date, mtime_s
+):
     bench.origin.data, bench.origin.validator = b"data", Validator(last_modified=date)
 
     outcome = bench.fetch()

@@ -112,6 +112,9 @@ class DownloadDisk:
     def open_part(self, root: str, path: str) -> AbstractContextManager[Part]:
         return open_part(self._system, self._space, self._unjournalled, self._root(root), path)
 
+    def home(self, root: str, path: str) -> str:
+        return self._root(root).place(path).home.home_path
+
     def existing(self, root: str, path: str) -> Existing | None:
         return existing_at(self._root(root).place(path), root, path)
 

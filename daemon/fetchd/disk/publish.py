@@ -273,8 +273,7 @@ class _Member:
         fd = part.fd
         if self.attempt.recovered and not self._holds(fd):
             return
-        if intent.mtime_s is not None:
-            mtime_ns = int(intent.mtime_s) * 1_000_000_000
+        if (mtime_ns := self._mtime_ns) is not None:
             os.utime(fd, ns=(mtime_ns, mtime_ns))
         root.dress(fd)
         self.fd = fd
@@ -414,14 +413,19 @@ class _Member:
     def _is_torn(self, there: Existing) -> bool:
         """Tell whether our file is not whole because of a crash; else somebody has written to it.
 
-        A crash makes none longer, and the date was set before the name was given.
+        A crash makes none longer, and the date was set before the name was given. Inode numbers
+        come again, so only the date tells it from a file that has taken its place.
         """
-        intent = self.intent
         return (
             self.attempt.recovered
-            and there.size_bytes <= intent.size_bytes
-            and intent.mtime_s in {None, there.mtime_ns // 1_000_000_000}
+            and there.size_bytes <= self.intent.size_bytes
+            and there.mtime_ns == self._mtime_ns
         )
+
+    @property
+    def _mtime_ns(self) -> int | None:
+        mtime_s = self.intent.mtime_s
+        return None if mtime_s is None else round(mtime_s * 1e6) * 1000
 
     def _take_down(self, there: Existing) -> None:
         """Settle as a failure what a crash has torn; `if_exists` must not meet it as a file.

@@ -135,6 +135,8 @@ class Engine:
                         self._decide.end_rest(group, TaskState.CANCELLED, "", effects)
             for left in unfinished:
                 task, intent = left.task, left.intent
+                if left.run not in self._runs:
+                    raise StoreError(f"task {task.id} is under way, but its run {left.run} ended")
                 group = self._runs[left.run].groups_by_id[task.group]
                 if intent is None:
                     place = (group.rules.root, task.spec.path)
@@ -162,8 +164,10 @@ class Engine:
 
         To be called after the fetchers have ended.
         """
-        self._store.flush()
-        self._to_publish.close()
+        try:
+            self._store.flush()
+        finally:
+            self._to_publish.close()
 
     def tick(self) -> None:
         """Look after waits that the queue does not know; to be called about once a second."""
@@ -209,8 +213,9 @@ class Engine:
             else:
                 taken = self._take_expand()
         except BaseException as exc:
-            self._break_off(exc)
-            raise
+            error = self._break_off(exc)
+            self._tell_failure(exc)
+            raise error from exc
         return taken  # type: ignore[return-value]  # each branch gives what its kind says
 
     def report(self, attempt: Attempt, progress: Progress) -> bool:
@@ -613,27 +618,40 @@ class Engine:
 
     # ------------------------------------------------------------ decide, then act
 
+    @property
+    def failure(self) -> StoreError | None:
+        """What made the engine decide nothing more, None: it goes on."""
+        return self._failure
+
     def _deciding(self) -> _Deciding:
         """Decide under the lock, and act after it."""
-        return _Deciding(self._lock, self._check, self._take_note, self._act, self._break_off)
+        return _Deciding(
+            self._lock, self._begin, self._take_note, self._act, self._break_off, self._tell_failure
+        )
 
-    def _check(self) -> None:
+    def _begin(self) -> None:
         if self._failure is not None:
             raise self._failure
 
-    def _break_off(self, exc: BaseException) -> None:
+    def _break_off(self, exc: BaseException) -> StoreError:
         """Decide nothing more: what is known here and what is on record may have come apart.
 
-        Raises StoreError, as every later call does; the next life goes on from the record.
+        Returns what every later call raises. Where the lock is held, to be called before it is
+        given back. The next life goes on from the record.
         """
         if isinstance(exc, StoreError):
-            return
-        self._tell(events.ThreadDied.by(exc, threading.current_thread().name, replaced=False))
-        what = f"{type(exc).__name__}: {exc}"
-        self._failure = StoreError(
-            f"the engine failed, the next start goes on from the record: {what}"
-        )
-        raise self._failure from exc
+            return exc
+        if self._failure is None:
+            what = f"{type(exc).__name__}: {exc}"
+            self._failure = StoreError(
+                f"the engine failed, the next start goes on from the record: {what}"
+            )
+        return self._failure
+
+    def _tell_failure(self, exc: BaseException) -> None:
+        if not isinstance(exc, StoreError):
+            name = threading.current_thread().name
+            self._tell(events.ThreadDied.by(exc, name, replaced=False))
 
     # ------------------------------------------------------------ runs in and out (lock held)
 
@@ -712,48 +730,55 @@ class Engine:
 
 
 class _Deciding:
-    """Take a lock and ``check``, then ``note`` and, the lock given back, ``act``; else ``fail``.
+    """Take a lock and ``begin``, then ``note`` and, the lock given back, ``act``.
 
-    A generator would take three times as long, twice a task.
+    What cannot be done to its end is lost: ``lose`` hears of it, before the lock is given back,
+    and its error is raised. A generator would take three times as long, twice a task.
     """
 
-    __slots__ = ("_act", "_check", "_effects", "_fail", "_lock", "_note")
+    __slots__ = ("_act", "_begin", "_effects", "_lock", "_lose", "_note", "_tell")
 
     def __init__(
         self,
         lock: threading.Lock,
-        check: Callable[[], None],
+        begin: Callable[[], None],
         note: Callable[[Effects], None],
         act: Callable[[Effects], None],
-        fail: Callable[[BaseException], None],
+        lose: Callable[[BaseException], StoreError],
+        tell: Callable[[BaseException], None],
     ) -> None:
         self._lock = lock
-        self._check = check
+        self._begin = begin
         self._note = note
         self._act = act
-        self._fail = fail
+        self._lose = lose
+        self._tell = tell
         self._effects = Effects()
 
     def __enter__(self) -> Effects:
         self._lock.acquire()
         try:
-            self._check()
+            self._begin()
         except BaseException:
             self._lock.release()
             raise
         return self._effects
 
     def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
-        if exc is not None:
-            self._lock.release()
-            self._fail(exc)
-            return
+        lost, error = exc, None
         try:
-            try:
+            if lost is None:
                 self._note(self._effects)
-            finally:
-                self._lock.release()
-            self._act(self._effects)
-        except BaseException as late:
-            self._fail(late)
-            raise
+        except BaseException as late:  # noqa: BLE001 -- raised as what it means, below
+            lost = late
+        if lost is not None:
+            error = self._lose(lost)
+        self._lock.release()
+        if lost is None:
+            try:
+                self._act(self._effects)
+            except BaseException as late:  # noqa: BLE001 -- as above
+                lost, error = late, self._lose(late)
+        if lost is not None and error is not None:
+            self._tell(lost)
+            raise error from lost

@@ -215,7 +215,7 @@ class Folder:
                     break
                 self._hinted.wait(max(0.0, wait_s - BREATH_S))
         except StoreError:
-            pass  # fatal to the service, which hears of it from the store itself
+            pass  # fatal to the service, which hears of it by itself
         finally:
             self._watch.stop()
 

@@ -128,7 +128,7 @@ class Transfer:
                     detail=exc.reason,
                     delay_s=_DISK_DELAY_S,
                     elsewhere=work.elsewhere and exc.code == "disk_full",
-                    home=work.home,
+                    home=work.home or self._home(attempt),
                 )
             return Failure(
                 code=exc.code,
@@ -142,6 +142,12 @@ class Transfer:
         finally:
             if work.spread:
                 self.cores.gather()
+
+    def _home(self, attempt: Fetch) -> str:
+        """Return where a part is that could not be opened: whose room, or right, is missing."""
+        with suppress(AttemptError):
+            return self.disk.home(attempt.group.rules.root, attempt.task.spec.path)
+        return ""
 
     @property
     def buffer(self) -> memoryview:
@@ -672,7 +678,7 @@ class _Fetch:
                 # What no file can bear, or only by accident, is no date of one.
                 mtime_s=modified_s
                 if modified_s is not None and 0 <= modified_s <= _LATEST_S
-                else None,
+                else self._clock.wall(),
                 resumed_from_bytes=self._resumed_from_bytes,
                 received_bytes=self._received_bytes,
                 elapsed_s=self._clock.monotonic() - self._began_s,

@@ -28,6 +28,8 @@ from fetchd.transports.wire import RawHead, Received
 
 _MOST_ORIGINS = 32  # whose idle connections are kept
 _MOST_KEYS = 256
+#: So much after the watch should have ended a wait, the kernel does.
+_BEHIND_S = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,19 +100,23 @@ class _Watched(HTTPConnection):
     def limit_waits(self, most_s: float) -> None:
         """Let no call on the socket wait longer: behind the watch, should that ever fail.
 
-        By the kernel alone, as far as it can: with a timeout of its own the interpreter polls
-        before each call.
+        By the kernel alone where it can: with a timeout of its own the interpreter polls before
+        each call.
         """
         sock = self.sock
+        assert sock is not None
+        if most_s == self._limit_s:
+            return
+        sock.settimeout(most_s)
+        self._limit_s = most_s
         if isinstance(sock, ssl.SSLSocket):
-            sock.settimeout(most_s)
-        elif most_s != self._limit_s:
-            sock.settimeout(None)
-            whole_s, rest_s = divmod(max(most_s, 0.001), 1)
-            limit = struct.pack("@ll", int(whole_s), int(rest_s * 1e6))
+            return  # it would take the kernel's limit for "try again"
+        whole_s, rest_s = divmod(most_s, 1)
+        limit = struct.pack("@ll", int(whole_s), int(rest_s * 1e6))
+        with suppress(OSError):  # a kernel that wants it in another form
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            self._limit_s = most_s
+            sock.settimeout(None)
 
     def connect(self) -> None:
         self._limit_s = None
@@ -334,7 +340,7 @@ class Adapter(HTTPAdapter):
                 call.begin_head(conn.sock, question.host)
             sock = conn.sock
             assert sock is not None
-            conn.limit_waits(call.stall_s)
+            conn.limit_waits(call.stall_s + _BEHIND_S)
             with suppress(BrokenPipeError):  # it may have answered before it left
                 sock.sendall(head)
             received = Received(sock)
