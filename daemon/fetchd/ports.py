@@ -114,7 +114,7 @@ class Stream(Protocol):
     final_url: str
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read at most one receive's worth of raw bytes; 0 = the correct end of the body.
+        """Read the raw bytes that arrive first; 0 = the correct end of the body.
 
         Raises AttemptError (short_body, bad_framing, stalled, ...) for any other end.
         """

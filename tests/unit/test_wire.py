@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import socket
+import ssl
+import threading
 import time
 from itertools import pairwise
 
 import pytest
+import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -150,3 +154,34 @@ def test_what_can_be_no_head_is_refused_before_more_is_asked_for(head):
         Received(Drips(head)).head()  # one more receive would be a StopIteration
 
     assert caught.value.code == "bad_response"
+
+
+def test_a_read_of_tls_brings_all_records_that_have_arrived_and_waits_for_no_more():
+    authority = trustme.CA()
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("h.example").configure_cert(serving)
+    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(asking)
+    ours, theirs = socket.socketpair()
+    body = bytes(range(256)) * 400
+    sent = threading.Event()
+
+    def serve():
+        with serving.wrap_socket(theirs, server_side=True) as sock:
+            sock.sendall(body)
+            sent.set()
+            sock.recv(1)
+
+    server = threading.Thread(target=serve)
+    server.start()
+    with asking.wrap_socket(ours, server_hostname="h.example") as sock:
+        sock.settimeout(20.0)
+        sent.wait(20.0)
+        buffer = memoryview(bytearray(1024 * 1024))
+
+        got = Received(sock).readinto(buffer)
+
+        assert buffer[:got] == body
+        assert sock.gettimeout() == 20.0
+        sock.sendall(b"x")
+    server.join(20.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import ssl
+from contextlib import suppress
 from typing import Protocol
 
 from fetchd.errors import AttemptError
@@ -15,6 +16,7 @@ MOST_FIELDS = 100
 MOST_INTERIM = 20
 
 _RECEIVE_BYTES = 64 * 1024
+_TLS_RECORD_BYTES = 16 * 1024  # at most, RFC 8446 §5.1
 _VERSION = b"HTTP/1."
 # RFC 9112 §4; the reason phrase may be missing, and with it the space before it.
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
@@ -82,10 +84,13 @@ class Received:
         return line[:-1]
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read what is there, else what one receive brings; 0 = the connection ended."""
+        """Read what is there, else what arrives first; 0 = the connection ended."""
         there = len(self._data) - self._at
         if not there:
-            return self._sock.recv_into(buffer)
+            got = self._sock.recv_into(buffer)
+            if got >= _TLS_RECORD_BYTES and isinstance(self._sock, ssl.SSLSocket):
+                got = _read_on(self._sock, buffer, got)
+            return got
         count = min(there, len(buffer))
         buffer[:count] = memoryview(self._data)[self._at : self._at + count]
         self._at += count
@@ -148,6 +153,20 @@ class Received:
         self._data += data
         self._at = 0
         return bool(data)
+
+
+def _read_on(sock: ssl.SSLSocket, buffer: memoryview, got: int) -> int:
+    """Fill the buffer with the records that have arrived: a read of TLS brings but one."""
+    limit_s = sock.gettimeout()
+    sock.settimeout(0.0)
+    try:
+        # An error comes again with the next read, when what was got is safe.
+        with suppress(OSError):
+            while got < len(buffer) and (more := sock.recv_into(buffer[got:])):
+                got += more
+    finally:
+        sock.settimeout(limit_s)
+    return got
 
 
 def parse_head(block: bytes) -> RawHead:
