@@ -214,6 +214,8 @@ class Engine:
                 taken = self._take_expand()
         except BaseException as exc:
             error = self._break_off(exc)
+            if error is exc:
+                raise
             self._tell_failure(exc)
             raise error from exc
         return taken  # type: ignore[return-value]  # each branch gives what its kind says
@@ -649,9 +651,8 @@ class Engine:
         return self._failure
 
     def _tell_failure(self, exc: BaseException) -> None:
-        if not isinstance(exc, StoreError):
-            name = threading.current_thread().name
-            self._tell(events.ThreadDied.by(exc, name, replaced=False))
+        name = threading.current_thread().name
+        self._tell(events.ThreadDied.by(exc, name, replaced=False))
 
     # ------------------------------------------------------------ runs in and out (lock held)
 
@@ -765,20 +766,22 @@ class _Deciding:
         return self._effects
 
     def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
-        lost, error = exc, None
+        lost = exc
         try:
             if lost is None:
                 self._note(self._effects)
         except BaseException as late:  # noqa: BLE001 -- raised as what it means, below
             lost = late
-        if lost is not None:
-            error = self._lose(lost)
+        error = None if lost is None else self._lose(lost)
         self._lock.release()
         if lost is None:
             try:
                 self._act(self._effects)
             except BaseException as late:  # noqa: BLE001 -- as above
                 lost, error = late, self._lose(late)
-        if lost is not None and error is not None:
-            self._tell(lost)
-            raise error from lost
+        if lost is None or error is None or error is exc:  # that goes on by itself
+            return
+        if error is lost:
+            raise error
+        self._tell(lost)
+        raise error from lost
