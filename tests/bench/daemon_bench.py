@@ -1,4 +1,4 @@
-"""What the daemon costs: drop to request, idle CPU, a long list, many job files, start of the CLI.
+"""What the daemon costs: start, drop to request, idle CPU, a long list, many job files, the CLI.
 
     make bench-daemon          (python tests/bench/daemon_bench.py [--drops 100] [--lines ...])
 
@@ -65,6 +65,20 @@ def drop_to_request(base: Path, drops: int) -> None:
         p99_ms=waits_ms[int(len(waits_ms) * 0.99)],
         most_ms=waits_ms[-1],
     )
+
+
+def start_and_stop(base: Path, times: int = 7) -> None:
+    """Milliseconds from the command to `service.started`, and from SIGTERM to the end."""
+    up_ms, down_ms = [], []
+    for number in range(times):
+        with DaemonProcess(base / str(number)) as daemon:
+            at_s = time.monotonic()
+            started(daemon)
+            up_s = time.monotonic()
+            daemon.terminate()
+            up_ms.append((up_s - at_s) * 1000)
+            down_ms.append((time.monotonic() - up_s) * 1000)
+    show("start and stop", up_ms=statistics.median(up_ms), down_ms=statistics.median(down_ms))
 
 
 def idle(base: Path, seconds: float) -> None:
@@ -236,6 +250,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
+        start_and_stop(base / "start")
         drop_to_request(base / "drop", options.drops)
         idle(base / "idle", options.idle)
         long_list(base / "list", options.lines)
