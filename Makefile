@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench bench-task bench-transport bench-daemon bench-disk bench-bytes clean
+.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench bench-task bench-transport bench-daemon bench-disk bench-bytes bench-threads clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -59,6 +59,9 @@ bench-disk: .venv/developed ## measure the cost of a file's part and publication
 
 bench-bytes: .venv/developed ## measure the ways of a large body from a socket into a file
 	@$(BIN)/python tests/bench/byte_path.py
+
+bench-threads: .venv/developed ## measure where the CPU of a workload goes, by thread (WORKLOAD=S)
+	@$(BIN)/python tests/bench/thread_cost.py $(WORKLOAD)
 
 bench-daemon: .venv/developed ## measure drop to request, idle CPU, a long list, many job files, start-up
 	@$(BIN)/python tests/bench/daemon_bench.py

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 
 from fetchd.clock import Clock
 
@@ -92,6 +94,9 @@ class Worker:
 
     def _run(self) -> None:
         _here.worker = self
+        with suppress(OSError):  # its name for top, perf and the like; the kernel takes 15 bytes
+            task = f"/proc/self/task/{threading.get_native_id()}/comm"
+            Path(task).write_text(self.name[:15])
         try:
             self._work(self)
         except BaseException as exc:  # noqa: BLE001 -- the border of the thread: nothing passes unseen

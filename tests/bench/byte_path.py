@@ -1,9 +1,10 @@
-"""Three ways of a large body from a socket into a file, side by side.
+"""Four ways of a large body from a socket into a file, side by side.
 
     make bench-bytes           (python tests/bench/byte_path.py --folder /dev/shm --mib 1024)
 
-receive: recv_into of 1 MiB and pwrite, as transfers do; allocate: the same with posix_fallocate
-first; splice: from socket to pipe to file within the kernel. A process on loopback sends the bytes.
+receive: recv_into of 1 MiB and pwrite; reserve: the same behind fallocate that leaves the length
+alone, as transfers do; allocate: the same with posix_fallocate; splice: from socket to pipe to file
+within the kernel. A process on loopback sends the bytes.
 Prints the medians of wall and CPU time over the rounds, and their ratio to the first way, paired
 by round.
 """

@@ -38,7 +38,7 @@ from fetchd.threads import Worker
 
 BODY = memoryview(os.urandom(4096))
 #: As many as the publisher of the daemon takes at once.
-TOGETHER = 256
+TOGETHER = 64
 GROUP = TaskGroup(name="g", items=(Item(url="http://h.example/a"),))
 JOB = Job(name="j", revision="r", groups=(GROUP,))
 RUN = Run(id=1, job="j", revision="r", scheduled_for_s=0.0)

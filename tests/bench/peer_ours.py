@@ -138,6 +138,10 @@ class Warm:
                 raise Failed(f"did not start: {said}")
             time.sleep(0.02)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def prepare(self) -> None:
         self._number += 1
         name = f"run{self._number}"
@@ -145,7 +149,7 @@ class Warm:
         self._beside, self._job = self._place.write_job(name, self._case)
 
     def run(self, timeout_s: float) -> Measured:
-        pid = self._process.pid
+        pid = self.pid
         forget_peak(pid)
         cpu_before_s = cpu_of_s(pid)
         began_s = time.monotonic()

@@ -42,6 +42,10 @@ class Workload:
     tls: bool
     verified: bool
 
+    def bound_s(self, count: int) -> float:
+        """What no tool can be faster than: the waits of the server, one after the other."""
+        return count / self.shape.at_once * LATENCY_S if self.shape.slow else 0.0
+
     def what(self, count: int, size_bytes: int) -> str:
         size = f"{size_bytes >> 20} MiB" if size_bytes >= MIB else f"{size_bytes >> 10} KiB"
         shape = self.shape

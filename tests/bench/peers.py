@@ -167,6 +167,8 @@ def best_peer(outcomes: Mapping[str, Outcome]) -> str | None:
 def show(case: Case, outcomes: Mapping[str, Outcome], options: argparse.Namespace) -> None:
     best = best_peer(outcomes)
     print(f"\n### {case.workload.name}: {case.what}\n")
+    if bound_s := case.workload.bound_s(len(case.data.files)):
+        print(f"No tool can take less than {bound_s:.2f} s.\n")
     print("| tool | wall s: median (least..most) | of the best peer's | CPU s | peak MiB |")
     print("| --- | --- | --- | --- | --- |")
     ran = [name for name, outcome in outcomes.items() if outcome.runs]

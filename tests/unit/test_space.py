@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 
@@ -271,3 +274,52 @@ def test_n20_what_is_moved_to_quarantine_keeps_its_bytes_and_no_other_room(reser
 
     assert kept.read_bytes() == b"x" * 100
     assert kept.stat().st_blocks * 512 < LARGE
+
+
+class Vast(Reserving):
+    """A large disk on which nothing is really reserved; ``meanwhile`` is called while it is."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def allocate(self, fd, offset, size_bytes):
+        self.free -= size_bytes
+        if self.meanwhile is not None:
+            call, self.meanwhile = self.meanwhile, None
+            call()
+
+
+@pytest.fixture
+def vast(tmp_path):
+    system = Vast()
+    reserve_bytes = 10 * 1024**3
+    root = {"default": RootSpec(path=str(tmp_path))}
+    made = build(root, system, reserve_bytes=reserve_bytes, clock=FakeClock())
+    yield made, system
+    made.close()
+
+
+def test_d01_parts_that_reserve_their_room_in_an_instant_leave_the_reserve_alone(vast):
+    disk, system = vast
+    system.free = 100 * 1024**3
+    refused = 0
+    with ExitStack() as parts:
+        for name in "abcd":
+            part = parts.enter_context(disk.open_part("default", name))
+            try:
+                part.claim(24 * 1024**3)
+            except AttemptError:
+                refused += 1
+
+        assert (refused, system.free) == (1, 28 * 1024**3)
+
+
+def test_d01_room_that_is_just_being_reserved_is_not_missing_twice(vast):
+    disk, system = vast
+    system.free = 21 * 1024**3
+    with disk.open_part("default", "a") as a, disk.open_part("default", "b") as b:
+        claiming = threading.Thread(target=b.claim, args=(1024,))
+        system.meanwhile = claiming.start
+        a.claim(10 * 1024**3)
+        claiming.join(20.0)
+
+        assert b._claim.missing_bytes == 1024

@@ -156,32 +156,85 @@ def test_what_can_be_no_head_is_refused_before_more_is_asked_for(head):
     assert caught.value.code == "bad_response"
 
 
-def test_a_read_of_tls_brings_all_records_that_have_arrived_and_waits_for_no_more():
-    authority = trustme.CA()
-    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("h.example").configure_cert(serving)
-    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.configure_trust(asking)
-    ours, theirs = socket.socketpair()
-    body = bytes(range(256)) * 400
-    sent = threading.Event()
+class TlsPair:
+    """A client's encrypted socket, and what the server's side writes to it, record by record."""
 
-    def serve():
-        with serving.wrap_socket(theirs, server_side=True) as sock:
-            sock.sendall(body)
-            sent.set()
-            sock.recv(1)
+    def __init__(self) -> None:
+        authority = trustme.CA()
+        serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("h.example").configure_cert(serving)
+        asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        authority.configure_trust(asking)
+        ours, self.theirs = socket.socketpair()
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._server = serving.wrap_bio(self._in, self._out, server_side=True)
+        shaking = threading.Thread(target=self._shake_hands)
+        shaking.start()
+        self.sock = asking.wrap_socket(ours, server_hostname="h.example")
+        shaking.join(20.0)
+        self.sock.settimeout(20.0)
 
-    server = threading.Thread(target=serve)
-    server.start()
-    with asking.wrap_socket(ours, server_hostname="h.example") as sock:
-        sock.settimeout(20.0)
-        sent.wait(20.0)
-        buffer = memoryview(bytearray(1024 * 1024))
+    def _shake_hands(self) -> None:
+        while True:
+            try:
+                self._server.do_handshake()
+            except ssl.SSLWantReadError:
+                self.theirs.sendall(self._out.read())
+                self._in.write(self.theirs.recv(65536))
+            else:
+                self.theirs.sendall(self._out.read())
+                return
 
-        got = Received(sock).readinto(buffer)
+    def record(self, data: bytes) -> bytes:
+        self._server.write(data)
+        return self._out.read()
 
-        assert buffer[:got] == body
-        assert sock.gettimeout() == 20.0
-        sock.sendall(b"x")
-    server.join(20.0)
+    def close(self) -> None:
+        self.sock.close()
+        self.theirs.close()
+
+
+@pytest.fixture
+def tls():
+    made = TlsPair()
+    yield made
+    made.close()
+
+
+RECORD = bytes(range(256)) * 64
+
+
+def test_a_read_of_tls_brings_all_records_that_have_arrived_and_waits_for_no_more(tls):
+    tls.theirs.sendall(tls.record(RECORD) + tls.record(RECORD) + tls.record(b"rest"))
+    buffer = memoryview(bytearray(1024 * 1024))
+
+    got = Received(tls.sock).readinto(buffer)
+
+    assert buffer[:got] == RECORD + RECORD + b"rest"
+    assert tls.sock.gettimeout() == 20.0
+
+
+def test_a_read_of_tls_brings_no_more_than_there_is_room_for(tls):
+    tls.theirs.sendall(tls.record(RECORD) + tls.record(RECORD))
+    received, buffer = Received(tls.sock), memoryview(bytearray(20_000))
+
+    got = received.readinto(buffer)
+    rest = received.readinto(buffer[got:]) if got < len(buffer) else 0
+    rest += received.readinto(memoryview(bytearray(20_000)))
+
+    assert got + rest == 2 * len(RECORD)
+
+
+def test_n27_a_damaged_record_behind_good_ones_is_raised_by_the_next_read_and_no_end(tls):
+    good, bad = tls.record(RECORD), bytearray(tls.record(RECORD))
+    bad[2000] ^= 1
+    tls.theirs.sendall(good + bytes(bad))
+    tls.theirs.shutdown(socket.SHUT_WR)
+    received, buffer = Received(tls.sock), memoryview(bytearray(1024 * 1024))
+
+    got = received.readinto(buffer)
+
+    assert buffer[:got] == RECORD
+    for _ in range(2):
+        with pytest.raises(ssl.SSLError):
+            received.readinto(buffer)

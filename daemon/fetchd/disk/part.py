@@ -220,9 +220,14 @@ class DiskPart:
     def claim(self, missing_bytes: int) -> None:
         if missing_bytes and self.size_bytes + missing_bytes <= self._reserved_bytes:
             return
-        self._claim_free(missing_bytes)
-        if missing_bytes >= _WORTH_RESERVING_BYTES:
-            self._reserve(missing_bytes)
+        large = missing_bytes >= _WORTH_RESERVING_BYTES
+        needed_bytes = self._space.claim(self._claim, missing_bytes)
+        if not large and self._space.is_ample(self._claim, needed_bytes):
+            return
+        with self._space.measuring(self._claim):
+            self._hold_to_free(missing_bytes)
+            if large:
+                self._reserve(missing_bytes)
 
     def _reserve(self, missing_bytes: int) -> None:
         """Have the file system keep what is claimed, if it can; then nobody else needs to."""
@@ -234,7 +239,7 @@ class DiskPart:
                 raise explain(exc, self._root, self._path, "reserving room") from exc
         else:
             self._reserved_bytes = self.size_bytes + missing_bytes
-            self._space.claim(self._claim, 0)
+            self._space.note_reserved(self._claim)
 
     def _release(self) -> None:
         """Give back what was reserved and not used."""
@@ -243,10 +248,9 @@ class DiskPart:
                 self._system.truncate(self._fd, self.size_bytes)
         self._reserved_bytes = 0
 
-    def _claim_free(self, missing_bytes: int) -> None:
+    def _hold_to_free(self, missing_bytes: int) -> None:
+        """Raise AttemptError when what is free does not cover the claim."""
         needed_bytes = self._space.claim(self._claim, missing_bytes)
-        if self._space.is_ample(self._claim, needed_bytes):
-            return
         free_bytes = self._free_bytes()
         self._space.note_free(self._claim, free_bytes)
         if free_bytes >= needed_bytes:

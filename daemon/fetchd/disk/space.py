@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fetchd.clock import Clock
+from fetchd.threads import ANOTHER
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +37,7 @@ class Space:
     def __init__(self, reserve_bytes: int, clock: Clock) -> None:
         self._reserve_bytes = reserve_bytes
         self._clock = clock
+        self._measuring: dict[int, threading.Lock] = {}  # setdefault is one step
         #: Device -> what was free, and until when that is believed (monotonic).
         self._free: dict[int, tuple[int, float]] = {}  # replaced entry by entry, so any thread may
         self._lock = threading.Lock()
@@ -56,6 +60,25 @@ class Space:
                 if other is claim:
                     break
             return needed_bytes
+
+    @contextmanager
+    def measuring(self, claim: Claim) -> Iterator[None]:
+        """Let nobody else measure, or reserve, on the claim's file system meanwhile.
+
+        While room is reserved it is missing twice: from what is free, and from what is not claimed.
+        """
+        with ANOTHER:
+            lock = self._measuring.setdefault(claim.device, threading.Lock())
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def note_reserved(self, claim: Claim) -> None:
+        """The file system keeps the room itself: nothing is claimed, and what was free is not."""
+        self._free.pop(claim.device, None)
+        self.claim(claim, 0)
 
     def note_free(self, claim: Claim, free_bytes: int) -> None:
         """Take in what is free on the claim's file system now."""

@@ -32,14 +32,14 @@ class SystemOs:
     def allocate(self, fd: int, offset: int, size_bytes: int) -> None:
         # Not os.posix_fallocate: that lengthens the file, and writes zeros where it must.
         with DISK:
-            failed = _LIBC.fallocate(
+            while _LIBC.fallocate(
                 ctypes.c_int(fd),
                 ctypes.c_int(_KEEP_SIZE),
                 ctypes.c_int64(offset),
                 ctypes.c_int64(size_bytes),
-            )
-        if failed:
-            _raise_errno()
+            ):
+                if ctypes.get_errno() != errno.EINTR:
+                    _raise_errno()
 
     def truncate(self, fd: int, size_bytes: int) -> None:
         with DISK:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 
@@ -67,6 +68,7 @@ RECENT_RUNS = 20
 #: Parts of failed tasks, of tasks that are not ours (``get`` leaves some), and what was refused
 #: are kept this long.
 KEEP_PARTS_S = 7 * 86400.0
+_FAILED = StoreError("the engine failed, the next start goes on from the record")
 
 
 class Engine:
@@ -644,10 +646,9 @@ class Engine:
         if isinstance(exc, StoreError):
             return exc
         if self._failure is None:
-            what = f"{type(exc).__name__}: {exc}"
-            self._failure = StoreError(
-                f"the engine failed, the next start goes on from the record: {what}"
-            )
+            self._failure = _FAILED  # first: there may be no memory to say more
+            with suppress(Exception):
+                self._failure = StoreError(f"{_FAILED}: {type(exc).__name__}: {exc}")
         return self._failure
 
     def _tell_failure(self, exc: BaseException) -> None:
@@ -772,8 +773,10 @@ class _Deciding:
                 self._note(self._effects)
         except BaseException as late:  # noqa: BLE001 -- raised as what it means, below
             lost = late
-        error = None if lost is None else self._lose(lost)
-        self._lock.release()
+        try:
+            error = None if lost is None else self._lose(lost)
+        finally:
+            self._lock.release()
         if lost is None:
             try:
                 self._act(self._effects)

@@ -180,7 +180,8 @@ class _WatchedTls(_Watched, HTTPSConnection):
 class _Idle:
     """Idle connections, the one used last first; the queue of urllib3 without its locks.
 
-    A method is one step of the interpreter on the list, so any thread may call it.
+    A change of the list is one step of the interpreter, so any thread may call these. Two that put
+    at once may exceed ``most`` by one.
     """
 
     def __init__(self, most: int) -> None:

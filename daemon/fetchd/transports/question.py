@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import requests
@@ -32,8 +31,8 @@ class Question:
     host: str
     port: int
     target: str
-    headers: dict[str, str]
-    _head: bytes = b""  # once it was asked for
+    headers: dict[str, str] = field(repr=False)  # with secrets, as the head
+    _head: bytes = field(default=b"", repr=False)  # once it was asked for
 
     @classmethod
     def of(cls, url: str, headers: dict[str, str]) -> Question:
@@ -57,16 +56,15 @@ class Question:
         if self.port != DEFAULT_PORTS[self.scheme]:
             host = f"{host}:{self.port}"
         start = f"GET {self.target} HTTP/1.1"
-        fields = _fields(tuple(self.headers.items()))
+        fields = "".join(map(_field, self.headers, self.headers.values()))
         if not _REQUEST_LINE.fullmatch(start):
             raise ValueError("not the head of a request")
         self._head = f"{start}\r\nHost: {host}\r\n{fields}\r\n".encode("latin-1")
         return self._head
 
 
-@lru_cache(maxsize=64)  # most requests have the same
-def _fields(headers: tuple[tuple[str, str], ...]) -> str:
-    fields = [f"{name}: {value}" for name, value in headers]
-    if not all(map(_FIELD.fullmatch, fields)):
+def _field(name: str, value: str) -> str:
+    field = f"{name}: {value}"
+    if not _FIELD.fullmatch(field):
         raise ValueError("not the head of a request")
-    return "".join(f"{field}\r\n" for field in fields)
+    return f"{field}\r\n"

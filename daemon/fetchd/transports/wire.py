@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import re
 import ssl
-from contextlib import suppress
 from typing import Protocol
 
 from fetchd.errors import AttemptError
@@ -53,6 +52,7 @@ class Received:
         self._sock = sock
         self._data = bytearray()  # received, and not read yet from ``_at`` on
         self._at = 0
+        self._broken: OSError | None = None  # met behind what was read, and raised by the next read
 
     def head(self) -> RawHead:
         """Return the head of the final answer, the interim ones before it skipped.
@@ -87,14 +87,31 @@ class Received:
         """Read what is there, else what arrives first; 0 = the connection ended."""
         there = len(self._data) - self._at
         if not there:
+            if self._broken is not None:
+                raise self._broken
             got = self._sock.recv_into(buffer)
             if got >= _TLS_RECORD_BYTES and isinstance(self._sock, ssl.SSLSocket):
-                got = _read_on(self._sock, buffer, got)
+                got = self._read_on(self._sock, buffer, got)
             return got
         count = min(there, len(buffer))
         buffer[:count] = memoryview(self._data)[self._at : self._at + count]
         self._at += count
         return count
+
+    def _read_on(self, sock: ssl.SSLSocket, buffer: memoryview, got: int) -> int:
+        """Fill the buffer with the records that have arrived: a read of TLS brings but one."""
+        limit_s = sock.gettimeout()
+        sock.settimeout(0.0)
+        try:
+            while got < len(buffer) and (more := sock.recv_into(buffer[got:])):
+                got += more
+        except ssl.SSLWantReadError:
+            pass
+        except OSError as exc:  # OpenSSL tells it once; behind it all looks like a good end
+            self._broken = exc
+        finally:
+            sock.settimeout(limit_s)
+        return got
 
     def take(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
         """Read what matches a pattern, if that is there; receives nothing."""
@@ -153,20 +170,6 @@ class Received:
         self._data += data
         self._at = 0
         return bool(data)
-
-
-def _read_on(sock: ssl.SSLSocket, buffer: memoryview, got: int) -> int:
-    """Fill the buffer with the records that have arrived: a read of TLS brings but one."""
-    limit_s = sock.gettimeout()
-    sock.settimeout(0.0)
-    try:
-        # An error comes again with the next read, when what was got is safe.
-        with suppress(OSError):
-            while got < len(buffer) and (more := sock.recv_into(buffer[got:])):
-                got += more
-    finally:
-        sock.settimeout(limit_s)
-    return got
 
 
 def parse_head(block: bytes) -> RawHead:
