@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import field
 
 from fetchd.digests import Digest
+from fetchd.rates import Rate
 from fetchd.values import dataclass
 
 # ---------------------------------------------------------------- what a job says
@@ -172,6 +173,7 @@ class Job:
     variables: Mapping[str, str] = field(default_factory=dict)
     concurrency: int | None = None
     max_total_bytes: int | None = None
+    rate: Rate | None = None  # of each of its runs; the operator's hold beside it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,6 +316,14 @@ class Intent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A rate that all requests whose share has this name keep to together."""
+
+    name: str
+    rate: Rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """Permission for one try at one stage. ``fence`` is unique: a late settle is recognised."""
 
@@ -340,6 +350,7 @@ class Fetch(Attempt):
     source: str
     previous: FileRecord | None
     budget_bytes: int | None = None  # what limits.total leaves for this file
+    share: Share | None = None  # what limits.rate of the job leaves to its run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

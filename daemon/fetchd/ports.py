@@ -25,6 +25,7 @@ from fetchd.model import (
     Run,
     RunState,
     RunView,
+    Share,
     Submit,
     Task,
     TaskCounts,
@@ -84,6 +85,7 @@ class Request:
     validator's text) still holds. ``unless`` asks for the file only if it is another version.
     ``headers`` are sent to the URL's own origin only, never to another one by redirect.
     ``connect_s``, ``stall_s``, ``deadline_s`` (monotonic, None: none) bound every phase.
+    ``share``: what its body has to keep to, beside what the operator allows.
     """
 
     url: str
@@ -94,6 +96,7 @@ class Request:
     connect_s: float
     stall_s: float
     deadline_s: float | None = None
+    share: Share | None = None
 
 
 class Stream(Protocol):
@@ -102,7 +105,8 @@ class Stream(Protocol):
     ``start``: offset of the first byte to come (0 when the origin sends the whole file although
     a rest was asked for). ``total``: length of the whole file, None when unknown. ``framed``:
     the end of the body can be told from a cut (by length or chunks). ``not_modified``: the
-    origin says that ``unless`` still holds; there is no body.
+    origin says that ``unless`` still holds; there is no body. ``held_s``: how long the last read
+    waited for a rate, which is not the origin's fault.
     """
 
     start: int
@@ -112,11 +116,13 @@ class Stream(Protocol):
     validator: Validator
     content_type: str | None
     final_url: str
+    held_s: float
 
     def readinto(self, buffer: memoryview) -> int:
         """Read the raw bytes that arrive first; 0 = the correct end of the body.
 
-        Raises AttemptError (short_body, bad_framing, stalled, ...) for any other end.
+        Raises AttemptError (short_body, bad_framing, stalled, ...) for any other end, and
+        NotWanted where it waits for a rate.
         """
         ...
 

@@ -61,6 +61,7 @@ from fetchd.ports import (
     Waits,
     Window,
 )
+from fetchd.rates import Rate, Span
 from fetchd.stores import SqliteStore, codec, ledger, sqlite
 from fetchd.stores.pruning import Pruning
 from fetchd.threads import Worker
@@ -207,6 +208,9 @@ def test_a_job_comes_back_as_it_was(store):
         variables={"a": "b"},
         concurrency=3,
         max_total_bytes=99,
+        rate=Rate(
+            spans=(Span(begin_min=480, end_min=1080, bytes_per_s=5000),), zone="Europe/Berlin"
+        ),
         groups=(
             TaskGroup(
                 name="l", needs=("m",), items=ListFile(path="/x"), rules=rules, template=template
@@ -219,6 +223,14 @@ def test_a_job_comes_back_as_it_was(store):
     assert opened.job == made
     assert opened.groups[0].expanding
     assert store.open_runs() == [opened]
+
+
+def test_a_job_that_was_recorded_before_there_were_rates_is_read():
+    made = Job(name="a", revision="r", groups=())
+    fields = json.loads(codec.job_text(made))
+    del fields["rate"]
+
+    assert codec.job_of(json.dumps(fields), "a", "r", ()) == made
 
 
 def test_a_group_that_was_recorded_before_there_was_magic_is_read():

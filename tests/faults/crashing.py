@@ -271,6 +271,7 @@ class Answer:
     """A body on its way, of the version of the moment of asking, by its length."""
 
     framed, content_type = True, "application/octet-stream"
+    held_s = 0.0
 
     def __init__(
         self,

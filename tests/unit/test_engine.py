@@ -32,12 +32,14 @@ from fetchd.model import (
     Published,
     Retry,
     RunState,
+    Share,
     Submit,
     TaskGroup,
     TaskState,
     UpToDate,
     Verify,
 )
+from fetchd.rates import Rate
 from fetchd.stores import SqliteStore
 from harness import QUICK, EngineByHand, FakeClock, StepClock, group, intent_for, job, spec
 
@@ -518,6 +520,19 @@ def test_a_second_settle_of_an_attempt_changes_nothing(hand):
 
     assert hand.store.run_view(answer.run).tasks.succeeded == 1
     assert hand.store.run_view(answer.run).tasks.failed == 0
+
+
+def test_the_attempts_of_a_run_share_its_rate_and_no_other_runs(hand):
+    rate = Rate(always=5000)
+    one = hand.submit(replace(job("a", group("a", spec("f"), spec("g"))), rate=rate)).run
+    other = hand.submit(replace(job("b", group("b", spec("h"))), rate=rate)).run
+    hand.submit(job("c", group("c", spec("i"))))
+
+    shares = {attempt.task.spec.path: attempt.share for attempt in [hand.fetch() for _ in range(4)]}
+
+    assert shares["f"] == shares["g"] == Share(name=f"run {one}", rate=rate)
+    assert shares["h"] == Share(name=f"run {other}", rate=rate)
+    assert shares["i"] is None
 
 
 def test_limits_total_fails_what_goes_beyond_it(hand):

@@ -20,6 +20,7 @@ from fetchd.model import (
     Job,
     Rules,
     Run,
+    Share,
     Task,
     TaskGroup,
     TaskSpec,
@@ -27,6 +28,7 @@ from fetchd.model import (
     Validator,
 )
 from fetchd.ports import Request
+from fetchd.rates import Rate
 from fetchd.transfer import sums as transfer_sums
 from fetchd.transfer.sums import (
     LONGEST_S,
@@ -64,6 +66,7 @@ class FakeStream:
         self.content_type = answer.content_type
         self._left = memoryview(answer.body)
         self._wire = wire
+        self.held_s = wire.held_s
 
     def readinto(self, buffer: memoryview) -> int:
         self._wire.before_read()
@@ -83,6 +86,7 @@ class Wire:
     answers: dict[str, object]
     before_read: Callable[[], None] = lambda: None
     most: int = 1_000_000  # bytes a read
+    held_s: float = 0.0  # of each read
     requests: list[Request] = field(default_factory=list)
     open_streams: int = 0
 
@@ -287,6 +291,14 @@ def test_one_that_comes_too_slowly_is_given_up():
     assert (bench.failure(attempt()).code, len(bench.wire.asked)) == ("deadline", 1)
 
 
+def test_one_that_a_rate_holds_back_may_take_as_much_longer():
+    bench = Bench(one=b"\n" * 1_000_000 + AB)
+    bench.wire.before_read = lambda: bench.clock.advance(LONGEST_S + 5)
+    bench.wire.held_s = LONGEST_S
+
+    assert bench.of(attempt()) == (A,)
+
+
 def test_the_origins_wish_to_wait_reaches_the_attempt():
     busy = AttemptError("bad_status", "status 429", transient=True, retry_after_s=7.0)
 
@@ -296,7 +308,11 @@ def test_the_origins_wish_to_wait_reaches_the_attempt():
 def test_the_request_keeps_to_the_rules_of_the_task():
     headers = (("X-Client", "lab"),)
     bench = Bench(one=GONE, two=AB)
-    asking = attempt(sums=(ONE, TWO), sources=("http://one.example/r/a.iso",), headers=headers)
+    share = Share(name="run 1", rate=Rate(always=5000))
+    asking = replace(
+        attempt(sums=(ONE, TWO), sources=("http://one.example/r/a.iso",), headers=headers),
+        share=share,
+    )
 
     bench.of(asking, bench.clock.monotonic() + 5)
 
@@ -304,6 +320,7 @@ def test_the_request_keeps_to_the_rules_of_the_task():
     assert (first.headers, second.headers) == (headers, ())  # two.example is none of its origins
     assert (first.connect_s, first.stall_s, first.start) == (10.0, 30.0, 0)
     assert first.deadline_s == second.deadline_s == bench.clock.monotonic() + 5
+    assert first.share == second.share == share
 
 
 # ---------------------------------------------------------------- places in their order

@@ -107,6 +107,7 @@ class Origin:
     cut_with: BaseException = field(default_factory=lambda: AttemptError("short_body", "cut"))
     read_bytes: int = 64 * KIB
     before_read: Callable[[], None] = lambda: None
+    held_s: float = 0.0  # of each read, the origin is not to blame
     requests: list[Request] = field(default_factory=list)
     served_bytes: int = 0
     open_streams: int = 0
@@ -165,6 +166,7 @@ class FakeStream:
         self.not_modified = not_modified
         self.content_type = origin.content_type
         self.final_url = origin.requests[-1].url + "?final"
+        self.held_s = origin.held_s
         self._origin = origin
         self._counted = of or origin
         self._body = memoryview(body)
@@ -1684,6 +1686,20 @@ def test_bytes_just_fast_enough_are_fine(bench):
     slow(bench, 0.99)
 
     assert isinstance(bench.fetch(), Fetched)
+
+
+def test_what_is_held_back_by_a_rate_is_not_a_slow_origin(bench):
+    bench.origin = Origin(data=DATA, read_bytes=1024, held_s=100.0)
+    slow(bench, 100.5)
+
+    assert isinstance(bench.fetch(), Fetched)
+
+
+def test_an_origin_that_is_slow_behind_a_rate_is_too_slow_all_the_same(bench):
+    bench.origin = Origin(data=DATA, read_bytes=1024, held_s=100.0)
+    slow(bench, 102.0)
+
+    assert failure(bench.fetch()) == ("too_slow", True)
 
 
 def test_d17_a_slow_disk_is_not_a_slow_origin(bench):

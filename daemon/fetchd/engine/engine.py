@@ -466,6 +466,7 @@ class Engine:
             source=source_of(task, task.history),
             previous=entry.ready.previous,
             budget_bytes=self._budget_bytes(run),
+            share=run.share,
         )
         self._out[attempt.fence] = Out(
             attempt=attempt,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from enum import Enum
 
-from fetchd.model import Rules, RunState, RunView, TaskCounts, TaskState
+from fetchd.model import Rules, RunState, RunView, Share, TaskCounts, TaskState
 from fetchd.ports import OpenGroup, OpenRun, Ready, Window
 
 #: How much one read brings: at most this many origins, and of each at most so many tasks.
@@ -217,6 +217,8 @@ class OpenedRun:
         self.groups = {group.group.name: Group(group, self) for group in opened.groups}
         self.groups_by_id = {group.id: group for group in self.groups.values()}
         self.bytes = sum(group.bytes for group in opened.groups)
+        rate = self.job.rate
+        self.share = None if rate is None else Share(name=f"run {self.run.id}", rate=rate)
         self.waits: dict[int, tuple[str, float]] = {}  # tasks in the queue: why, and until when
 
     def ended_groups(self) -> dict[str, bool]:

@@ -32,6 +32,7 @@ from fetchd.model import (
     Validator,
     Verify,
 )
+from fetchd.rates import Rate, Span
 
 
 def path_bytes(path: str) -> bytes:
@@ -74,6 +75,8 @@ def job_text(job: Job) -> str:
 def job_of(text: str, name: str, revision: str, groups: tuple[TaskGroup, ...]) -> Job:
     fields = json.loads(text)
     fields["priority"] = Priority(fields["priority"])
+    if rate := fields.get("rate"):
+        fields["rate"] = Rate(**{**rate, "spans": tuple(Span(**span) for span in rate["spans"])})
     return Job(name=name, revision=revision, groups=groups, **fields)
 
 

@@ -383,6 +383,7 @@ class _Fetch:
             connect_s=timeouts.connect_s,
             stall_s=timeouts.stall_s,
             deadline_s=self._deadline_s,
+            share=self._attempt.share,
         )
         try:
             return self._transfer.transport.open(request, self._is_wanted)
@@ -540,7 +541,7 @@ class _Fetch:
         now_s = self._clock.monotonic()
         self._received_bytes += got
         if got:
-            self._pace.note(got, now_s - before_s)
+            self._pace.note(got, now_s - before_s - stream.held_s)
             self._check_deadline(now_s)
         if now_s - self._reported_s >= _REPORT_S:
             self._tell(self._progress())

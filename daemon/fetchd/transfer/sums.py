@@ -170,13 +170,13 @@ class SumsFiles:
         timeouts = attempt.group.rules.timeouts
         failures = []
         for url, headers in key[1]:
-            longest_s = self._clock.monotonic() + LONGEST_S
             request = Request(
                 url=url,
                 headers=headers,
                 connect_s=timeouts.connect_s,
                 stall_s=timeouts.stall_s,
-                deadline_s=longest_s if deadline_s is None else min(longest_s, deadline_s),
+                deadline_s=deadline_s,
+                share=attempt.share,
             )
             try:
                 return self._fetch(request, Pace(timeouts), wanted)
@@ -189,6 +189,7 @@ class SumsFiles:
 
     def _fetch(self, request: Request, pace: Pace, wanted: Callable[[], bool]) -> _Told:
         name = file_name_of(request.url)
+        longest_s = self._clock.monotonic() + LONGEST_S
         with ExitStack() as room:
             with closing(self._transport.open(request, wanted)) as stream:
                 _refuse_html(name, stream.content_type, b"")
@@ -198,7 +199,7 @@ class SumsFiles:
                         "the server tells neither length nor chunks, so a cut would go unseen",
                     )
                 _check_size(stream.total or 0)
-                body = self._body(stream, request, pace, wanted, room)
+                body = self._body(stream, request, longest_s, pace, wanted, room)
             _refuse_html(name, None, body)
             try:
                 return _Told(request.url, Sums(body, name))
@@ -209,17 +210,22 @@ class SumsFiles:
         self,
         stream: Stream,
         request: Request,
+        longest_s: float,
         pace: Pace,
         wanted: Callable[[], bool],
         room: ExitStack,
     ) -> bytearray:
-        """Receive it; ``room`` holds, when it is large, one of the few places for such."""
+        """Receive it until ``longest_s``, or as much later as it was held back by a rate.
+
+        ``room`` holds, when it is large, one of the few places for such.
+        """
         body = bytearray()
         buffer = memoryview(bytearray(_BUFFER_BYTES))
         told_s = before_s = self._clock.monotonic()
         while got := stream.readinto(buffer):
             now_s = self._clock.monotonic()
-            pace.note(got, now_s - before_s)
+            longest_s += stream.held_s
+            pace.note(got, now_s - before_s - stream.held_s)
             body += buffer[:got]
             _check_size(len(body))
             if len(body) - got <= SMALL_BYTES < len(body):
@@ -229,7 +235,9 @@ class SumsFiles:
                         f"and {MOST_LARGE} such files are being read"
                     )
                 room.callback(self._large.release)
-            if request.deadline_s is not None and now_s >= request.deadline_s:
+            if now_s >= longest_s or (
+                request.deadline_s is not None and now_s >= request.deadline_s
+            ):
                 raise AttemptError("deadline", "it took too long")
             if now_s - told_s >= _LOOK_S:
                 told_s = now_s

@@ -14,6 +14,9 @@ from fetchd.transports.deadlines import Deadlines
 from fetchd.transports.file import FileTransport
 from fetchd.transports.http import HttpTransport
 from fetchd.transports.resolver import Line, Resolver, SystemDialer
+from fetchd.transports.throttle import Rates, Throttle
+
+__all__ = ["SCHEMES", "Rates", "Transports", "build"]
 
 #: URL scheme -> what fetches it. A new scheme is one line here and one file beside http.py.
 SCHEMES: dict[str, Callable[..., Transport]] = {
@@ -27,11 +30,16 @@ class Transports:
     """All schemes behind one door (``ports.Transport``), with the threads that they share."""
 
     def __init__(
-        self, by_scheme: dict[str, Transport], deadlines: Deadlines, resolver: Resolver
+        self,
+        by_scheme: dict[str, Transport],
+        deadlines: Deadlines,
+        resolver: Resolver,
+        throttle: Throttle,
     ) -> None:
         self._by_scheme = by_scheme
         self._deadlines = deadlines
         self._resolver = resolver
+        self._throttle = throttle
 
     def open(self, request: Request, wanted: Callable[[], bool]) -> Stream:
         scheme = request.url.partition(":")[0].lower()
@@ -41,7 +49,7 @@ class Transports:
             raise AttemptError(
                 "scheme_denied", f"the scheme {scheme!r} is not fetched; allowed: {known}"
             )
-        return transport.open(request, wanted)
+        return self._throttle.stream(transport.open(request, wanted), request, wanted)
 
     def threads(self) -> list[Worker]:
         """Return the running threads, for the check of their liveness."""
@@ -63,6 +71,7 @@ def build(
     redirects: int,
     workers: int,
     clock: Clock,
+    rates: Rates | None = None,
     files: LocalFiles | None = None,
     user_agent: str | None = None,
     dialer: Dialer | None = None,
@@ -71,8 +80,8 @@ def build(
     """Return the transports with their threads running; raises ConfigError, naming the key.
 
     ``policy_allow``: the list of ``network.allow``. ``workers``: how many streams may be open at
-    once with their connections kept. ``files``: what file: URLs may name, None: nothing.
-    ``on_death`` hears of a thread that ended by an error.
+    once with their connections kept. ``rates``: the operator's, None: none. ``files``: what file:
+    URLs may name, None: nothing. ``on_death`` hears of a thread that ended by an error.
     """
     policy = Policy(policy_allow)
     dial = dialer or SystemDialer()
@@ -98,7 +107,12 @@ def build(
         resolver.close()
         deadlines.close()
         raise
-    return Transports({s: made[make] for s, make in SCHEMES.items()}, deadlines, resolver)
+    return Transports(
+        {scheme: made[make] for scheme, make in SCHEMES.items()},
+        deadlines,
+        resolver,
+        Throttle(rates or Rates(), clock),
+    )
 
 
 def _raise(_: Worker, exc: BaseException) -> None:

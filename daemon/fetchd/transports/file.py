@@ -15,6 +15,8 @@ from fetchd.urls import check_url, local_path
 class FileStream:
     """The bytes of one version of a file (``ports.Stream``); owns ``file`` and ``watch``."""
 
+    held_s = 0.0  # whoever holds it back wraps it
+
     def __init__(self, file: LocalFile, watch: Watch, request: Request) -> None:
         self.total: int | None = file.size_bytes
         self.framed = True

@@ -71,6 +71,8 @@ class _Answer:
 class HttpStream:
     """The body of an answer (``ports.Stream``)."""
 
+    held_s = 0.0  # whoever holds it back wraps it
+
     def __init__(
         self,
         answer: _Answer,
