@@ -26,6 +26,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from fetchd import yamldoc
 from fetchd.errors import ConfigError, DocumentError, Problem, ValueProblem
+from fetchd.rates import Rate, parse_rate, rate_schema
 from fetchd.units import (
     format_duration,
     format_size,
@@ -33,7 +34,7 @@ from fetchd.units import (
     parse_rate_bytes_per_s,
     parse_size_bytes,
 )
-from fetchd.urls import check_url, local_path
+from fetchd.urls import check_url, local_path, origin_of, path_of
 from fetchd.yamldoc import Fields, Node, Scalar
 
 #: Where the configuration is looked for when neither --config nor the environment names it.
@@ -236,6 +237,28 @@ def _read_roots(roots: Mapping[str, Root]) -> Mapping[str, Root]:
     return MappingProxyType(dict(roots))
 
 
+def _read_origin(value: Any) -> str:
+    """Return ``scheme://host:port`` of a key of ``origins``, as ``origin_of`` does."""
+    text = _text(value)
+    url = check_url(text if "://" in text else f"https://{text}")
+    if local_path(url) is not None or path_of(url) or "?" in url or "#" in url:
+        raise ValueProblem(f"{text!r} is no origin; write https://HOST or https://HOST:PORT")
+    return origin_of(url)
+
+
+def _each_once(origins: Any) -> Any:
+    """Refuse two keys that mean one origin: which of them holds could only be guessed."""
+    seen: dict[str, str] = {}
+    for written in origins if isinstance(origins, dict) else ():
+        try:
+            twin = seen.setdefault(_read_origin(written), written)
+        except ValueProblem:
+            continue  # told where the key itself is read
+        if twin != written:
+            raise ValueProblem(f"{twin!r} and {written!r} are the same origin; write it once")
+    return origins
+
+
 _NATIVE_TEXT = {"type": ["string", "integer"]}
 _STALL_PATTERN = r"^[0-9.]+\s*(ms|s|m|h|d)(@.*/s)?$"
 _ADDRESSES = {"type": ["array", "string"], "items": {"type": "string"}}
@@ -254,6 +277,8 @@ _Proxy = Annotated[str, _Reader(_read_proxy, {"type": "string"})]
 _Allowed = Annotated[str, _Reader(_read_allowed, {"type": "string"})]
 _Allow = Annotated[tuple[_Allowed, ...], BeforeValidator(_one_or_more), WithJsonSchema(_ADDRESSES)]
 _Pace = Annotated[Stall, _Reader(_read_stall, {"type": "string", "pattern": _STALL_PATTERN})]
+_Rate = Annotated[Rate, _Reader(parse_rate, rate_schema())]
+_OriginName = Annotated[str, _Reader(_read_origin, {"type": "string"})]
 _RootName = Annotated[str, _Reader(_read_name, {"type": "string"})]
 _Level = Literal["debug", "info", "warning", "error"]
 _Format = Literal["auto", "console", "json"]
@@ -313,11 +338,21 @@ class Limits(_Keys):
         "connections to one scheme, host and port at a time; with more than two `workers`, "
         "one is left to others",
     )
-    rate: Annotated[None, _not_built(None)] = _key(None, "not built yet")
+    rate: _Rate | None = _key(
+        None,
+        "bytes a second of all transfers together: 5MiB/s, or by the time of the machine's day: "
+        '{ "08:00-18:00": 5MiB/s }; none by default',
+    )
     file_bytes: _Size | None = _key(None, "the largest file; none by default", key="file")
     total_bytes: _Size | None = _key(
         None, "the most bytes of one run; none by default", key="total"
     )
+
+
+class Origin(_Keys):
+    """What holds for one scheme, host and port, for all jobs together."""
+
+    rate: _Rate | None = _key(None, "bytes a second of all that it sends, as in limits.rate")
 
 
 class Network(_Keys):
@@ -396,7 +431,9 @@ class Settings(_Keys):
     log: Log = _key({}, "what is logged, and where to")
     limits: Limits = _key({}, "bounds that no job file can raise")
     network: Network = _key({}, "what may be reached, and how")
-    origins: Annotated[None, _not_built({})] = _key(None, "not built yet")
+    origins: Annotated[Mapping[_OriginName, Origin], BeforeValidator(_each_once)] = _key(
+        {}, "what holds for single origins, by https://host[:port]; a bare host means https"
+    )
     retry: Retry = _key({}, "when a failed attempt is repeated; job files may differ")
     timeout: Timeout = _key({}, "when waiting ends; job files may differ")
     disk: Disk = _key({}, "free space")

@@ -100,6 +100,7 @@ class Works:
             redirects=settings.network.redirects,
             workers=settings.workers,
             clock=clock,
+            rates=_rates(settings),
             files=self.disk,
             on_death=self._thread_died,
         )
@@ -624,6 +625,13 @@ def _most_of_one_origin(settings: Settings) -> int:
     """Return how many workers one origin may hold: not all, lest a silent one stop the others."""
     others = 1 if settings.workers > 2 else 0
     return min(settings.limits.connections_per_origin, settings.workers - others)
+
+
+def _rates(settings: Settings) -> transports.Rates:
+    origins = {
+        origin: keys.rate for origin, keys in settings.origins.items() if keys.rate is not None
+    }
+    return transports.Rates(total=settings.limits.rate, origins=origins)
 
 
 @contextmanager

@@ -308,6 +308,29 @@ tasks:
     ]
 
 
+def test_check_shows_which_rate_holds_and_by_whom(capsys):
+    written("conf.yaml", "limits: { rate: 2MiB/s }\norigins: { two.example: { rate: 1MiB/s } }\n")
+    rate = '{ "00:00-24:00": 500MiB/s }'
+    urls = "urls: [https://one.example/a, https://two.example/b]\n"
+    path = written("set.yaml", f"limits: {{ rate: {rate} }}\n{urls}")
+
+    code, out, _ = ran(capsys, "check", "--config", "conf.yaml", "--show", path)
+    _, as_json, _ = ran(capsys, "check", "--config", "conf.yaml", "--show", "--json", path)
+
+    job = "500.0 MiB/s by limits.rate of the job file"
+    total = "2.0 MiB/s by limits.rate of the configuration"
+    origin = "1.0 MiB/s by its origin's rate in the configuration"
+    assert code == 0
+    assert [line for line in out.splitlines() if "now" in line] == [
+        f"    now at most {total} ({job})",
+        f"    now at most {origin} ({total}; {job})",
+    ]
+    assert [task["rates"][0]["bytes_per_s"] for task in json.loads(as_json)[0]["tasks"]] == [
+        2 << 20,
+        1 << 20,
+    ]
+
+
 def test_check_reads_a_list_to_its_end(capsys):
     lines = [f"https://h.example/{number}" for number in range(5000)]
     path = written("l.urls", "\n".join([*lines, "no url", lines[0]]) + "\n")

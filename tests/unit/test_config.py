@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from fetchd import yamldoc
 from fetchd.config import Root, Settings, Stall, load, schema
 from fetchd.errors import ConfigError, DocumentError
+from fetchd.rates import Rate, Span
 
 ADDRESSES = "public, private, loopback, a network as 10.0.0.0/8, or host:port"
 REPOSITORY = Path(__file__).parents[2]
@@ -56,8 +57,9 @@ def model_keys(model=Settings, prefix=""):
             yield from model_keys(inner, f"{key}.")
             continue
         yield key, field
-        if Root in get_args(inner):
-            yield from model_keys(Root, f"{key}.NAME.")
+        for named in get_args(inner):
+            if isinstance(named, type) and issubclass(named, BaseModel):
+                yield from model_keys(named, f"{key}.NAME.")
 
 
 # ---------------------------------------------------------------- where it is found
@@ -142,13 +144,13 @@ state: own
 workers: 16
 finishers: 3
 log: { level: debug, format: json, file: log.json }
-limits: { connections_per_origin: 4, rate: null, file: 20GiB, total: 1000 }
+limits: { connections_per_origin: 4, rate: 50MiB/s, file: 20GiB, total: 1000 }
 network:
   allow: [public, private, 10.1.0.0/16, "fd00::/8", nas.lan:8080, "[::1]:80"]
   proxy: http://proxy.lan:3128
   ca: ca.pem
   redirects: 0
-origins: {}
+origins: { dl.example.org: { rate: { "08:00-18:00": 2MiB/s } }, "http://[::1]": {} }
 retry: { attempts: 2, delay: 500ms, max_delay: 1m, give_up_after: 1d }
 timeout: { connect: 5s, stall: 1m@10KiB/s, attempt: 1h 30m }
 disk: { reserve: 0 }
@@ -170,6 +172,11 @@ history: { keep: 7d, count: 10 }
     assert (settings.log.level, settings.log.format) == ("debug", "json")
     assert settings.limits.file_bytes == 20 << 30
     assert settings.limits.total_bytes == 1000
+    assert settings.limits.rate == Rate(always=50 << 20)
+    assert list(settings.origins) == ["https://dl.example.org:443", "http://[::1]:80"]
+    assert settings.origins["https://dl.example.org:443"].rate == Rate(
+        spans=(Span(begin_min=480, end_min=1080, bytes_per_s=2 << 20),)
+    )
     assert settings.network.allow[2:] == ("10.1.0.0/16", "fd00::/8", "nas.lan:8080", "[::1]:80")
     assert settings.network.ca == folder / "ca.pem"
     assert settings.network.redirects == 0
@@ -256,6 +263,14 @@ def test_the_settings_do_not_change():
         ("network.allow", "[host]", "'host' is not public"),
         ("network.allow", "['http://host:80']", "'http://host:80' is not public"),
         ("network.allow", "[[a]]", "found a list; a single value is needed"),
+        ("limits.rate", "5MiB", "'5MiB' is not a rate; write a size a second: 5MiB/s"),
+        ("limits.rate", "{ 8-18: 5MiB/s }", "'8-18' is not a span of the day"),
+        ("origins", "{ 'https://x/y': {} }", "'https://x/y' is no origin; write https://HOST"),
+        ("origins", "{ 'ftp://x': {} }", "the scheme 'ftp' is not fetched"),
+        ("origins", "{ 'u@x': {} }", "user name and password may not stand in a URL"),
+        ("origins", "{ x: {}, 'https://X:443': {} }", "are the same origin; write it once"),
+        ("origins", "{ x: { rat: 1MiB/s } }", "did you mean 'rate'?"),
+        ("origins", "{ x: { rate: 1 } }", "'1' is not a rate"),
     ],
 )
 def test_a_wrong_value_says_what_was_found_and_what_is_allowed(key, value, message):
@@ -268,8 +283,6 @@ def test_a_wrong_value_says_what_was_found_and_what_is_allowed(key, value, messa
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("limits: { rate: 5MiB/s }", "limits.rate"),
-        ("origins: { 'https://x': {} }", "origins"),
         ("secrets: { a: { env: B } }", "secrets"),
         ("commands: { a: { argv: [b] } }", "commands"),
         ("webhooks: [a]", "webhooks"),
@@ -505,7 +518,7 @@ def test_the_shipped_file_has_every_key_that_can_be_set():
         whole = yamldoc.place(tree, key.split(".")[:-1])
         return isinstance(whole, yamldoc.Fields) and whole.key(key.split(".")[-1]) is not None
 
-    not_built = {"limits.rate", "origins", "secrets", "commands", "webhooks"}
+    not_built = {"secrets", "commands", "webhooks"}
     expected = {key for key, _ in model_keys() if "NAME" not in key} - not_built
     assert expected == {key for key, _ in model_keys() if "NAME" not in key and has(key)}
 

@@ -37,6 +37,7 @@ from fetchd.model import (
     Timeouts,
     Verify,
 )
+from fetchd.rates import Rate, Span
 
 HOUSE = Path(__file__).parents[2]
 EXAMPLES = sorted((HOUSE / "config" / "examples").iterdir())
@@ -271,6 +272,20 @@ def test_the_lower_limit_holds() -> None:
 
     assert (tighter.groups[0].rules.max_bytes, tighter.max_total_bytes) == (2**20, 2**31)
     assert (silent.groups[0].rules.max_bytes, silent.max_total_bytes) == (2**30, 2**31)
+
+
+def test_a_rate_is_the_jobs_in_its_time_zone_whatever_the_operator_allows() -> None:
+    config = Settings.model_validate({"limits": {"rate": "1MiB/s"}})
+    text = "url: https://example.org/a\ntimezone: Europe/Berlin\nlimits: { rate: "
+
+    plain = read(text + "5MiB/s }\n", config=config)
+    timed = read(text + '{ "22:00-06:00": 5MiB/s } }\n', config=config)
+
+    assert plain.rate == Rate(always=5 * 2**20, zone="Europe/Berlin")
+    assert timed.rate == Rate(
+        spans=(Span(begin_min=1320, end_min=360, bytes_per_s=5 * 2**20),), zone="Europe/Berlin"
+    )
+    assert read("url: https://example.org/a\n", config=config).rate is None
 
 
 def test_what_the_job_does_not_say_is_the_operators() -> None:

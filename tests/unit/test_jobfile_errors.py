@@ -67,9 +67,17 @@ BAD = {
         "tasks:\n  a:\n    url: https://example.org/a\n    steps: [extract]\n",
         "iso.yaml:4:5: tasks.a.steps: is not built yet",
     ),
-    "later: rate": (
-        "url: https://example.org/a\nlimits: {rate: 5MiB/s}\n",
-        "iso.yaml:2:10: limits.rate: is not built yet",
+    "a rate that is none": (
+        "url: https://example.org/a\nlimits: {rate: 5MiB}\n",
+        "iso.yaml:2:16: limits.rate: '5MiB' is not a rate; write a size a second: 5MiB/s",
+    ),
+    "a timetable whose spans overlap": (
+        'url: http://h/a\nlimits: {rate: {"08:00-18:00": 5MiB/s, "17:00-20:00": 1MiB/s}}\n',
+        "iso.yaml:2:16: limits.rate: 17:00-20:00 and 08:00-18:00 overlap; each time has one rate",
+    ),
+    "a timetable of sizes": (
+        'url: https://example.org/a\nlimits: {rate: {"8:00-9:00": 5}}\n',
+        "iso.yaml:2:16: limits.rate: 8:00-9:00: '5' is not a rate; write a size a second: 5MiB/s",
     ),
     "later: filename from a header": (
         "url: https://example.org/a\nfilename: {from: header}\n",

@@ -20,6 +20,7 @@ from fetchd.errors import AttemptError, DocumentError, Problem
 if TYPE_CHECKING:
     from fetchd.config import Settings
     from fetchd.model import Batch, Job, Position, Run, TaskGroup, TaskSpec
+    from fetchd.rates import Rate
 
 
 @dataclass
@@ -78,7 +79,7 @@ def _check(path: Path, settings: Settings, *, show: bool) -> Checked:
                     again = f"{spec.path} is the destination of an earlier line"
                     checked.problems.append(piece.problem(index, again))
                 elif show:
-                    checked.tasks.append(_shown(piece.group, spec))
+                    checked.tasks.append(_shown(piece, spec, settings))
                 places.add(place)
     except AttemptError as exc:
         checked.problems.append(Problem(message=exc.reason))
@@ -139,7 +140,8 @@ def _pieces(job: Job) -> Iterator[_Piece]:
             yield _Piece(job, run, group, start, batch)
 
 
-def _shown(group: TaskGroup, spec: TaskSpec) -> dict[str, Any]:
+def _shown(piece: _Piece, spec: TaskSpec, settings: Settings) -> dict[str, Any]:
+    group = piece.group
     return {
         "task": group.name,
         "needs": list(group.needs),
@@ -148,7 +150,33 @@ def _shown(group: TaskGroup, spec: TaskSpec) -> dict[str, Any]:
         "sources": list(spec.sources),
         "checksums": [str(digest) for digest in spec.digests],
         "sums": list(spec.sums),
+        "rates": _rates(piece.job, spec.sources[0], settings, piece.run.scheduled_for_s),
     }
+
+
+def _rates(job: Job, source: str, settings: Settings, now_s: float) -> list[dict[str, Any]]:
+    """Return the rates that hold now for a file, each by whom; the lowest, in force, first."""
+    from fetchd.urls import origin_of  # noqa: PLC0415
+
+    origin = settings.origins.get(origin_of(source))
+    said: dict[str, Rate | None] = {
+        "limits.rate of the configuration": settings.limits.rate,
+        "its origin's rate in the configuration": origin.rate if origin else None,
+        "limits.rate of the job file": job.rate,
+    }
+    rates = [
+        {"bytes_per_s": bytes_per_s, "by": who}
+        for who, rate in said.items()
+        if rate is not None and (bytes_per_s := rate.at(now_s)) is not None
+    ]
+    return sorted(rates, key=lambda rate: rate["bytes_per_s"])
+
+
+def _rates_text(rates: Sequence[dict[str, Any]]) -> str:
+    from fetchd.rates import format_rate  # noqa: PLC0415
+
+    lowest, *others = (f"{format_rate(rate['bytes_per_s'])} by {rate['by']}" for rate in rates)
+    return f"{lowest} ({'; '.join(others)})" if others else lowest
 
 
 def _as_json(checked: Checked, *, show: bool) -> dict[str, Any]:
@@ -178,5 +206,7 @@ def _print(checked: Checked) -> None:
             click.echo(f"    with {checksum}")
         for number, url in enumerate(task["sums"]):
             click.echo(f"    {'or  ' if number else 'sums'} {url}")
+        if task["rates"]:
+            click.echo(f"    now at most {_rates_text(task['rates'])}")
         if task["needs"]:
             click.echo(f"    after {', '.join(task['needs'])}")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
@@ -16,8 +17,9 @@ from fetchd.jobfile.build import Built, build, default_rules, drafts, lower
 from fetchd.jobfile.check import try_out, with_needs
 from fetchd.jobfile.complaints import Complaints
 from fetchd.jobfile.reading import read
-from fetchd.jobfile.schema import NAME, schema
+from fetchd.jobfile.schema import NAME, JobFile, schema
 from fetchd.model import Job, ListFile, Priority, TaskGroup
+from fetchd.rates import Rate
 from fetchd.yamldoc import parse_json, parse_yaml, plain, require_fields, text_of
 
 __all__ = ["job_name", "list_job", "load", "schema", "url_job"]
@@ -122,6 +124,7 @@ def _job(content: dict[str, Any], file: str, settings: Settings, complaints: Com
         max_total_bytes=lower(
             settings.limits.total_bytes, keys.limits.total if keys.limits else None
         ),
+        rate=_rate(keys),
     )
     if not built and not unread.tasks:
         complaints.add(("tasks",), "names no task")
@@ -129,6 +132,11 @@ def _job(content: dict[str, Any], file: str, settings: Settings, complaints: Com
         try_out(job, built, unread, complaints)
     complaints.raise_any()
     return job
+
+
+def _rate(keys: JobFile) -> Rate | None:
+    rate = keys.limits.rate if keys.limits else None
+    return None if rate is None else replace(rate, zone=keys.timezone)
 
 
 def _literal(text: str) -> str:

@@ -19,6 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from fetchd.errors import ValueProblem
 from fetchd.model import IfExists, Magic, Priority, SizeRange, Verify
+from fetchd.rates import Rate, parse_rate, rate_schema
 from fetchd.units import parse_duration_s, parse_rate_bytes_per_s, parse_size_bytes
 from fetchd.yamldoc import did_you_mean
 
@@ -27,7 +28,6 @@ NOT_BUILT = frozenset(
     {
         "schedule", "window", "publish", "keep", "matrix", "segments", "from",
         "if", "may_fail", "steps", "on_success", "on_failure",
-        "limits.rate",
     }
 )  # fmt: skip
 
@@ -309,6 +309,7 @@ Stall = Annotated[
     PlainValidator(_stall),
     _native("string", pattern=f"{_DURATION[:-1]}(@{_SIZE}/\\s*s\\s*)?$"),
 ]
+RateKey = Annotated[Rate, PlainValidator(parse_rate), WithJsonSchema(rate_schema())]
 _ONE_MAGIC = {"type": "string", "pattern": f"^\\s*{_MAGIC.pattern}\\s*$"}
 Magics = Annotated[
     tuple[Magic, ...],
@@ -346,6 +347,8 @@ class TimeoutKeys(_Keys):
 class LimitKeys(_Keys):
     concurrency: Count | None = None
     """Files of this job under way at once."""
+    rate: RateKey | None = None
+    """Bytes a second of a run: 5MiB/s, or by the time of day: { "08:00-18:00": 5MiB/s }."""
     file: Size | None = None
     """The largest file; more fails."""
     total: Size | None = None
@@ -424,7 +427,7 @@ class JobFile(TaskKeys):
     ) = None
     """Which job's files go first."""
     timezone: Annotated[str, PlainValidator(_timezone), _native("string")] | None = None
-    """In which `run.date` is meant; by default the machine's."""
+    """In which `run.date` and the times of `limits.rate` are meant; by default the machine's."""
     vars: Annotated[dict[Variable, Text], AfterValidator(_not_too_many)] | None = None
     """Texts to be used as ${name}."""
     limits: LimitKeys | None = None
