@@ -16,6 +16,11 @@ BODIES = {f"/{name}": content(name, 150 * KIB) for name in "abcd"}
 BURST_S = 0.2  # what may come at once, in time at the rate, and what a stamp may be wrong by
 
 
+def as_the_rate_says(took_s: float, ideal_s: float) -> bool:
+    """Never faster; slower only as a machine is that has other things to do."""
+    return ideal_s - BURST_S <= took_s <= 4 * ideal_s
+
+
 def seconds(daemon: DaemonProcess, job: str) -> float:
     """Return how long the run took from its first transfer to its end."""
     (began,) = (e for e in daemon.events("run.started") if e["job"] == job)
@@ -48,7 +53,7 @@ def test_files_under_a_rate_take_as_long_as_it_says_and_come_side_by_side(tmp_pa
             datetime.fromisoformat(e["timestamp"]).timestamp() for e in daemon.events("task.done")
         ]
 
-    assert 3.0 - BURST_S <= took_s <= 6.0
+    assert as_the_rate_says(took_s, 3.0)
     assert max(ended) - min(ended) < took_s / 2
 
 
@@ -59,8 +64,8 @@ def test_rates_of_operator_origin_and_job_hold_together_and_the_lowest_decides(t
         origin_s = served(server, daemon, "high", "limits: {rate: 800KiB/s}")
         job_s = served(server, daemon, "low", "limits: {rate: {'00:00-24:00': 300KiB/s}}")
 
-    assert 1.5 - BURST_S <= origin_s <= 3.5
-    assert 2.0 - BURST_S <= job_s <= 4.0
+    assert as_the_rate_says(origin_s, 1.5)
+    assert as_the_rate_says(job_s, 2.0)
 
 
 def test_a_rate_holds_over_tls_and_in_chunks(tmp_path):
@@ -73,7 +78,7 @@ def test_a_rate_holds_over_tls_and_in_chunks(tmp_path):
         daemon.start()
         took_s = served(server, daemon, "j")
 
-    assert 2.0 - BURST_S <= took_s <= 5.0
+    assert as_the_rate_says(took_s, 2.0)
 
 
 def test_a_rate_holds_for_local_files(tmp_path):
@@ -85,7 +90,7 @@ def test_a_rate_holds_for_local_files(tmp_path):
         daemon.drop("j.yaml", f"url: file://{tmp_path}/media/f\n")
         assert daemon.run_once() == 0
 
-    assert 1.0 - BURST_S <= seconds(daemon, "j") <= 3.0
+    assert as_the_rate_says(seconds(daemon, "j"), 1.0)
 
 
 def test_n05_a_rate_below_what_the_stall_rule_asks_for_fails_nothing(tmp_path, server):
@@ -112,10 +117,15 @@ def test_a_stop_ends_a_transfer_that_waits_for_its_rate_at_once(tmp_path, server
         began_s = time.monotonic()
         code = daemon.terminate()
         took_s = time.monotonic() - began_s
+        (stopped,) = daemon.events("service.stopped")
+        daemon.settings.remove("limits.rate=1KiB/s")
+        again = daemon.run_once()
 
-    (stopped,) = daemon.events("service.stopped")
     assert (code, stopped["left_running"]) == (0, 0)
     assert took_s < 4.0  # of the 8 s that a stop may wait
+    assert again == 0
+    assert [(daemon.downloads / path[1:]).read_bytes() for path in BODIES] == [*BODIES.values()]
+    assert any(line["detail"] == "resumed" for line in daemon.files("j"))
 
 
 def test_a_cancel_ends_a_transfer_that_waits_for_its_rate_at_once(tmp_path, server):

@@ -480,6 +480,9 @@ def test_a_timetable_follows_the_clock_on_the_wall_when_that_is_set():
 def test_closing_closes_the_stream_within():
     bench, body = Bench("1MiB/s"), Body(10)
 
-    bench.stream(body).close()
+    stream = bench.stream(body)
+    stream.close()
+    stream.close()
 
     assert body.closed
+    assert bench.throttle._total._streams == 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from fetchd import threads
@@ -144,23 +143,21 @@ class ThrottledStream:
         self._condition = threading.Condition(threading.Lock())  # nobody notifies it
         self._buckets = list(buckets)
         self._tickets = [bucket.join() for bucket in buckets]
-        self._leave = ExitStack()
-        for bucket in buckets:
-            self._leave.callback(bucket.leave)
 
     def readinto(self, buffer: memoryview) -> int:
         self._wait()
         slices = [bucket.most_bytes() for bucket in self._buckets]
-        count = self._stream.readinto(
-            buffer[: min(bytes_ for bytes_ in (len(buffer), *slices) if bytes_ is not None)]
-        )
+        most = min((size for size in slices if size is not None), default=len(buffer))
+        count = self._stream.readinto(buffer[:most])
         for index, bucket in enumerate(self._buckets):
             if slices[index] is not None:  # what began without a limit is not charged later
                 self._tickets[index] = bucket.take(count)
         return count
 
     def close(self) -> None:
-        self._leave.close()
+        for bucket in self._buckets:
+            bucket.leave()
+        self._buckets.clear()
         self._stream.close()
 
     def _wait(self) -> None:
