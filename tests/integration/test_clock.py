@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,21 @@ def test_p15_retries_stalls_and_new_jobs_take_their_time_while_the_clock_is_set(
     assert len(server.asked("/stalls")) == 2
     dates = {event["timestamp"][:10] for event in daemon.events()}
     assert len(dates) > 1, "the clock was not set"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime (Debian: apt install faketime)")
+def test_c11_p15_a_job_that_is_dropped_after_each_step_of_the_clock_ends(tmp_path):
+    wall = Wall(tmp_path)
+    with Server({"/f": file(content("f", 1000))}) as server, DaemonProcess(tmp_path) as daemon:
+        daemon.start(**wall.environment())
+        for number, offset in enumerate(["+1d", "-1d", "+9", "-9", "+400d", "+0"]):
+            wall.set(offset)
+            daemon.drop(f"{number}.yaml", f"url: {server.url('/f')}\n")
+            wait_until(partial(daemon.ended, f"{number}"), what=f"the job after {offset}")
+            assert daemon.report(f"{number}")["state"] == "succeeded"
+
+        assert daemon.terminate() == 0
 
 
 def test_c12_after_a_sleep_of_the_process_timeouts_fire_once_and_nothing_runs_twice(tmp_path):
