@@ -1,4 +1,4 @@
-"""What fetchd tells systemd: sd_notify(3) over a datagram socket, no library needed."""
+"""What fetchd tells systemd, and gets of it: sd_notify(3), the folder of credentials."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 #: systemd shows one line, and a datagram has an end.
 _LONGEST_STATUS = 200
@@ -81,3 +82,9 @@ def watchdog_interval_s(environment: Mapping[str, str] = os.environ) -> float | 
     if not (limit_us.isascii() and limit_us.isdigit()) or meant != str(os.getpid()):
         return None
     return int(limit_us) / 3_000_000 or None
+
+
+def credentials_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Return where the unit's credentials are (systemd.exec(5)), None if it has none."""
+    folder = environment.get("CREDENTIALS_DIRECTORY")
+    return Path(folder) if folder else None

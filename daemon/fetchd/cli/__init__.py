@@ -117,10 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(str(exc))
         return EXIT_CODES.get(type(exc), EXIT_INTERNAL)
     except Exception as exc:  # noqa: BLE001 -- the border of the program: no traceback unasked
+        from fetchd.secrets import hide  # noqa: PLC0415 -- most calls end well
+
         if session.debug:
-            traceback.print_exc()
+            click.echo(hide(traceback.format_exc()), err=True, nl=False)
         hint = "" if session.debug else " (fetchd --debug shows where)"
-        _complain(f"internal error: {type(exc).__name__}: {exc}{hint}")
+        _complain(hide(f"internal error: {type(exc).__name__}: {exc}{hint}"))
         return EXIT_INTERNAL
     return returned if isinstance(returned, int) else 0
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from fetchd.logs import redact_text
 from fetchd.model import FileView, RunView
+from fetchd.secrets import hide
 from fetchd.urls import redact_url
 
 #: So many failures stand in ``NAME.json``; all are in ``NAME.files.jsonl``.
@@ -65,7 +66,7 @@ def _failure(file: FileView) -> dict[str, Any]:
         "path": _shown(file.path),
         "code": file.detail,
         "reason": redact_text(file.reason),
-        "url": redact_url(file.url),
+        "url": _url(file.url),
         "attempts": file.attempts,
         "causes": _causes(file),
         "dossier": _dossier(file),
@@ -83,9 +84,9 @@ def _file(file: FileView) -> dict[str, Any]:
         "size_bytes": file.size_bytes,
         "digests": [str(digest) for digest in file.digests],
         "verified": None if file.verified is None else file.verified.value,
-        "url": redact_url(file.url),
-        "final_url": redact_url(file.final_url),
-        "etag": validator and validator.etag,
+        "url": _url(file.url),
+        "final_url": _url(file.final_url),
+        "etag": hide(validator.etag) if validator and validator.etag else None,
         "last_modified": validator and validator.last_modified,
         "attempts": file.attempts,
         "resumed_from_bytes": file.resumed_from_bytes,
@@ -107,8 +108,8 @@ def _dossier(file: FileView) -> dict[str, Any] | None:
     if dossier is None:
         return None
     return {
-        "url": redact_url(dossier.url),
-        "final_url": redact_url(dossier.final_url),
+        "url": _url(dossier.url),
+        "final_url": _url(dossier.final_url),
         "expected": list(dossier.expected),
         "content_type": dossier.content_type and redact_text(dossier.content_type),
         "size_bytes": dossier.size_bytes,
@@ -116,6 +117,10 @@ def _dossier(file: FileView) -> dict[str, Any] | None:
         "start": redact_text(dossier.start),
         "quarantine": _shown(dossier.quarantine),
     }
+
+
+def _url(url: str) -> str:
+    return hide(redact_url(url))
 
 
 def _moment(wall_s: float | None) -> str | None:

@@ -1,7 +1,8 @@
 """The one redactor: no line reaches any sink without having passed through it.
 
-Secrets are hidden by the name of their key and by their place in a text (URLs, headers); what
-could move a terminal's cursor or fake a second line is escaped; long values are cut.
+Secrets are hidden by the name of their key and by their place in a text (URLs, headers), those of
+the configuration by their values; what could move a terminal's cursor or fake a second line is
+escaped; long values are cut.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
+from fetchd.secrets import HIDDEN, hide, tells
 from fetchd.urls import redact_url
 
-HIDDEN = "(hidden)"
 #: The one key whose value may have several lines.
 TRACEBACK = "traceback"
 
@@ -49,7 +50,11 @@ def redact(
 ) -> MutableMapping[str, Any]:
     """Clean every value of a line; a structlog processor."""
     texts = "".join([value for value in event_dict.values() if isinstance(value, str)])
-    plain = _PLAIN.fullmatch(texts) is not None and not _any_secret(tuple(event_dict))
+    plain = (
+        _PLAIN.fullmatch(texts) is not None
+        and not _any_secret(tuple(event_dict))
+        and not tells(texts)
+    )
     for key, value in event_dict.items():
         if not isinstance(value, int) and not (plain and isinstance(value, str)):
             event_dict[key] = _clean(key, value, _DEEPEST)
@@ -58,6 +63,7 @@ def redact(
 
 def redact_text(text: str, longest: int = _LONGEST_VALUE) -> str:
     """Return the text without secrets, on one line, at most about ``longest`` characters."""
+    text = hide(text)  # before a cut could leave a part of one
     if len(text) <= longest and text.isascii() and text.isprintable():
         return _hide(text)
     return _cut(_escape(_hide(text[: 2 * longest]), _UNSAFE), longest, len(text))
@@ -72,7 +78,7 @@ def _clean(key: str, value: object, depth: int) -> object:
         return HIDDEN
     if key == TRACEBACK:
         # The end of a traceback says what happened.
-        text = str(value)[-2 * _LONGEST_TRACEBACK :]
+        text = hide(str(value))[-2 * _LONGEST_TRACEBACK :]
         return _escape(_hide(text), _UNSAFE_BUT_NEWLINE)[-_LONGEST_TRACEBACK:]
     if isinstance(value, str):
         return redact_text(value)

@@ -42,6 +42,7 @@ from fetchd.ports import (
     Stream,
     Transport,
 )
+from fetchd.secrets import hide
 from fetchd.transfer.pace import Pace
 from fetchd.transfer.resume import WHOLE, Plan, contradicts, is_strong, plan, unless_of
 from fetchd.transfer.sums import SumsBusy, SumsFiles
@@ -132,7 +133,7 @@ class Transfer:
                 )
             return Failure(
                 code=exc.code,
-                reason=exc.reason,
+                reason=hide(exc.reason),
                 transient=exc.transient,
                 retry_after_s=exc.retry_after_s,
                 progressed=work.progressed,
@@ -497,12 +498,12 @@ class _Fetch:
                 start = bytes(self._buffer[:got])
         return Dossier(
             url=self._attempt.source,
-            final_url=stream.final_url[:_LONGEST_TEXT],
+            final_url=hide(stream.final_url)[:_LONGEST_TEXT],
             expected=expected_of(self._rules, self._wanted),
-            content_type=None if content_type is None else content_type[:_LONGEST_TEXT],
+            content_type=None if content_type is None else hide(content_type)[:_LONGEST_TEXT],
             size_bytes=self._part.size_bytes if self._ended else stream.total,
             digests=self._hashes.digests() if self._ended else (),
-            start=text_of(start),
+            start=hide(text_of(start)),
         )
 
     def _check_head(self, stream: Stream) -> Verify:
