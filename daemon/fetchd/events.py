@@ -208,6 +208,14 @@ class RunEnded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialsWithheld(Event):
+    """A redirect led from an origin to another one, which got nothing of what is for the first."""
+
+    origin: str
+    other: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RootFull(Event):
     """Several attempts in a row found no room: none is started there for ``delay_s``.
 

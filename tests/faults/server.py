@@ -251,10 +251,11 @@ class Server:
                 if not connection.keep:
                     return
             if self.tls is not None:
-                sock = self.tls.wrap_socket(plain, server_side=True)
+                sock = self.tls.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
                 with self._lock:
                     self._open.discard(plain)
                     self._open.add(sock)
+                _shake_hands(sock)
             rest = b""
             while not self.closing.is_set():
                 request, rest = _read_request(sock, rest, number)
@@ -274,6 +275,18 @@ class Server:
                 self._open.discard(plain)
                 self._open.discard(sock)
             sock.close()
+
+
+def _shake_hands(sock):
+    """Do the TLS handshake; if it fails, let the peer read why before the connection is gone."""
+    try:
+        sock.do_handshake()
+    except ssl.SSLError:
+        socket.socket.shutdown(sock, socket.SHUT_WR)
+        sock.settimeout(1.0)
+        while socket.socket.recv(sock, 65536):
+            pass
+        raise
 
 
 def _read_request(sock, rest, number):
@@ -494,6 +507,14 @@ class Authority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._authority.issue_cert(*(names or ("127.0.0.1",)), **options).configure_cert(context)
         return context
+
+    def client(self, folder: Path) -> tuple[str, str]:
+        """Return the paths of a client's certificate and key, issued by this authority."""
+        issued = self._authority.issue_cert("client.test")
+        cert, key = folder / "client.pem", folder / "client.key"
+        issued.cert_chain_pems[0].write_to_path(str(cert))
+        issued.private_key_pem.write_to_path(str(key))
+        return str(cert), str(key)
 
     def old_tls_context(self) -> ssl.SSLContext:
         """Return the context of a server that speaks no later TLS than 1.0."""

@@ -46,6 +46,7 @@ LINES: dict[type[Event], Line] = {
     events.RunStarted: Line("run.started", _INFO),
     events.RunExpanded: Line("run.expanded", _INFO),
     events.RunEnded: Line("run.ended", _INFO),
+    events.CredentialsWithheld: Line("credentials.withheld", _INFO),
     events.TasksAdded: Line("tasks.added", _DEBUG),
     events.TaskStarted: Line("task.started", _DEBUG),
     events.TaskVerified: Line("task.verified", _DEBUG),

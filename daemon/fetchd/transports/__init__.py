@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from fetchd import __version__
 from fetchd.clock import Clock
 from fetchd.errors import AttemptError
 from fetchd.ports import Dialer, LocalFiles, Request, Stream, Transport
 from fetchd.threads import Worker
+from fetchd.transports.access import Access
 from fetchd.transports.address import Policy
 from fetchd.transports.deadlines import Deadlines
 from fetchd.transports.file import FileTransport
@@ -72,16 +74,21 @@ def build(
     workers: int,
     clock: Clock,
     rates: Rates | None = None,
+    origins: Mapping[str, Access] = MappingProxyType({}),
     files: LocalFiles | None = None,
     user_agent: str | None = None,
     dialer: Dialer | None = None,
     on_death: Callable[[Worker, BaseException], None] | None = None,
+    on_withheld: Callable[[str, str], None] | None = None,
 ) -> Transports:
     """Return the transports with their threads running; raises ConfigError, naming the key.
 
     ``policy_allow``: the list of ``network.allow``. ``workers``: how many streams may be open at
     once with their connections kept. ``rates``: the operator's, None: none. ``files``: what file:
     URLs may name, None: nothing. ``on_death`` hears of a thread that ended by an error.
+    ``origins``: what is given to an origin (``scheme://host:port``) alone; with them ``proxy`` and
+    ``ca`` are those of every other one. ``on_withheld`` hears, once for each of them, that a
+    redirect led from it to another origin.
     """
     policy = Policy(policy_allow)
     dial = dialer or SystemDialer()
@@ -98,6 +105,8 @@ def build(
                 ca=ca,
                 redirects=redirects,
                 workers=workers,
+                origins=origins,
+                on_withheld=on_withheld or _ignore,
                 files=files,
                 user_agent=user_agent or f"fetchd/{__version__}",
             )
@@ -113,6 +122,10 @@ def build(
         resolver,
         Throttle(rates or Rates(), clock),
     )
+
+
+def _ignore(_origin: str, _other: str) -> None:
+    pass
 
 
 def _raise(_: Worker, exc: BaseException) -> None:

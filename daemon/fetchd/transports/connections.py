@@ -20,6 +20,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from fetchd.clock import Clock
 from fetchd.errors import AttemptError, ConfigError
+from fetchd.transports.access import Tls
 from fetchd.transports.deadlines import Watch
 from fetchd.transports.faults import Phase
 from fetchd.transports.question import Question
@@ -252,30 +253,72 @@ class _WatchedContext(ssl.SSLContext):
         return wrapped
 
 
-def tls_context(ca: str | None) -> ssl.SSLContext:
+def tls_context(tls: Tls, place: str = "network") -> ssl.SSLContext:
     """Return the TLS rules: certificate and name checked, at least TLS 1.2 (RFC 8996).
 
-    ``ca``: a file of certificates in PEM, or a folder of them with hashed names; None: the
-    bundle that comes with requests. Raises ConfigError.
+    ``tls.ca``: a file of certificates in PEM, or a folder of them with hashed names; None: the
+    bundle that comes with requests. Raises ConfigError, with the key below ``place``.
     """
     context = _WatchedContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    path = ca or DEFAULT_CA_BUNDLE_PATH
+    _trust(context, tls.ca or DEFAULT_CA_BUNDLE_PATH, f"{place}.ca")
+    if tls.cert is not None:
+        _prove(context, tls.cert, tls.key, place)
+    return context
+
+
+def _trust(context: ssl.SSLContext, path: str, key: str) -> None:
+    try:
+        _try_to_read(path, key)
+        context.load_verify_locations(cafile=path)
+    except IsADirectoryError:
+        context.load_verify_locations(capath=path)
+    except ssl.SSLError:
+        raise ConfigError(f"{key}: {path} holds no certificate in PEM form") from None
+
+
+def _prove(context: ssl.SSLContext, cert: str, key: str | None, place: str) -> None:
+    """Load our own certificate and its private key."""
+    named = f"{place}.cert" if key is None else f"{place}.key"
+    try:
+        _try_to_read(cert, f"{place}.cert")
+        if key is not None:
+            _try_to_read(key, named)
+        # Without a password OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(cert, key, password="")
+    except IsADirectoryError as exc:
+        at = f"{place}.cert" if exc.filename == cert else named
+        raise ConfigError(
+            f"{at}: {exc.filename} is a folder; a file in PEM form is needed"
+        ) from None
+    except ssl.SSLError as exc:
+        if exc.reason == "KEY_VALUES_MISMATCH":
+            raise ConfigError(f"{named}: {key or cert} is not the key of {cert}") from None
+        _refuse_no_certificate(cert, f"{place}.cert")
+        raise ConfigError(
+            f"{named}: {key or cert} holds no private key in PEM form without a password"
+        ) from None
+
+
+def _refuse_no_certificate(cert: str, key: str) -> None:
+    """Raise ConfigError if it is the certificate that cannot be loaded; OpenSSL does not say."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=cert)
+    except ssl.SSLError:
+        raise ConfigError(f"{key}: {cert} holds no certificate in PEM form") from None
+
+
+def _try_to_read(path: str, key: str) -> None:
+    """Raise ConfigError for what cannot be read, IsADirectoryError for a folder."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123 -- OpenSSL does not say which file it misses
             file.read(1)
     except IsADirectoryError:
-        context.load_verify_locations(capath=path)
-        return context
+        raise
     except OSError as exc:
         reason = (exc.strerror or type(exc).__name__).lower()
-        raise ConfigError(f"network.ca: {path} cannot be read: {reason}") from None
-    try:
-        context.load_verify_locations(cafile=path)
-    except ssl.SSLError:
-        raise ConfigError(f"network.ca: {path} holds no certificate in PEM form") from None
-    return context
+        raise ConfigError(f"{key}: {path} cannot be read: {reason}") from None
 
 
 class Carrier(Protocol):
@@ -309,10 +352,12 @@ class Adapter(HTTPAdapter):
 
     The pools and connections are those of urllib3. Without a proxy a request is written straight
     to its connection, and the layers in between, which would only pass it on, are left out.
+    All its connections have the same TLS rules and the same proxy: others are another adapter's.
     """
 
     def __init__(self, *, tls: ssl.SSLContext, workers: int, proxy: str | None) -> None:
         self._tls = tls
+        self.proxied = proxy is not None
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
         self._keys: dict[tuple[str, str, int], tuple[Any, dict[str, Any]]] = {}  # as a cache
         super().__init__(
@@ -342,7 +387,7 @@ class Adapter(HTTPAdapter):
             sock = conn.sock
             assert sock is not None
             conn.limit_waits(call.stall_s + _BEHIND_S)
-            with suppress(BrokenPipeError):  # it may have answered before it left
+            with suppress(BrokenPipeError, ssl.SSLEOFError):  # it may have answered before it left
                 sock.sendall(head)
             received = Received(sock)
             call.answer = received.head(), received
@@ -354,7 +399,7 @@ class Adapter(HTTPAdapter):
 
     def _pool(self, question: Question) -> _Pool:
         manager = self.poolmanager
-        place = question.scheme, question.host, question.port
+        place = question.place
         known = self._keys.get(place)
         if known is None:
             if len(self._keys) >= _MOST_KEYS:

@@ -81,7 +81,9 @@ class Cookies:
         place = _Place.of(question)
         fitting = [cookie for cookie in self._cookies.values() if cookie.is_for(place)]
         fitting.sort(key=lambda cookie: -len(cookie.path))
-        header = "; ".join(f"{cookie.name}={cookie.value}" for cookie in fitting)
+        given = question.headers.get("Cookie")  # the operator's own, for this origin
+        pairs = [*filter(None, [given]), *(f"{cookie.name}={cookie.value}" for cookie in fitting)]
+        header = "; ".join(pairs)
         if header:
             question.headers["Cookie"] = header
 

@@ -46,6 +46,20 @@ _NO_COMMON_GROUND = frozenset(
     }
 )
 
+#: OpenSSL's names for "your certificate will not do", or "you have shown none".
+_OURS_REFUSED = frozenset(
+    {
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+        "TLSV1_ALERT_UNKNOWN_CA",
+        "TLSV1_ALERT_ACCESS_DENIED",
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+    }
+)
+
 
 def attempt_error(exc: Exception, phase: Phase, host: str) -> AttemptError:
     """Return the error that a foreign exception means; an AttemptError is returned as it is."""
@@ -77,6 +91,8 @@ def _exchange(chain: list[BaseException], phase: Phase, host: str) -> AttemptErr
         match link:
             case TimeoutError() | BlockingIOError():
                 return AttemptError("stalled", f"{host} sends nothing")
+            case ssl.SSLError() if link.reason in _OURS_REFUSED:
+                return _ours_refused(link, host)
             case ssl.SSLError():
                 return AttemptError("tls_broken", f"the encryption broke down: {_tls_reason(link)}")
             case http.client.RemoteDisconnected():
@@ -114,10 +130,19 @@ def _handshake(chain: list[BaseException], host: str) -> AttemptError:
             return AttemptError("tls_failed", f"the certificate of {host} was refused: {why}")
         if isinstance(link, ssl.SSLError) and link.reason in _NO_COMMON_GROUND:
             return AttemptError("tls_failed", f"no TLS in common with {host}: {_tls_reason(link)}")
+        if isinstance(link, ssl.SSLError) and link.reason in _OURS_REFUSED:
+            return _ours_refused(link, host)
     for link in chain:
         if isinstance(link, ssl.SSLError):
             return AttemptError("tls_broken", f"the TLS handshake broke: {_tls_reason(link)}")
     return AttemptError("tls_broken", f"the TLS handshake with {host} broke: {_why(chain)}")
+
+
+def _ours_refused(exc: ssl.SSLError, host: str) -> AttemptError:
+    return AttemptError(
+        "tls_failed",
+        f"{host} wants another client certificate, see tls.cert of its origin: {_tls_reason(exc)}",
+    )
 
 
 def _chain(exc: BaseException) -> Iterator[BaseException]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from urllib.parse import urldefrag, urlsplit
 
 from fetchd.clock import Clock
 from fetchd.errors import AttemptError, ConfigError, NotWanted, ValueProblem
 from fetchd.ports import RangeRefused, Request
+from fetchd.secrets import hide
+from fetchd.transports.access import Access, Tls
 from fetchd.transports.body import Body
 from fetchd.transports.connections import Adapter, Call, Carrier, tls_context
 from fetchd.transports.cookies import Cookies
 from fetchd.transports.deadlines import Deadlines, Watch
+from fetchd.transports.digest import Digest
 from fetchd.transports.faults import Phase, attempt_error, peer_left
 from fetchd.transports.head import (
     REDIRECTS,
@@ -28,17 +33,20 @@ from fetchd.transports.question import Question
 from fetchd.transports.resolver import Line
 from fetchd.urls import check_url, origin_of, redact_url
 
+#: Of one request; a server that finds every answer stale would ask for ever.
+_MOST_CHALLENGES = 3
 _NEVER_FOREIGN = (AttemptError, NotWanted, MemoryError)
 
 
 class _Answer:
     """An answer whose head has arrived, and its connection. One thread."""
 
-    def __init__(self, carrier: Carrier, call: Call, url: str, host: str) -> None:
+    def __init__(self, carrier: Carrier, call: Call, url: str, host: str, *, proxied: bool) -> None:
         assert call.answer is not None
         head, self._received = call.answer
         self.head = Head(url, head)
         self.host = host
+        self.proxied = proxied
         self._carrier = carrier
         self._call = call
 
@@ -93,7 +101,7 @@ class HttpStream:
         self.not_modified = extent is None
         self.validator = head.validator()
         self.content_type = head.content_type()
-        self.final_url = final_url
+        self.final_url = hide(final_url)  # it is shown and kept, and never asked for again
         self._answer: _Answer | None = answer  # None: the connection is gone or given back
         self._watch = watch
         self._stall_s = stall_s
@@ -135,6 +143,31 @@ class HttpStream:
             self._watch.close()
 
 
+@dataclass(slots=True, kw_only=True)
+class _Place:
+    """What holds for the requests to an origin. ``headers``: ready to be sent."""
+
+    name: str
+    adapter: Adapter
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    digest: Digest | None = None
+    gives: bool = False  # something that is for this origin alone
+    logs_in: bool = False  # by something in the head of a request
+
+    @classmethod
+    def of(cls, name: str, access: Access, adapter: Adapter) -> _Place:
+        headers = {_titled(header): value.reveal() for header, value in access.headers}
+        digest = Digest(access.digest) if access.digest else None
+        return cls(
+            name=name,
+            adapter=adapter,
+            headers=headers,
+            digest=digest,
+            gives=bool(headers or digest or access.tls.cert),
+            logs_in=bool(headers or digest),
+        )
+
+
 class HttpTransport:
     """``ports.Transport`` for http and https. Any thread."""
 
@@ -149,20 +182,33 @@ class HttpTransport:
         redirects: int,
         workers: int,
         user_agent: str,
+        origins: Mapping[str, Access],
+        on_withheld: Callable[[str, str], None],
         **_: object,
     ) -> None:
         """``proxy``: ``http://[user:password@]host:port`` or None. Raises ConfigError."""
-        if proxy is not None:
-            _check_proxy(proxy)
         # What these loggers tell holds whole URLs; all that matters is told by exceptions.
         logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
         self._line = line
         self._deadlines = deadlines
         self._clock = clock
-        self._proxied = proxy is not None
         self._redirects = redirects
         self._user_agent = user_agent
-        self._adapter = Adapter(tls=tls_context(ca), workers=workers, proxy=proxy)
+        self._on_withheld = on_withheld
+        self._withheld = set[str]()  # guarded by _told
+        self._told = threading.Lock()
+        adapters = _Adapters(workers)
+        self._anywhere = _Place(
+            name="", adapter=adapters.get(Tls(ca=ca), proxy, "network", "network")
+        )
+        # By scheme, host and port as they are dialled, not as a URL may spell them.
+        self._places: dict[tuple[str, str, int], _Place] = {}
+        for origin, access in origins.items():
+            at = Question.of(f"{origin}/", {})
+            key = f"origins.{origin}"
+            adapter = adapters.get(access.tls, access.proxy, f"{key}.tls", key)
+            self._places[at.place] = _Place.of(origin, access, adapter)
+        self._adapters = adapters
 
     def open(self, request: Request, wanted: Callable[[], bool]) -> HttpStream:
         watch = self._deadlines.watch(wanted, request.deadline_s)
@@ -173,14 +219,18 @@ class HttpTransport:
             raise
 
     def close(self) -> None:
-        self._adapter.close()
+        self._adapters.close()
 
     def _follow(self, request: Request, watch: Watch) -> HttpStream:
         url = _first_url(request.url)
         cookies = Cookies()
         seen = set[tuple[str, str | None]]()
+        before: _Place | None = None
         while True:
-            question = self._question(url, request, cookies)
+            question, at = self._question(url, request, cookies)
+            if before is not None and before.gives and before is not at:
+                self._tell_withheld(before, question)
+            before = at
             # The same place with another cookie is another question.
             place = (url, question.headers.get("Cookie"))
             if place in seen:
@@ -194,8 +244,11 @@ class HttpTransport:
                     f"the last to {redact_url(url)}",
                 )
             seen.add(place)
-            answer = self._ask(question, url, request, watch)
+            answer = self._answered(question, at, url, request, watch)
             if answer.head.status not in REDIRECTS:
+                if answer.head.status == 401 and at.logs_in:
+                    answer.discard()
+                    raise _not_let_in(url)
                 return self._accept(answer, request, watch)
             answer.discard()
             cookies.keep(question, answer.head)
@@ -205,7 +258,7 @@ class HttpTransport:
         """Return the stream of an answer that is one to this request; raises for any other."""
         head = answer.head
         try:
-            extent = self._extent(head, request)
+            extent = self._extent(answer, request)
             return HttpStream(
                 answer, extent, watch=watch, stall_s=request.stall_s, final_url=head.url
             )
@@ -213,43 +266,87 @@ class HttpTransport:
             answer.discard()
             raise
 
-    def _extent(self, head: Head, request: Request) -> Extent | None:
+    def _extent(self, answer: _Answer, request: Request) -> Extent | None:
+        head = answer.head
         if head.status == 304 and request.unless is not None:
             return None
         if head.status == 416 and request.start > 0:
             raise RangeRefused(unsatisfied_total(head))
         if head.status == 206 and request.start == 0:
             raise AttemptError("bad_response", "a part of the file came, the whole was asked for")
-        if head.status == 407 and self._proxied:
+        if head.status == 407 and answer.proxied:
             raise AttemptError("proxy_failed", "the proxy wants a password", transient=False)
         if head.status not in {200, 206}:
             raise head.refused(self._clock.wall())
         refuse_encoding(head)
         return extent_of(head, request.start)
 
-    def _question(self, url: str, request: Request, cookies: Cookies) -> Question:
+    def _question(self, url: str, request: Request, cookies: Cookies) -> tuple[Question, _Place]:
         try:
             question = Question.of(url, self._headers(url, request))
+            at = self._places.get(question.place, self._anywhere)
+            if at.headers:
+                question.headers.update(at.headers)
             cookies.add_to(question)
             question.head()  # what cannot be sent is the request's fault, not the connection's
         except Exception as exc:
             raise attempt_error(exc, Phase.PREPARE, urlsplit(url).hostname or "") from exc
-        return question
+        return question, at
 
-    def _ask(self, question: Question, url: str, request: Request, watch: Watch) -> _Answer:
-        """Return the answer of one hop. Its connection belongs to the caller."""
-        if self._proxied:
+    def _tell_withheld(self, at: _Place, question: Question) -> None:
+        """Say, once for each origin, that what is for it alone was not sent elsewhere."""
+        with self._told:
+            if at.name in self._withheld:
+                return
+            self._withheld.add(at.name)
+        self._on_withheld(at.name, origin_of(question.url))
+
+    def _answered(
+        self, question: Question, at: _Place, url: str, request: Request, watch: Watch
+    ) -> _Answer:
+        """Return the answer of one hop, behind the handshake that its origin may ask for.
+
+        A challenge that has come in answer to this request is answered once; only a server that
+        calls it stale gets another answer.
+        """
+        digest = at.digest
+        if digest is None:
+            return self._ask(question, at.adapter, url, request, watch)
+        challenge, rounds = digest.latest, 0
+        while True:
+            if challenge is not None:
+                value = digest.answer(challenge, question.target)
+                question = question.with_header("Authorization", value)
+            answer = self._ask(question, at.adapter, url, request, watch)
+            if answer.head.status != 401:
+                return answer
+            challenge = digest.challenged(answer.head.all("www-authenticate"))
+            rounds += 1
+            if (
+                challenge is None
+                or rounds > _MOST_CHALLENGES
+                or (rounds > 1 and not challenge.stale)
+            ):
+                return answer
+            answer.discard()
+
+    def _ask(
+        self, question: Question, adapter: Adapter, url: str, request: Request, watch: Watch
+    ) -> _Answer:
+        """Return the answer to one request. Its connection belongs to the caller."""
+        if adapter.proxied:
             # The proxy resolves names, so all that can be judged here is a written address.
             self._line.refuse_literal(question.host, question.port)
         try:
-            return self._send(question, url, request, watch, fresh=False)
+            return self._send(question, adapter, url, request, watch, fresh=False)
         except _PeerLeft:
             # A kept connection may have been closed by the peer just now: that is nobody's fault.
-            return self._send(question, url, request, watch, fresh=True)
+            return self._send(question, adapter, url, request, watch, fresh=True)
 
     def _send(
         self,
         question: Question,
+        adapter: Adapter,
         url: str,
         request: Request,
         watch: Watch,
@@ -265,7 +362,7 @@ class HttpTransport:
             fresh=fresh,
         )
         try:
-            carrier = self._adapter.ask(question, call)
+            carrier = adapter.ask(question, call)
         except Exception as exc:
             watch.release()
             watch.check()
@@ -274,7 +371,7 @@ class HttpTransport:
             if not call.connected and not fresh and peer_left(exc):
                 raise _PeerLeft from exc
             raise attempt_error(exc, call.phase, question.host) from exc
-        answer = _Answer(carrier, call, url, question.host)
+        answer = _Answer(carrier, call, url, question.host, proxied=adapter.proxied)
         try:
             watch.end()
         except BaseException:
@@ -303,6 +400,39 @@ class _PeerLeft(Exception):
     """The peer closed a connection from the pool before it answered."""
 
 
+class _Adapters:
+    """One adapter, and so one pool of connections, for each set of TLS rules and proxy."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._made: dict[tuple[Tls, str | None], Adapter] = {}
+
+    def get(self, tls: Tls, proxy: str | None, tls_key: str, proxy_key: str) -> Adapter:
+        """Return the one for these; raises ConfigError, naming a key below those given."""
+        known = self._made.get((tls, proxy))
+        if known is not None:
+            return known
+        if proxy is not None:
+            _check_proxy(proxy, proxy_key)
+        made = Adapter(tls=tls_context(tls, tls_key), workers=self._workers, proxy=proxy)
+        self._made[tls, proxy] = made
+        return made
+
+    def close(self) -> None:
+        for adapter in self._made.values():
+            adapter.close()
+
+
+def _not_let_in(url: str) -> AttemptError:
+    # Without a status: it is no link that was good for a while.
+    return AttemptError(
+        "bad_status",
+        f"401 Unauthorized from {redact_url(url)}, which refuses what the configuration of its "
+        "origin gives",
+        transient=False,
+    )
+
+
 def _titled(name: str) -> str:
     return "-".join(word.capitalize() for word in name.split("-"))
 
@@ -316,7 +446,7 @@ def _first_url(url: str) -> str:
         raise AttemptError(code, str(exc), transient=False) from None
 
 
-def _check_proxy(proxy: str) -> None:
+def _check_proxy(proxy: str, key: str) -> None:
     try:
         parts = urlsplit(proxy)
         good = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
@@ -324,5 +454,5 @@ def _check_proxy(proxy: str) -> None:
         good = False
     if not good:
         raise ConfigError(
-            "network.proxy: must be http://HOST:PORT; https and socks proxies are not built yet"
+            f"{key}.proxy: must be http://HOST:PORT; https and socks proxies are not built yet"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import requests
@@ -47,6 +47,15 @@ class Question:
         port_number = parts.port or DEFAULT_PORTS[parts.scheme]
         host = parts.hostname or ""
         return cls(prepared.url, parts.scheme, host, port_number, prepared.path_url, headers)
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """Where it goes: what an origin's settings are found by."""
+        return self.scheme, self.host, self.port
+
+    def with_header(self, name: str, value: str) -> Question:
+        """Return the same request with one header more, or another value of it."""
+        return replace(self, headers={**self.headers, name: value}, _head=b"")
 
     def head(self) -> bytes:
         """Return the bytes to send; raises ValueError for what may not stand in a head."""
