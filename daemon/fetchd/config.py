@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +28,7 @@ from pydantic_core import CoreSchema, core_schema
 from fetchd import yamldoc
 from fetchd.errors import ConfigError, DocumentError, Problem, ValueProblem
 from fetchd.rates import Rate, parse_rate, rate_schema
+from fetchd.secrets import Place
 from fetchd.units import (
     format_duration,
     format_size,
@@ -34,7 +36,7 @@ from fetchd.units import (
     parse_rate_bytes_per_s,
     parse_size_bytes,
 )
-from fetchd.urls import check_url, local_path, origin_of, path_of
+from fetchd.urls import check_url, local_path, origin_of
 from fetchd.yamldoc import Fields, Node, Scalar
 
 #: Where the configuration is looked for when neither --config nor the environment names it.
@@ -47,6 +49,30 @@ _MAX_BYTES = 1024 * 1024
 _ROOT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SERVICE = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 _ADDRESS_CLASSES = ("public", "private", "loopback")
+_USERINFO = re.compile(r"//[^/@]*@")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+#: What a request says by itself; another value would make it another request.
+_OWN_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "keep-alive",
+        "proxy-authorization",
+        "range",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
 
 _KeyPath = tuple[str | int, ...]
 
@@ -74,6 +100,15 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueProblem(f"found {_kind(value)}; a single value is needed")
     return value
+
+
+class _Unquoted(str):
+    """A text that no message may quote."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "a text"
 
 
 def _kind(value: Any) -> str:
@@ -191,6 +226,79 @@ def _read_proxy(value: Any) -> str:
     return proxy
 
 
+def _read_origin(value: Any) -> str:
+    """Return ``scheme://host:port``; a bare host means https."""
+    text = _text(value)
+    url = text if "://" in text else f"https://{text}"
+    try:
+        origin = origin_of(check_url(url))
+    except ValueProblem:
+        origin = ""
+    scheme, _, host = url.partition("://")
+    if (
+        scheme.lower() not in {"http", "https"}
+        or not origin
+        or re.search("[/?#]", host.rstrip("/"))
+    ):
+        shown = _USERINFO.sub("//...@", text)
+        raise ValueProblem(f"{shown!r} is no origin; write https://HOST, or with a port after it")
+    return origin
+
+
+def _read_origins(origins: Any) -> Any:
+    """Refuse an origin that is written twice, in two ways."""
+    seen: dict[str, str] = {}
+    for key in origins if isinstance(origins, dict) else ():
+        try:
+            first = seen.setdefault(_read_origin(key), key)
+        except ValueProblem:
+            continue  # told at its place
+        if first != key:
+            raise ValueProblem(f"{first!r} and {key!r} are the same origin; write it once")
+    return origins
+
+
+def _read_header(value: Any) -> str:
+    text = _text(value)
+    if not _HEADER.fullmatch(text):
+        raise ValueProblem(f"{text[:60]!r} is not the name of a header")
+    if text.lower() in _OWN_HEADERS:
+        raise ValueProblem(f"{text} is set by fetchd itself")
+    return text
+
+
+def _read_user(value: Any) -> str:
+    text = _text(value)
+    if not text or re.search("[\x00-\x1f\x7f:\ud800-\udfff]", text):
+        raise ValueProblem(
+            "a user name has at least one character, no ':' and no control characters"
+        )
+    return text
+
+
+def _read_secret_name(value: Any) -> str:
+    # Nothing is quoted here: it may be the secret itself, where its name should stand.
+    if not isinstance(value, str) or not _ROOT_NAME.fullmatch(value):
+        raise ValueProblem("this is no name of a secret; up to 64 letters, digits, '-' and '_'")
+    return value
+
+
+def _read_credential(value: Any) -> str:
+    text = _text(value)
+    if not text or "/" in text or text in {".", ".."}:
+        raise ValueProblem(
+            f"{text!r} is not the name of a credential, as in LoadCredential=NAME:PATH"
+        )
+    return text
+
+
+def _read_variable(value: Any) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+        raise ValueProblem(f"{text!r} is not the name of a variable of the environment")
+    return text
+
+
 def _one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -237,28 +345,6 @@ def _read_roots(roots: Mapping[str, Root]) -> Mapping[str, Root]:
     return MappingProxyType(dict(roots))
 
 
-def _read_origin(value: Any) -> str:
-    """Return ``scheme://host:port`` of a key of ``origins``, as ``origin_of`` does."""
-    text = _text(value)
-    url = check_url(text if "://" in text else f"https://{text}")
-    if local_path(url) is not None or path_of(url) or "?" in url or "#" in url:
-        raise ValueProblem(f"{text!r} is no origin; write https://HOST or https://HOST:PORT")
-    return origin_of(url)
-
-
-def _each_once(origins: Any) -> Any:
-    """Refuse two keys that mean one origin: which of them holds could only be guessed."""
-    seen: dict[str, str] = {}
-    for written in origins if isinstance(origins, dict) else ():
-        try:
-            twin = seen.setdefault(_read_origin(written), written)
-        except ValueProblem:
-            continue  # told where the key itself is read
-        if twin != written:
-            raise ValueProblem(f"{twin!r} and {written!r} are the same origin; write it once")
-    return origins
-
-
 _NATIVE_TEXT = {"type": ["string", "integer"]}
 _STALL_PATTERN = r"^[0-9.]+\s*(ms|s|m|h|d)(@.*/s)?$"
 _ADDRESSES = {"type": ["array", "string"], "items": {"type": "string"}}
@@ -278,8 +364,13 @@ _Allowed = Annotated[str, _Reader(_read_allowed, {"type": "string"})]
 _Allow = Annotated[tuple[_Allowed, ...], BeforeValidator(_one_or_more), WithJsonSchema(_ADDRESSES)]
 _Pace = Annotated[Stall, _Reader(_read_stall, {"type": "string", "pattern": _STALL_PATTERN})]
 _Rate = Annotated[Rate, _Reader(parse_rate, rate_schema())]
-_OriginName = Annotated[str, _Reader(_read_origin, {"type": "string"})]
 _RootName = Annotated[str, _Reader(_read_name, {"type": "string"})]
+_OriginName = Annotated[str, _Reader(_read_origin, {"type": "string"})]
+_HeaderName = Annotated[str, _Reader(_read_header, {"type": "string"})]
+_User = Annotated[str, _Reader(_read_user, {"type": "string"})]
+_SecretName = Annotated[str, _Reader(_read_secret_name, {"type": "string"})]
+_Credential = Annotated[str, _Reader(_read_credential, {"type": "string"})]
+_Variable = Annotated[str, _Reader(_read_variable, {"type": "string"})]
 _Level = Literal["debug", "info", "warning", "error"]
 _Format = Literal["auto", "console", "json"]
 _Verify = Literal["digest", "length", "none"]
@@ -322,6 +413,117 @@ class Root(_Keys):
         return {"path": data} if isinstance(data, str) else data
 
 
+class Secret(_Keys):
+    """Where a secret is read when fetchd starts: one of the three."""
+
+    credential: _Credential | None = _key(None, "a credential of the unit (LoadCredential=)")
+    file: _File = _key(None, "a file of one line that others can neither read nor change")
+    env: _Variable | None = _key(None, "a variable of the environment")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_value(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise ValueProblem(
+                "no secret stands in the configuration; write where it is read: "
+                "{credential: NAME}, {file: PATH} or {env: VARIABLE}"
+            )
+        return data
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Secret:
+        if sum(place is not None for place in (self.credential, self.file, self.env)) != 1:
+            raise ValueProblem("one of the keys credential, file and env is needed, and no other")
+        return self
+
+    @property
+    def place(self) -> Place:
+        if self.credential is not None:
+            return Place("credential", self.credential)
+        if self.file is not None:
+            return Place("file", str(self.file))
+        return Place("env", self.env or "")
+
+
+class Login(_Keys):
+    user: _User = Field(description="the user's name")
+    password: _SecretName = Field(description="name of the secret that is the password")
+
+
+class Auth(_Keys):
+    """How an origin is told who asks: one of the three."""
+
+    basic: Login | None = _key(None, "user and password, sent with every request")
+    digest: Login | None = _key(None, "user and password, proven by digest (RFC 7616)")
+    bearer: _SecretName | None = _key(None, "name of the secret that is sent as bearer token")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Auth:
+        if sum(way is not None for way in (self.basic, self.digest, self.bearer)) != 1:
+            raise ValueProblem("one of the keys basic, digest and bearer is needed, and no other")
+        return self
+
+
+class Tls(_Keys):
+    ca: _File = _key(
+        None, "file of trusted certificates (PEM), or folder of them; by default network.ca"
+    )
+    cert: _File = _key(None, "file of our certificate and its chain (PEM)")
+    key: _File = _key(None, "file of its private key (PEM); by default in the file of cert")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Tls:
+        if self.key is not None and self.cert is None:
+            raise ValueProblem("a key needs its certificate; add cert: FILE")
+        return self
+
+
+class Origin(_Keys):
+    """What holds for one scheme, host and port alone."""
+
+    auth: Auth | None = _key(None, "who asks; sent to this origin and to no other")
+    headers: Mapping[_HeaderName, _SecretName] = _key(
+        {}, "further headers, each with the name of the secret that is its value"
+    )
+    tls: Tls = _key({}, "whom to trust, and how to prove who asks")
+    proxy: _Proxy | None = _key(
+        None, "URL of an HTTP proxy; a written null: none, even where network.proxy is set"
+    )
+    proxy_auth: Login | None = _key(None, "user and password for that proxy")
+    netrc: _Flag = _key("false", "user and password from the entry of this host in the netrc file")
+    rate: _Rate | None = _key(None, "bytes a second of all that it sends, as in limits.rate")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forget_absent(cls, data: Any) -> Any:
+        """As everywhere else, but that an absent proxy and one that is null are not the same."""
+        if not isinstance(data, dict):
+            return data
+        known = _aliases(cls)
+        return {k: v for k, v in data.items() if v is not None or k == "proxy" or k not in known}
+
+    @property
+    def has_own_proxy(self) -> bool:
+        """Whether ``proxy`` was written; None then means that there is to be none."""
+        return "proxy" in self.model_fields_set
+
+    def credentials(self) -> list[str]:
+        """Return what the origin is sent, each in a few words, with names and without values."""
+        auth, said = self.auth, []
+        if auth is not None and auth.basic is not None:
+            said.append(f"basic as {auth.basic.user}, password {auth.basic.password}")
+        elif auth is not None and auth.digest is not None:
+            said.append(f"digest as {auth.digest.user}, password {auth.digest.password}")
+        elif auth is not None:
+            said.append(f"bearer {auth.bearer}")
+        if self.netrc:
+            said.append("basic from netrc")
+        said += [f"header {name}: {secret}" for name, secret in self.headers.items()]
+        if self.tls.cert is not None:
+            said.append("client certificate")
+        return said
+
+
 class Log(_Keys):
     level: Annotated[_Level, _choice(*get_args(_Level))] = _key(
         "info", "the least level that is logged"
@@ -349,18 +551,13 @@ class Limits(_Keys):
     )
 
 
-class Origin(_Keys):
-    """What holds for one scheme, host and port, for all jobs together."""
-
-    rate: _Rate | None = _key(None, "bytes a second of all that it sends, as in limits.rate")
-
-
 class Network(_Keys):
     allow: _Allow = _key(
         ["public"],
         "addresses that may be reached: public, private, loopback, networks, host:port",
     )
     proxy: _Proxy | None = _key(None, "URL of an HTTP proxy for all requests; none by default")
+    proxy_auth: Login | None = _key(None, "user and password for that proxy")
     ca: _File = _key(
         None, "file of trusted certificates (PEM); by default those shipped with requests"
     )
@@ -431,14 +628,18 @@ class Settings(_Keys):
     log: Log = _key({}, "what is logged, and where to")
     limits: Limits = _key({}, "bounds that no job file can raise")
     network: Network = _key({}, "what may be reached, and how")
-    origins: Annotated[Mapping[_OriginName, Origin], BeforeValidator(_each_once)] = _key(
-        {}, "what holds for single origins, by https://host[:port]; a bare host means https"
-    )
+    origins: Annotated[
+        Mapping[_OriginName, Origin],
+        BeforeValidator(_read_origins),
+        AfterValidator(MappingProxyType),
+    ] = _key({}, "what holds for one origin alone: https://HOST[:PORT], or HOST for https")
     retry: Retry = _key({}, "when a failed attempt is repeated; job files may differ")
     timeout: Timeout = _key({}, "when waiting ends; job files may differ")
     disk: Disk = _key({}, "free space")
     intake: Intake = _key({}, "how job files are taken from the folder")
-    secrets: Annotated[None, _not_built({})] = _key(None, "not built yet")
+    secrets: Annotated[Mapping[_SecretName, Secret], AfterValidator(MappingProxyType)] = _key(
+        {}, "where the values are read that other keys name; none stands in this file"
+    )
     commands: Annotated[None, _not_built({})] = _key(None, "not built yet")
     webhooks: Annotated[None, _not_built({})] = _key(None, "not built yet")
     verify: Annotated[_Verify, _choice(*get_args(_Verify))] = _key(
@@ -550,18 +751,20 @@ class _Document:
             source, problem = self._placed(complaint)
             by_source.setdefault(source, []).append(problem)
         if self._source in by_source:
-            raise DocumentError(self._source, by_source[self._source], self._text)
+            problems = by_source[self._source]
+            raise DocumentError(self._source, problems, _without_secrets(self._text, problems))
         for source, problems in by_source.items():
             raise DocumentError(source, problems)
 
     def _placed(self, complaint: _Complaint) -> tuple[str, Problem]:
-        path = next(filter(self._written, complaint.paths), complaint.paths[0])
+        paths = [self._as_written(path) for path in complaint.paths]
+        path = next(filter(self._written, paths), paths[0])
         node = yamldoc.place(self.root, path, at_key=complaint.at_key)
         problem = Problem(
             message=complaint.message,
             line=node.line,
             column=node.column,
-            key=yamldoc.label(path),
+            key=_USERINFO.sub("//...@", yamldoc.label(path)),
             hint=complaint.hint,
         )
         for overridden, source in self._overridden.items():
@@ -572,9 +775,29 @@ class _Document:
                 return source, replace(problem, line=None, column=None, key=key)
         return self._source, problem
 
+    def _as_written(self, path: _KeyPath) -> _KeyPath:
+        """Return the path with an origin as the file spells it."""
+        origins = self.root.get("origins")
+        if path[0] != "origins" or not path[1:] or not isinstance(origins, Fields):
+            return path
+        for key, _ in origins.entries:
+            with suppress(ValueProblem):
+                if _read_origin(key.text) == path[1]:
+                    return ("origins", key.text, *path[2:])
+        return path
+
     def _written(self, path: _KeyPath) -> bool:
         whole = yamldoc.place(self.root, path[:-1])
         return isinstance(whole, Fields) and whole.key(str(path[-1])) is not None
+
+
+def _without_secrets(text: str, problems: list[Problem]) -> str:
+    """Blank the lines that would be shown where somebody may have written a secret itself."""
+    lines = text.splitlines()
+    for problem in problems:
+        if problem.key.startswith(("secrets", "origins", "network.proxy_auth")) and problem.line:
+            lines[problem.line - 1] = ""
+    return "\n".join(lines)
 
 
 def _with(fields: Fields, path: _KeyPath, value: Node) -> Fields:
@@ -605,6 +828,8 @@ def _explained(error: Any) -> _Complaint:
     """Return pydantic's error in our words."""
     path: _KeyPath = error["loc"]
     kind, value = error["type"], error["input"]
+    if path[:1] in {("origins",), ("secrets",)} and isinstance(value, str):
+        value = _Unquoted(value)  # it may be a secret, where its name or place should stand
     if path and path[-1] == "[key]":
         return _Complaint(paths=(path[:-1],), message=_reason(error), at_key=True)
     if kind == "extra_forbidden":
@@ -651,6 +876,7 @@ def _contradictions(settings: Settings) -> Iterator[_Complaint]:
             f"delay, {format_duration(retry.delay_s)}"
         )
         yield _Complaint(paths=(("retry", "max_delay"), ("retry", "delay")), message=message)
+    yield from _contradictions_of_origins(settings)
     timeout = settings.timeout
     if timeout.attempt_s is not None and timeout.attempt_s < timeout.connect_s:
         message = (
@@ -660,18 +886,66 @@ def _contradictions(settings: Settings) -> Iterator[_Complaint]:
         yield _Complaint(paths=(("timeout", "attempt"),), message=message)
 
 
+def _contradictions_of_origins(settings: Settings) -> Iterator[_Complaint]:
+    yield from _unknown_secrets(settings, ("network",), settings.network.proxy_auth, "proxy_auth")
+    if settings.network.proxy_auth is not None and settings.network.proxy is None:
+        yield _Complaint(paths=(("network", "proxy_auth"),), message="there is no network.proxy")
+    for name, origin in settings.origins.items():
+        place: _KeyPath = ("origins", name)
+        auth = origin.auth or Auth.model_construct(basic=None, digest=None, bearer=None)
+        for way in ("basic", "digest"):
+            yield from _unknown_secrets(settings, (*place, "auth"), getattr(auth, way), way)
+        if auth.bearer is not None and auth.bearer not in settings.secrets:
+            yield _unknown_secret(settings, (*place, "auth", "bearer"))
+        for header, secret in origin.headers.items():
+            if secret not in settings.secrets:
+                yield _unknown_secret(settings, (*place, "headers", header))
+            if header.lower() == "authorization" and (origin.auth or origin.netrc):
+                message = "auth and netrc set this header; only one of them can"
+                yield _Complaint(paths=((*place, "headers", header),), message=message)
+        if origin.auth is not None and origin.netrc:
+            message = "auth says already who asks; only one of them can"
+            yield _Complaint(paths=((*place, "netrc"),), message=message)
+        if name.startswith("http:") and origin.tls != Tls():
+            message = "an http: origin has no TLS; write https:"
+            yield _Complaint(paths=((*place, "tls"),), message=message)
+        yield from _unknown_secrets(settings, place, origin.proxy_auth, "proxy_auth")
+        if origin.proxy_auth is not None and origin.proxy is None:
+            message = "it belongs to a proxy of this origin; write proxy: URL beside it"
+            yield _Complaint(paths=((*place, "proxy_auth"),), message=message)
+
+
+def _unknown_secrets(
+    settings: Settings, place: _KeyPath, login: Login | None, key: str
+) -> Iterator[_Complaint]:
+    if login is not None and login.password not in settings.secrets:
+        yield _unknown_secret(settings, (*place, key, "password"))
+
+
+def _unknown_secret(settings: Settings, path: _KeyPath) -> _Complaint:
+    known = ", ".join(sorted(settings.secrets)) or "none; add it to secrets"
+    message = "this is not the name of a secret"  # but perhaps the secret itself
+    return _Complaint(paths=(path,), message=message, hint=f"known: {known}")
+
+
 def _missing(settings: Settings) -> Iterator[_Complaint]:
     """Yield what the configuration names and this machine does not have."""
-    ca = settings.network.ca
-    if ca is not None:
+    files: dict[_KeyPath, Path | None] = {("network", "ca"): settings.network.ca}
+    for name, origin in settings.origins.items():
+        for key in ("ca", "cert", "key"):
+            files["origins", name, "tls", key] = getattr(origin.tls, key)
+    for name, secret in settings.secrets.items():
+        files["secrets", name, "file"] = secret.file
+    for place, file in files.items():
         try:
-            os.close(os.open(ca, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            if file is not None:
+                os.close(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         except PermissionError:
             pass  # the daemon's user may be allowed what the one of this command is not
         except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
             reason = getattr(exc, "strerror", None) or str(exc)
-            message = f"{ca} cannot be read: {reason.lower()}"
-            yield _Complaint(paths=(("network", "ca"),), message=message)
+            message = f"{file} cannot be read: {reason.lower()}"
+            yield _Complaint(paths=(place,), message=message)
     for name, root in settings.roots.items():
         if root.group is not None and not _is_group(root.group):
             message = f"there is no group {root.group!r}"
@@ -706,12 +980,19 @@ def _keys_at(path: _KeyPath) -> set[str]:
     found: Any = Settings
     for part in path:
         if isinstance(found, type) and issubclass(found, BaseModel):
-            found = _aliases(found).get(str(part))
+            found = _always(_aliases(found).get(str(part)))
         else:
             found = get_args(found)[-1]
     return (
         set(_aliases(found)) if isinstance(found, type) and issubclass(found, BaseModel) else set()
     )
+
+
+def _always(annotation: Any) -> Any:
+    """Return the model in an annotation that also allows None, any other as it is."""
+    inner = [each for each in get_args(annotation) if isinstance(each, type)]
+    models = [each for each in inner if issubclass(each, BaseModel)]
+    return models[0] if models and type(None) in inner else annotation
 
 
 def _for_editors(part: Any) -> Any:

@@ -165,8 +165,8 @@ class DocumentError(FetchdError):
             block = self._headline(problem)
             if problem.line is not None and 0 < problem.line <= len(self._lines):
                 shown = self._lines[problem.line - 1].replace("\t", " ")[:200]
-                block += f"\n    {shown}"
-                if problem.column is not None and problem.column <= len(shown) + 1:
+                block += f"\n    {shown}" if shown else ""
+                if shown and problem.column is not None and problem.column <= len(shown) + 1:
                     block += "\n    " + " " * (problem.column - 1) + "^"
             blocks.append(block)
         return "\n".join(blocks)

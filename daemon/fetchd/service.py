@@ -13,8 +13,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from fetchd import __version__, disk, events, jobfile, listeners, logs, transports
+from fetchd import (
+    __version__,
+    config,
+    disk,
+    events,
+    jobfile,
+    listeners,
+    logs,
+    secrets,
+    transports,
+)
 from fetchd.clock import Clock, Failpoints, Random, SteadyWall, SystemClock
 from fetchd.config import Settings
 from fetchd.cores import Cores
@@ -42,6 +53,7 @@ from fetchd.stores import SqliteStore
 from fetchd.systemd import Notifier
 from fetchd.threads import Lookout, Worker
 from fetchd.transfer import Transfer
+from fetchd.transports.access import Access, Login, Tls, given, proxy_url
 from fetchd.urls import redact_url
 
 TICK_S = 1.0
@@ -63,6 +75,56 @@ FILES_KEPT = 12
 #: but thousands of them are alive at a time: by default it would look at each again and again.
 NEW_OBJECTS_A_LOOK = 50_000
 EXIT_FINE, EXIT_FAILED, EXIT_STORE = 0, 1, 70
+
+
+class Given:
+    """What the configuration gives to single origins, with the secrets that it names.
+
+    ``proxy``: of all other origins. Raises ConfigError, which names the key.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._secrets = secrets.read({name: s.place for name, s in settings.secrets.items()})
+        self._settings = settings
+        network = settings.network
+        self.proxy = self._proxy(network.proxy, network.proxy_auth, "network")
+        self.origins = {
+            name: self._access(name, origin) for name, origin in settings.origins.items()
+        }
+
+    def _access(self, name: str, origin: config.Origin) -> Access:
+        auth, place = origin.auth, f"origins.{name}"
+        basic = self._login(auth.basic if auth else None)
+        if origin.netrc:
+            try:
+                basic = Login(*secrets.netrc_login(urlsplit(name).hostname or ""))
+            except ConfigError as exc:
+                raise ConfigError(f"{place}.netrc: {exc}") from None
+        proxy = self.proxy
+        if origin.has_own_proxy:
+            proxy = self._proxy(origin.proxy, origin.proxy_auth, place)
+        return given(
+            basic=basic,
+            digest=self._login(auth.digest if auth else None),
+            bearer=self._secrets[auth.bearer] if auth and auth.bearer else None,
+            headers={header: self._secrets[secret] for header, secret in origin.headers.items()},
+            tls=Tls(
+                ca=_path(origin.tls.ca or self._settings.network.ca),
+                cert=_path(origin.tls.cert),
+                key=_path(origin.tls.key),
+            ),
+            proxy=proxy,
+            place=place,
+        )
+
+    def _login(self, login: config.Login | None) -> Login | None:
+        return Login(login.user, self._secrets[login.password]) if login else None
+
+    def _proxy(self, url: str | None, login: config.Login | None, place: str) -> str | None:
+        try:
+            return None if url is None else proxy_url(url, self._login(login))
+        except ConfigError as exc:
+            raise ConfigError(f"{place}.proxy_auth: {exc}") from None
 
 
 class Works:
@@ -93,16 +155,19 @@ class Works:
             durability=settings.durability,
         )
         stop_early.append(self.disk.close)
+        given = Given(settings)
         self.transports = transports.build(
             settings.network.allow,
-            proxy=settings.network.proxy,
-            ca=None if settings.network.ca is None else str(settings.network.ca),
+            proxy=given.proxy,
+            ca=_path(settings.network.ca),
             redirects=settings.network.redirects,
             workers=settings.workers,
             clock=clock,
             rates=_rates(settings),
+            origins=given.origins,
             files=self.disk,
             on_death=self._thread_died,
+            on_withheld=self._withheld,
         )
         stop_early.append(self.transports.close)
         self.store = SqliteStore(store_path, clock, on_store_failure)
@@ -216,6 +281,9 @@ class Works:
 
     def _thread_died(self, worker: Worker, exc: BaseException) -> None:
         self._tell(events.ThreadDied.by(exc, worker.name, replaced=False))
+
+    def _withheld(self, origin: str, other: str) -> None:
+        self._tell(events.CredentialsWithheld(origin=origin, other=other))
 
     def _fetch(self, attempts: Sequence[Fetch]) -> list[tuple[Fetch, Outcome]]:
         self._failpoints.pass_by("fetch.started")
@@ -503,7 +571,8 @@ class Daemon:
             transfer["url"] = redact_url(transfer["url"])
         stats = dict(self._stats.snapshot())
         folder = self._folder.troubles()
-        body = json.dumps({"report": report, "stats": stats, "folder": folder}, default=str)
+        shown = json.dumps({"report": report, "stats": stats, "folder": folder}, default=str)
+        body = secrets.hide(shown)
         if body == self._shown:
             return
         self._shown = body
@@ -681,3 +750,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _path(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from faults import own_network
 from faults.rig import BODY, Rig, Trial, bounds
 from faults.server import Authority, Server, file
-from fetchd import service
+from fetchd import service, transports
+from fetchd.transports.resolver import SystemDialer
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +49,19 @@ def trial(request, rig, server):
 @pytest.fixture
 def resumed(rig, server):
     return Trial(rig, server, resumed=True)
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """Return a dictionary of names that the service can resolve; numbers are still dialled."""
+    known: dict[str, str] = {}
+
+    class Names(SystemDialer):
+        def resolve(self, host, port, timeout_s):
+            return [(socket.AF_INET, known[host])] if host in known else []
+
+    monkeypatch.setattr(transports, "SystemDialer", Names)
+    return known
 
 
 def pytest_configure(config):

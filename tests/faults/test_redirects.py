@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
 from faults.rig import BODY, recovered, refused
 from faults.server import Authority, Server, file, raw, redirect
-from fetchd import transports
 from fetchd.errors import DocumentError
-from fetchd.transports.resolver import SystemDialer
 
 SECRET = "s3cret-token"
 
@@ -19,19 +15,6 @@ def to(location):
     """Redirect to a place that is written as it is into the head."""
     head = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
     return raw(head.encode("latin-1"), "keep")
-
-
-@pytest.fixture
-def names(monkeypatch):
-    """Return a dictionary of names that the service can resolve; numbers are still dialled."""
-    known: dict[str, str] = {}
-
-    class Names(SystemDialer):
-        def resolve(self, host, port, timeout_s):
-            return [(socket.AF_INET, known[host])] if host in known else []
-
-    monkeypatch.setattr(transports, "SystemDialer", Names)
-    return known
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from fetchd import yamldoc
-from fetchd.config import Root, Settings, Stall, load, schema
+from fetchd.config import Origin, Root, Secret, Settings, Stall, load, schema
 from fetchd.errors import ConfigError, DocumentError
 from fetchd.rates import Rate, Span
 
@@ -497,6 +497,132 @@ def test_folders_side_by_side_and_roots_within_roots_are_fine(folder):
     text = "jobs: x/jobs\nstate: x/state\nroots: {default: x/jobs2, b: x/jobs2/c}\n"
 
     assert len(load(written(folder, text), {}, {}).roots) == 2
+
+
+# ---------------------------------------------------------------- origins and secrets
+
+SECRETS = "secrets: {ONE: {env: ONE}, TWO: {credential: two}}\n"
+
+
+def origin_of(folder, text):
+    [(name, origin)] = load(written(folder, f"{SECRETS}origins: {text}\n"), {}, {}).origins.items()
+    return name, origin
+
+
+@pytest.mark.parametrize(
+    ("written_as", "name"),
+    [
+        ("rel.example.org", "https://rel.example.org:443"),
+        ("https://REL.example.org", "https://rel.example.org:443"),
+        ("https://rel.example.org/", "https://rel.example.org:443"),
+        ("http://h.example:8080", "http://h.example:8080"),
+        ("nas.lan:8443", "https://nas.lan:8443"),
+        ("'https://[::1]:80'", "https://[::1]:80"),
+    ],
+)
+def test_an_origin_is_known_by_scheme_host_and_port(folder, written_as, name):
+    assert origin_of(folder, f"{{? {written_as} : {{}}}}")[0] == name
+
+
+def test_what_an_origin_is_sent_is_told_by_names(folder):
+    written(folder, "x", "c.pem")
+    basic = "{auth: {basic: {user: me, password: ONE}}, tls: {cert: c.pem}}"
+
+    assert origin_of(folder, f"{{h: {basic}}}")[1].credentials() == [
+        "basic as me, password ONE",
+        "client certificate",
+    ]
+    assert origin_of(folder, "{h: {auth: {bearer: TWO}, headers: {X-Key: ONE}}}")[
+        1
+    ].credentials() == ["bearer TWO", "header X-Key: ONE"]
+    assert origin_of(folder, "{h: {netrc: true}}")[1].credentials() == ["basic from netrc"]
+
+
+def test_a_proxy_that_is_null_is_not_one_that_is_absent(folder):
+    assert origin_of(folder, "{h: {proxy: null}}")[1].has_own_proxy
+    assert origin_of(folder, "{h: {proxy: 'http://p:1'}}")[1].has_own_proxy
+    assert not origin_of(folder, "{h: {netrc: true}}")[1].has_own_proxy
+
+
+@pytest.mark.parametrize(
+    ("origins", "key", "message"),
+    [
+        ("{'ftp://h': {}}", "origins", "'ftp://h' is no origin"),
+        ("{'https://h/path': {}}", "origins", "is no origin; write https://HOST"),
+        ("{'https://u:p@h': {}}", "origins", "is no origin"),
+        ("{'https://h?x': {}}", "origins", "is no origin"),
+        ("{h: {}, 'https://h:443': {}}", "origins", "are the same origin; write it once"),
+        ("{h: {auth: {}}}", "origins.h.auth", "one of the keys basic, digest and bearer"),
+        ("{h: {auth: {bearer: ONE, basic: {user: a, password: ONE}}}}", "origins.h.auth", "one of"),
+        ("{h: {auth: {basic: {user: a}}}}", "origins.h.auth.basic", "the key password is missing"),
+        (
+            "{h: {auth: {basic: {user: 'a:b', password: ONE}}}}",
+            "origins.h.auth.basic.user",
+            "no ':'",
+        ),
+        ("{h: {auth: {basic: {usr: a, user: b, password: ONE}}}}", "basic.usr", "mean 'user'?"),
+        ("{h: {headers: {Host: ONE}}}", "origins.h.headers", "Host is set by fetchd itself"),
+        ("{h: {headers: {'a b': ONE}}}", "origins.h.headers", "is not the name of a header"),
+        ("{h: {headers: {Authorization: ONE}, netrc: true}}", "headers.Authorization", "only one"),
+        ("{h: {auth: {bearer: ONE}, netrc: true}}", "origins.h.netrc", "auth says already"),
+        ("{h: {tls: {key: k.pem}}}", "origins.h.tls", "a key needs its certificate"),
+        ("{'http://h': {tls: {ca: .}}}", "origins.http://h.tls", "an http: origin has no TLS"),
+        ("{h: {tls: {ca: none.pem}}}", "origins.h.tls.ca", "none.pem cannot be read: no such file"),
+        ("{h: {tls: {cert: none.pem}}}", "origins.h.tls.cert", "none.pem cannot be read"),
+        ("{h: {tls: {cert: ., key: none.pem}}}", "origins.h.tls.key", "none.pem cannot be read"),
+        ("{h: {proxy: 'socks5://x'}}", "origins.h.proxy", "the scheme 'socks5' is not fetched"),
+        ("{h: {proxy_auth: {user: a, password: ONE}}}", "origins.h.proxy_auth", "write proxy: URL"),
+        ("{h: {zzz: 1}}", "origins.h.zzz", "known here: auth, headers"),
+    ],
+)
+def test_a_wrong_origin_says_where_and_why(folder, origins, key, message):
+    error = rejected(folder, f"{SECRETS}origins: {origins}\n")
+
+    assert key in str(error).partition(" ")[2]
+    assert message in str(error)
+    assert "fetchd.yaml:2:" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("origins: {h: {auth: {bearer: hunter-2}}}", "origins.h.auth.bearer"),
+        ("origins: {h: {auth: {bearer: 'hunter-2!'}}}", "origins.h.auth.bearer"),
+        ("origins: {h: {auth: hunter-2}}", "origins.h.auth"),
+        ("origins: {h: {auth: {basic: hunter-2}}}", "origins.h.auth.basic"),
+        ("origins: {h: {auth: {basic: {user: a, password: hunter-2}}}}", "auth.basic.password"),
+        ("origins: {h: {auth: {digest: {user: a, password: hunter-2}}}}", "auth.digest.password"),
+        ("origins: {h: {headers: {X-Key: hunter-2}}}", "origins.h.headers.X-Key"),
+        ("origins: {h: {token: hunter-2}}", "origins.h.token"),
+        ("network: {proxy: 'http://p', proxy_auth: {user: a, password: hunter-2}}", "proxy_auth"),
+        ("origins: {'https://a:hunter-2@h': {}}", "origins.https://...@h"),
+        ("secrets: {ONE: hunter-2}", "secrets.ONE"),
+        ("secrets: {ONE: {value: hunter-2}}", "secrets.ONE.value"),
+        ("secrets: {ONE: [hunter-2]}", "secrets.ONE"),
+    ],
+)
+def test_p16_a_secret_where_its_name_should_stand_is_not_repeated(folder, text, key):
+    error = rejected(folder, text + "\n")
+
+    assert key in str(error)
+    assert "hunter-2" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("secret", "message"),
+    [
+        ("{}", "one of the keys credential, file and env"),
+        ("{env: A, file: .}", "one of the keys credential, file and env"),
+        ("{env: A=B}", "is not the name of a variable"),
+        ("{credential: a/b}", "is not the name of a credential"),
+        ("{file: none}", "none cannot be read: no such file or directory"),
+    ],
+)
+def test_a_secret_is_read_at_one_place(folder, secret, message):
+    error = rejected(folder, f"secrets: {{ONE: {secret}}}\n")
+
+    assert message in str(error)
+    assert "secrets.ONE" in str(error)
 
 
 # ---------------------------------------------------------------- what is shipped

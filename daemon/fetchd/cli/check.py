@@ -33,6 +33,7 @@ class Checked:
     problems: list[Problem] = field(default_factory=list)
     text: str = ""
     tasks: list[dict[str, Any]] = field(default_factory=list)
+    credentials: dict[str, list[str]] = field(default_factory=dict)  # by origin
 
 
 @click.command("check")
@@ -80,6 +81,7 @@ def _check(path: Path, settings: Settings, *, show: bool) -> Checked:
                     checked.problems.append(piece.problem(index, again))
                 elif show:
                     checked.tasks.append(_shown(piece, spec, settings))
+                    checked.credentials |= _credentials(spec, settings)
                 places.add(place)
     except AttemptError as exc:
         checked.problems.append(Problem(message=exc.reason))
@@ -177,6 +179,15 @@ def _rates_text(rates: Sequence[dict[str, Any]]) -> str:
 
     lowest, *others = (f"{format_rate(rate['bytes_per_s'])} by {rate['by']}" for rate in rates)
     return f"{lowest} ({'; '.join(others)})" if others else lowest
+def _credentials(spec: TaskSpec, settings: Settings) -> dict[str, list[str]]:
+    """Return what the origins of a task are sent, without values, by origin."""
+    from fetchd.urls import origin_of  # noqa: PLC0415
+
+    origins = map(origin_of, (*spec.sources, *spec.sums))
+    given = {
+        name: settings.origins[name].credentials() for name in origins if name in settings.origins
+    }
+    return {name: said for name, said in given.items() if said}
 
 
 def _as_json(checked: Checked, *, show: bool) -> dict[str, Any]:
@@ -187,7 +198,7 @@ def _as_json(checked: Checked, *, show: bool) -> dict[str, Any]:
         "files": checked.files,
         "problems": [asdict(problem) for problem in checked.problems],
     }
-    return made | {"tasks": checked.tasks} if show else made
+    return made | {"tasks": checked.tasks, "credentials": checked.credentials} if show else made
 
 
 def _print(checked: Checked) -> None:
@@ -210,3 +221,5 @@ def _print(checked: Checked) -> None:
             click.echo(f"    now at most {_rates_text(task['rates'])}")
         if task["needs"]:
             click.echo(f"    after {', '.join(task['needs'])}")
+    for origin, said in checked.credentials.items():
+        click.echo(f"  {origin} is given {printable('; '.join(said))}")
