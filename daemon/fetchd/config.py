@@ -49,7 +49,7 @@ _MAX_BYTES = 1024 * 1024
 _ROOT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SERVICE = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 _ADDRESS_CLASSES = ("public", "private", "loopback")
-_USERINFO = re.compile(r"//[^/@]*@")
+_USERINFO = re.compile(r"(?<=^origins\.).*@")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 #: What a request says by itself; another value would make it another request.
 _OWN_HEADERS = frozenset(
@@ -238,10 +238,10 @@ def _read_origin(value: Any) -> str:
     if (
         scheme.lower() not in {"http", "https"}
         or not origin
-        or re.search("[/?#]", host.rstrip("/"))
+        or re.search("[/?#]", host.removesuffix("/"))
     ):
-        shown = _USERINFO.sub("//...@", text)
-        raise ValueProblem(f"{shown!r} is no origin; write https://HOST, or with a port after it")
+        shown = "this" if "@" in text else repr(text)  # a password may stand before the @
+        raise ValueProblem(f"{shown} is no origin; write https://HOST, or with a port after it")
     return origin
 
 
@@ -450,6 +450,11 @@ class Login(_Keys):
     password: _SecretName = Field(description="name of the secret that is the password")
 
 
+def _password(path: _KeyPath, login: Login | None) -> Iterator[tuple[_KeyPath, str]]:
+    if login is not None:
+        yield (*path, "password"), login.password
+
+
 class Auth(_Keys):
     """How an origin is told who asks: one of the three."""
 
@@ -506,6 +511,17 @@ class Origin(_Keys):
     def has_own_proxy(self) -> bool:
         """Whether ``proxy`` was written; None then means that there is to be none."""
         return "proxy" in self.model_fields_set
+
+    def named_secrets(self) -> Iterator[tuple[_KeyPath, str]]:
+        """Yield the path below the origin and the name of every secret that it is given."""
+        if self.auth is not None:
+            yield from _password(("auth", "basic"), self.auth.basic)
+            yield from _password(("auth", "digest"), self.auth.digest)
+            if self.auth.bearer is not None:
+                yield ("auth", "bearer"), self.auth.bearer
+        for header, secret in self.headers.items():
+            yield ("headers", header), secret
+        yield from _password(("proxy_auth",), self.proxy_auth)
 
     def credentials(self) -> list[str]:
         """Return what the origin is sent, each in a few words, with names and without values."""
@@ -764,7 +780,7 @@ class _Document:
             message=complaint.message,
             line=node.line,
             column=node.column,
-            key=_USERINFO.sub("//...@", yamldoc.label(path)),
+            key=_USERINFO.sub("...@", yamldoc.label(path)),
             hint=complaint.hint,
         )
         for overridden, source in self._overridden.items():
@@ -887,20 +903,16 @@ def _contradictions(settings: Settings) -> Iterator[_Complaint]:
 
 
 def _contradictions_of_origins(settings: Settings) -> Iterator[_Complaint]:
-    yield from _unknown_secrets(settings, ("network",), settings.network.proxy_auth, "proxy_auth")
-    if settings.network.proxy_auth is not None and settings.network.proxy is None:
+    network = settings.network
+    named = dict(_password(("network", "proxy_auth"), network.proxy_auth))
+    if network.proxy_auth is not None and network.proxy is None:
         yield _Complaint(paths=(("network", "proxy_auth"),), message="there is no network.proxy")
     for name, origin in settings.origins.items():
         place: _KeyPath = ("origins", name)
-        auth = origin.auth or Auth.model_construct(basic=None, digest=None, bearer=None)
-        for way in ("basic", "digest"):
-            yield from _unknown_secrets(settings, (*place, "auth"), getattr(auth, way), way)
-        if auth.bearer is not None and auth.bearer not in settings.secrets:
-            yield _unknown_secret(settings, (*place, "auth", "bearer"))
-        for header, secret in origin.headers.items():
-            if secret not in settings.secrets:
-                yield _unknown_secret(settings, (*place, "headers", header))
-            if header.lower() == "authorization" and (origin.auth or origin.netrc):
+        named |= {(*place, *path): secret for path, secret in origin.named_secrets()}
+        logs_in = origin.auth is not None or origin.netrc
+        for header in origin.headers:
+            if header.lower() == "authorization" and logs_in:
                 message = "auth and netrc set this header; only one of them can"
                 yield _Complaint(paths=((*place, "headers", header),), message=message)
         if origin.auth is not None and origin.netrc:
@@ -909,23 +921,14 @@ def _contradictions_of_origins(settings: Settings) -> Iterator[_Complaint]:
         if name.startswith("http:") and origin.tls != Tls():
             message = "an http: origin has no TLS; write https:"
             yield _Complaint(paths=((*place, "tls"),), message=message)
-        yield from _unknown_secrets(settings, place, origin.proxy_auth, "proxy_auth")
         if origin.proxy_auth is not None and origin.proxy is None:
             message = "it belongs to a proxy of this origin; write proxy: URL beside it"
             yield _Complaint(paths=((*place, "proxy_auth"),), message=message)
-
-
-def _unknown_secrets(
-    settings: Settings, place: _KeyPath, login: Login | None, key: str
-) -> Iterator[_Complaint]:
-    if login is not None and login.password not in settings.secrets:
-        yield _unknown_secret(settings, (*place, key, "password"))
-
-
-def _unknown_secret(settings: Settings, path: _KeyPath) -> _Complaint:
     known = ", ".join(sorted(settings.secrets)) or "none; add it to secrets"
-    message = "this is not the name of a secret"  # but perhaps the secret itself
-    return _Complaint(paths=(path,), message=message, hint=f"known: {known}")
+    for path, secret in named.items():
+        if secret not in settings.secrets:
+            message = "this is not the name of a secret"  # but perhaps the secret itself
+            yield _Complaint(paths=(path,), message=message, hint=f"known: {known}")
 
 
 def _missing(settings: Settings) -> Iterator[_Complaint]:

@@ -29,7 +29,9 @@ CODES: dict[str, Code] = {
     "source_denied": Code(False, "the local file is outside the roots, a link, or the destination"),
     "not_found": Code(False, "the local file does not exist"),
     "source_error": Code(True, "the local file could not be opened or read"),
-    "tls_failed": Code(False, "the server's certificate or TLS version was not accepted"),
+    "tls_failed": Code(
+        False, "a certificate, the server's or ours, or the TLS version was not accepted"
+    ),
     "tls_broken": Code(True, "the TLS handshake or a TLS record was cut or garbled"),
     "dns_failed": Code(True, "the host name could not be resolved"),
     "connect_failed": Code(True, "no address of the host accepted a connection"),

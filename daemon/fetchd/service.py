@@ -53,7 +53,7 @@ from fetchd.stores import SqliteStore
 from fetchd.systemd import Notifier
 from fetchd.threads import Lookout, Worker
 from fetchd.transfer import Transfer
-from fetchd.transports.access import Access, Login, Tls, given, proxy_url
+from fetchd.transports.access import Access, Login, Tls, access_of, proxy_url
 from fetchd.urls import redact_url
 
 TICK_S = 1.0
@@ -103,7 +103,7 @@ class Given:
         proxy = self.proxy
         if origin.has_own_proxy:
             proxy = self._proxy(origin.proxy, origin.proxy_auth, place)
-        return given(
+        return access_of(
             basic=basic,
             digest=self._login(auth.digest if auth else None),
             bearer=self._secrets[auth.bearer] if auth and auth.bearer else None,
@@ -568,11 +568,10 @@ class Daemon:
         self._show_again_s = self._clock.monotonic() + TICK_S
         report = asdict(self._works.engine.view(MOST_SHOWN))
         for transfer in report["transfers"]:
-            transfer["url"] = redact_url(transfer["url"])
+            transfer["url"] = secrets.hide(redact_url(transfer["url"]))
         stats = dict(self._stats.snapshot())
         folder = self._folder.troubles()
-        shown = json.dumps({"report": report, "stats": stats, "folder": folder}, default=str)
-        body = secrets.hide(shown)
+        body = json.dumps({"report": report, "stats": stats, "folder": folder}, default=str)
         if body == self._shown:
             return
         self._shown = body

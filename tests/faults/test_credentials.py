@@ -19,7 +19,7 @@ from fetchd.clock import SystemClock
 from fetchd.errors import AttemptError
 from fetchd.ports import Request
 from fetchd.secrets import Secret
-from fetchd.transports.access import Access, Login, Tls, given
+from fetchd.transports.access import Access, Login, Tls, access_of
 from fetchd.transports.resolver import SystemDialer
 
 CANARY = "c4nary-of-Rel"
@@ -126,6 +126,21 @@ def test_n44_another_configured_origin_gets_what_is_its_own(rig, secret):
     assert first.requests[0].header("Authorization") == f"Bearer {CANARY}"
     assert second.requests[0].header("Authorization") == f"Bearer {OTHER}"
     assert not shows(second, CANARY)
+
+
+def test_n44_netrc_is_read_for_a_configured_origin_alone(rig, tmp_path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1 login robot password {CANARY}\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    with Server() as home, Server({"/g.bin": file(BODY)}) as abroad:
+        home.routes["/f.bin"] = redirect(abroad.url("/g.bin"))
+
+        ended = rig.get(f"url: {home.url('/f.bin')}\n", origins(**{home.origin: {"netrc": "true"}}))
+
+    assert recovered(ended)
+    assert home.requests[0].header("Authorization") == f"Basic {BASIC}"
+    assert abroad.requests[0].header("Authorization") is None
 
 
 def test_n44_there_and_back_again_it_is_given_at_home_only(rig, secret):
@@ -530,7 +545,7 @@ def test_n44_p17_in_a_thousand_random_chains_no_credential_reaches_another_origi
                 marks[server.origin] = encoded
             if number == 6:
                 marks[server.origin] = 'username="user6"'
-            access[server.origin] = given(
+            access[server.origin] = access_of(
                 basic=login if number % 4 == 1 else None,
                 digest=login if number == 6 else None,
                 bearer=value if number % 4 == 2 and number != 6 else None,

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from faults.digest_server import DigestServer
-from faults.server import Authority, Server, content, file, status
+from faults.server import Authority, Server, certificates, content, file, status
 from fetchd import transports
 from fetchd.clock import SystemClock
 from fetchd.errors import AttemptError, ConfigError
 from fetchd.ports import Request
 from fetchd.secrets import Secret, hide
-from fetchd.transports.access import Access, Login, Tls, given, proxy_url
+from fetchd.transports.access import Access, Login, Tls, access_of, proxy_url
 from fetchd.transports.connections import tls_context
 from fetchd.transports.http import _Adapters
 
@@ -150,7 +153,7 @@ def test_many_threads_use_one_nonce_each_count_once(make):
 
 def access(**options):
     usual: dict[str, Any] = {"basic": None, "digest": None, "bearer": None, "headers": {}}
-    return given(**(usual | {"tls": Tls(), "proxy": None, "place": "origins.h"} | options))
+    return access_of(**(usual | {"tls": Tls(), "proxy": None, "place": "origins.h"} | options))
 
 
 def test_basic_and_bearer_are_of_the_form_of_their_rfc():
@@ -262,3 +265,51 @@ def test_right_files_of_tls_are_taken(files):
     assert isinstance(
         tls_context(Tls(ca=files("ca"), cert=files("cert"), key=files("key"))), ssl.SSLContext
     )
+
+
+def test_the_proxys_password_stays_out_of_the_tunnel_and_the_origins_in_it(make, tmp_path):
+    tls, ca = certificates(tmp_path)
+    with Server({"/f": file(BODY)}, tls=tls) as target:
+
+        def tunnel(exchange):
+            with socket.create_connection(("127.0.0.1", target.port)) as onward:
+                exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")
+                back = threading.Thread(target=pumped, args=(onward, exchange.sock), daemon=True)
+                back.start()
+                pumped(exchange.sock, onward)
+                back.join(5)
+            exchange.close()
+
+        with Server(fallback=tunnel) as proxy:
+            login = Login("me", Secret("P", "proxy-word"))
+            net = make(
+                {
+                    target.origin: access_of(
+                        basic=None,
+                        digest=None,
+                        bearer=Secret("T", "token-word"),
+                        headers={},
+                        tls=Tls(ca=ca),
+                        proxy=proxy_url(proxy.origin, login),
+                        place="",
+                    )
+                }
+            )
+
+            assert got(net, target.url("/f")) == BODY
+
+            net.close()
+            (asked,), (carried,) = proxy.requests, target.requests
+            assert asked.method == "CONNECT"
+            assert asked.header("Proxy-Authorization") == "Basic bWU6cHJveHktd29yZA=="
+            assert asked.header("Authorization") is None
+            assert carried.header("Authorization") == "Bearer token-word"
+            assert carried.header("Proxy-Authorization") is None
+
+
+def pumped(source, sink):
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)

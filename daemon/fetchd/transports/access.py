@@ -40,7 +40,7 @@ class Access:
     proxy: str | None = field(default=None, repr=False)
 
 
-def given(
+def access_of(
     *,
     basic: Login | None,
     digest: Login | None,
