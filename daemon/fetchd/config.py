@@ -267,6 +267,14 @@ def _read_header(value: Any) -> str:
     return text
 
 
+def _read_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    names = [name.lower() for name in headers]
+    for name in headers:
+        if names.count(name.lower()) > 1:
+            raise ValueProblem(f"{name} stands here twice; names of headers have no case")
+    return MappingProxyType(dict(headers))
+
+
 def _read_user(value: Any) -> str:
     text = _text(value)
     if not text or re.search("[\x00-\x1f\x7f:\ud800-\udfff]", text):
@@ -487,7 +495,7 @@ class Origin(_Keys):
     """What holds for one scheme, host and port alone."""
 
     auth: Auth | None = _key(None, "who asks; sent to this origin and to no other")
-    headers: Mapping[_HeaderName, _SecretName] = _key(
+    headers: Annotated[Mapping[_HeaderName, _SecretName], AfterValidator(_read_headers)] = _key(
         {}, "further headers, each with the name of the secret that is its value"
     )
     tls: Tls = _key({}, "whom to trust, and how to prove who asks")

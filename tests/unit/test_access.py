@@ -22,6 +22,7 @@ from fetchd.secrets import Secret, hide
 from fetchd.transports.access import Access, Login, Tls, access_of, proxy_url
 from fetchd.transports.connections import tls_context
 from fetchd.transports.http import _Adapters
+from fetchd.transports.resolver import SystemDialer
 
 BODY = content("access", 20_000)
 USER, PASSWORD = "fetch-robot", 'pass word \\ "with" ällem'
@@ -146,6 +147,67 @@ def test_many_threads_use_one_nonce_each_count_once(make):
 
     assert bodies == [BODY] * 80
     assert statuses(server).count(401) == 1
+
+
+# ---------------------------------------------------------------- origins
+
+
+class Home(SystemDialer):
+    """Knows this machine by every name."""
+
+    def resolve(self, host, port, timeout_s):
+        return [(socket.AF_INET, "127.0.0.1")]
+
+
+def keyed(origin):
+    value = Secret("KEY", "key-of-the-origin")
+    return {origin: Access(headers=(("X-API-Key", value),))}
+
+
+@pytest.mark.parametrize("configured", ["bücher.test", "xn--bcher-kva.test"])
+@pytest.mark.parametrize("asked", ["bücher.test", "xn--bcher-kva.test", "XN--Bcher-kva.TEST"])
+def test_an_origin_is_known_in_every_spelling_of_its_host(make, configured, asked):
+    with Server({"/a": file(BODY)}) as server:
+        net = make(keyed(f"http://{configured}:{server.port}"), dialer=Home())
+
+        assert got(net, f"http://{asked}:{server.port}/a") == BODY
+
+    assert server.requests[0].header("X-Api-Key") == "key-of-the-origin"
+
+
+@pytest.mark.parametrize(
+    "asked", ["h.test.", "a.h.test", "h.tes", "xh.test", "h.test.evil.test", "127.0.0.1"]
+)
+def test_n44_a_host_that_only_resembles_an_origins_is_another(make, asked):
+    with Server({"/a": file(BODY)}) as server:
+        net = make(keyed(f"http://h.test:{server.port}"), dialer=Home())
+
+        assert got(net, f"http://{asked}:{server.port}/a") == BODY
+
+    assert server.requests[0].header("X-Api-Key") is None
+
+
+def test_a_cookie_of_the_operator_stands_beside_those_that_a_server_sets(make):
+    with Server({"/b": file(BODY)}) as server:
+        server.routes["/a"] = status(302, headers=[("Location", "/b"), ("Set-Cookie", "of=server")])
+        value = Secret("COOKIE", "of=operator")
+
+        got(make({server.origin: Access(headers=(("cookie", value),))}), server.url("/a"))
+
+    assert [request.header("Cookie") for request in server.requests] == [
+        "of=operator",
+        "of=operator; of=server",
+    ]
+
+
+def test_an_origin_that_is_no_host_is_an_error_of_the_configuration(make):
+    with pytest.raises(ConfigError, match=r"origins\.https://☃\.x:443: this is not a host"):
+        make(keyed("https://☃.x:443"))
+
+
+def test_two_spellings_of_one_host_are_an_error_of_the_configuration(make):
+    with pytest.raises(ConfigError, match=r"origins\.http://xn--bcher-kva\.test:80: stands there"):
+        make(keyed("http://bücher.test:80") | keyed("http://xn--bcher-kva.test:80"))
 
 
 # ---------------------------------------------------------------- settings

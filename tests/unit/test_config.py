@@ -562,6 +562,7 @@ def test_a_proxy_that_is_null_is_not_one_that_is_absent(folder):
         ),
         ("{h: {auth: {basic: {usr: a, user: b, password: ONE}}}}", "basic.usr", "mean 'user'?"),
         ("{h: {headers: {Host: ONE}}}", "origins.h.headers", "Host is set by fetchd itself"),
+        ("{h: {headers: {X-A: ONE, x-a: TWO}}}", "origins.h.headers", "stands here twice"),
         ("{h: {headers: {'a b': ONE}}}", "origins.h.headers", "is not the name of a header"),
         ("{h: {headers: {Authorization: ONE}, netrc: true}}", "headers.Authorization", "only one"),
         ("{h: {auth: {bearer: ONE}, netrc: true}}", "origins.h.netrc", "auth says already"),

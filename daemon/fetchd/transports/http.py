@@ -204,8 +204,13 @@ class HttpTransport:
         # By scheme, host and port as they are dialled, not as a URL may spell them.
         self._places: dict[tuple[str, str, int], _Place] = {}
         for origin, access in origins.items():
-            at = Question.of(f"{origin}/", {})
             key = f"origins.{origin}"
+            try:
+                at = Question.of(f"{origin}/", {})
+            except Exception:  # noqa: BLE001 -- as many as there are ways to be no host
+                raise ConfigError(f"{key}: this is not a host that can be asked") from None
+            if at.place in self._places:
+                raise ConfigError(f"{key}: stands there already, in another spelling")
             adapter = adapters.get(access.tls, access.proxy, f"{key}.tls", key)
             self._places[at.place] = _Place.of(origin, access, adapter)
         self._adapters = adapters
