@@ -133,6 +133,16 @@ def hide(text: str) -> str:
     return text
 
 
+def hide_in_start(data: bytes) -> bytes:
+    """Return the first bytes of a content without secrets, nor the half of one where they end."""
+    text = hide(data.decode("utf-8", "surrogateescape"))
+    for value in _spellings:
+        for length in range(min(len(value), len(text)), _SHORTEST_HIDDEN - 1, -1):
+            if text.endswith(value[:length]):
+                return (text[:-length] + HIDDEN).encode("utf-8", "surrogateescape")
+    return text.encode("utf-8", "surrogateescape")
+
+
 # ---------------------------------------------------------------- reading
 
 

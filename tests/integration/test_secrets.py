@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from faults.digest_server import DigestServer
-from faults.server import Authority, Server, content, file, html, redirect, status
+from faults.server import Authority, Server, content, file, redirect, status
 from process import DaemonProcess
 
 BODY = content("secrets", 50_000)
@@ -71,7 +71,7 @@ def test_p16_nothing_that_a_run_writes_shows_a_secret(tmp_path):
         server.routes |= {
             "/good": file(BODY),
             "/echo": repeated,
-            "/page": html(f"<!doctype html><title>{echo}</title>"),
+            "/page": file(f"<!doctype html>{echo}".encode()),
             "/away": redirect(away.url("/away")),
             "/path": redirect(f"/{KEY}/good?token={quote(TOKEN)}"),
             f"/{KEY}/good": file(BODY),

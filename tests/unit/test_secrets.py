@@ -7,7 +7,7 @@ import pytest
 
 from fetchd import logs, secrets
 from fetchd.errors import ConfigError
-from fetchd.secrets import Place, Secret, hide, netrc_login, read, tells
+from fetchd.secrets import Place, Secret, hide, hide_in_start, netrc_login, read, tells
 
 
 def written(path, content, mode=0o600):
@@ -204,6 +204,15 @@ def test_what_is_too_short_to_be_told_from_a_word_is_left_alone():
     Secret("PIN", "abc")
 
     assert hide("abcdefg") == "abcdefg"
+
+
+def test_of_a_content_that_was_cut_no_part_of_a_secret_is_left():
+    Secret("CUT", "cut-\\é-somewhere")
+
+    assert hide_in_start("a cut-\\é-somewhere b".encode()) == b"a (hidden) b"
+    assert hide_in_start(b"\xff cut-\\") == b"\xff (hidden)"
+    assert hide_in_start(b"a cut") == b"a cut"
+    assert hide_in_start(b"") == b""
 
 
 def test_p16_no_log_line_shows_a_secret(tmp_path):

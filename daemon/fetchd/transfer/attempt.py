@@ -42,7 +42,7 @@ from fetchd.ports import (
     Stream,
     Transport,
 )
-from fetchd.secrets import hide
+from fetchd.secrets import hide, hide_in_start
 from fetchd.transfer.pace import Pace
 from fetchd.transfer.resume import WHOLE, Plan, contradicts, is_strong, plan, unless_of
 from fetchd.transfer.sums import SumsBusy, SumsFiles
@@ -503,7 +503,7 @@ class _Fetch:
             content_type=None if content_type is None else hide(content_type)[:_LONGEST_TEXT],
             size_bytes=self._part.size_bytes if self._ended else stream.total,
             digests=self._hashes.digests() if self._ended else (),
-            start=hide(text_of(start)),
+            start=text_of(hide_in_start(start)),
         )
 
     def _check_head(self, stream: Stream) -> Verify:

@@ -11,6 +11,7 @@ from fetchd.dates import http_date_s
 from fetchd.errors import AttemptError, ValueProblem
 from fetchd.model import Validator
 from fetchd.ports import OtherRange
+from fetchd.secrets import hide
 from fetchd.transports.wire import RawHead
 from fetchd.urls import check_url, redact_url
 
@@ -253,4 +254,4 @@ def _content_range(head: Head, start: int) -> tuple[int, int, int | None]:
 
 def _shown(text: str) -> str:
     """Return remote text as a message may show it."""
-    return _UNSEEN.sub("?", text)[:80]
+    return _UNSEEN.sub("?", hide(text))[:80]
