@@ -197,23 +197,10 @@ class HttpTransport:
         self._on_withheld = on_withheld
         self._withheld = set[str]()  # guarded by _told
         self._told = threading.Lock()
-        adapters = _Adapters(workers)
-        self._anywhere = _Place(
-            name="", adapter=adapters.get(Tls(ca=ca), proxy, "network", "network")
-        )
-        # By scheme, host and port as they are dialled, not as a URL may spell them.
-        self._places: dict[tuple[str, str, int], _Place] = {}
-        for origin, access in origins.items():
-            key = f"origins.{origin}"
-            try:
-                at = Question.of(f"{origin}/", {})
-            except Exception:  # noqa: BLE001 -- as many as there are ways to be no host
-                raise ConfigError(f"{key}: this is not a host that can be asked") from None
-            if at.place in self._places:
-                raise ConfigError(f"{key}: stands there already, in another spelling")
-            adapter = adapters.get(access.tls, access.proxy, f"{key}.tls", key)
-            self._places[at.place] = _Place.of(origin, access, adapter)
-        self._adapters = adapters
+        self._adapters = _Adapters(workers)
+        elsewhere = self._adapters.get(Tls(ca=ca), proxy, "network", "network")
+        self._anywhere = _Place(name="", adapter=elsewhere)
+        self._places = self._found(origins)
 
     def open(self, request: Request, wanted: Callable[[], bool]) -> HttpStream:
         watch = self._deadlines.watch(wanted, request.deadline_s)
@@ -225,6 +212,24 @@ class HttpTransport:
 
     def close(self) -> None:
         self._adapters.close()
+
+    def _found(self, origins: Mapping[str, Access]) -> dict[tuple[str, str, int], _Place]:
+        """Return what is given, by scheme, host and port as they are dialled.
+
+        A URL may spell these in several ways, and two parsers may disagree about one.
+        """
+        places: dict[tuple[str, str, int], _Place] = {}
+        for origin, access in origins.items():
+            key = f"origins.{origin}"
+            try:
+                dialled = Question.of(f"{origin}/", {}).place
+            except Exception:  # noqa: BLE001 -- as many as there are ways to be no host
+                raise ConfigError(f"{key}: this is not a host that can be asked") from None
+            if dialled in places:
+                raise ConfigError(f"{key}: stands there already, in another spelling")
+            adapter = self._adapters.get(access.tls, access.proxy, f"{key}.tls", key)
+            places[dialled] = _Place.of(origin, access, adapter)
+        return places
 
     def _follow(self, request: Request, watch: Watch) -> HttpStream:
         url = _first_url(request.url)
