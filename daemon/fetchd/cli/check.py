@@ -179,6 +179,8 @@ def _rates_text(rates: Sequence[dict[str, Any]]) -> str:
 
     lowest, *others = (f"{format_rate(rate['bytes_per_s'])} by {rate['by']}" for rate in rates)
     return f"{lowest} ({'; '.join(others)})" if others else lowest
+
+
 def _credentials(spec: TaskSpec, settings: Settings) -> dict[str, list[str]]:
     """Return what the origins of a task are sent, without values, by origin."""
     from fetchd.urls import origin_of  # noqa: PLC0415
