@@ -6,6 +6,9 @@ import pytest
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from fetchd.errors import ValueProblem
 from fetchd.transports.question import Question
@@ -64,16 +67,89 @@ def test_n18_a_field_with_every_byte_of_latin_1_is_sent_as_it_is():
     assert value.encode("latin-1") in head("http://one.example/f", X=value)
 
 
-CHARACTERS = st.sampled_from("abzAZ09-._~!$&'()*+,;=:@/?%[]\xfc%2e%41./")
+class Sent(Exception):
+    """What requests would have sent."""
 
 
-@given(st.text(CHARACTERS, max_size=20), st.sampled_from(["one.example", "ONE.example", "[::1]"]))
-def test_every_url_goes_out_as_requests_would_send_it(rest, host):
-    url = f"http://{host}/{rest}"
+class Paper:
+    """A socket that keeps what is written to it."""
+
+    written = b""
+
+    def sendall(self, data):
+        self.written += data
+
+    def settimeout(self, _):
+        pass
+
+    def close(self):
+        pass
+
+
+class Pen(HTTPConnection):
+    def connect(self):
+        self.sock = self.paper = Paper()
+        self.is_verified = True
+
+    def getresponse(self):
+        raise Sent(self.paper.written)
+
+
+class TlsPen(Pen, HTTPSConnection):
+    pass
+
+
+class Pool(HTTPConnectionPool):
+    ConnectionCls = Pen
+
+
+class TlsPool(HTTPSConnectionPool):
+    ConnectionCls = TlsPen
+
+
+ADAPTER = HTTPAdapter()
+ADAPTER.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": TlsPool}
+
+
+def sent_by_requests(prepared):
+    with pytest.raises(Sent) as caught:
+        ADAPTER.send(prepared)
+    return caught.value.args[0]
+
+
+USUAL = {"User-Agent": "fetchd/1", "Accept": "*/*", "Accept-Encoding": "identity"}
+PLAIN = "abzAZ09-._~!$&'()*+,;=:@/?"
+RESTS = st.text(PLAIN, max_size=20) | st.text(PLAIN + "%[]\xfc%2e%41./", max_size=20)
+HOSTS = ["one.example", "ONE.example", "127.0.0.1", "[::1]", "[2001:DB8::1]", "b\xfccher.example"]
+PORTS = ["", ":", ":80", ":443", ":8080", ":0080"]
+ORIGINS = st.builds(
+    "{}://{}{}".format, *map(st.sampled_from, (["http", "https", "HTTP"], HOSTS, PORTS))
+)
+VALUES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0xFF, exclude_characters="\x7f"))
+
+
+@given(ORIGINS, RESTS, VALUES)
+def test_every_head_goes_out_as_requests_would_send_it(origin, rest, value):
+    url, headers = f"{origin}/{rest}", {**USUAL, "X-Key": value}
     try:
         check_url(url)
-        prepared = requests.Request("GET", url.partition("#")[0]).prepare()
+        prepared = requests.Request("GET", url, headers=headers).prepare()
     except (ValueProblem, requests.RequestException):
         return
 
-    assert head(url).split(b" ")[1].decode() == prepared.path_url
+    assert Question.of(url, headers).head() == sent_by_requests(prepared)
+
+
+@given(ORIGINS, RESTS)
+def test_a_url_that_was_read_is_read_again_without_a_change(origin, rest):
+    """As requests does on the way through a proxy."""
+    url = f"{origin}/{rest}"
+    try:
+        check_url(url)
+        question = Question.of(url, {})
+    except (ValueProblem, requests.RequestException):
+        return
+
+    again = requests.Request("GET", question.url).prepare()
+
+    assert (again.url, again.path_url) == (question.url, question.target)
