@@ -206,6 +206,14 @@ def test_every_request_is_worded_alike_on_both_ways(make, server):
     assert proxy.requests[0].target == server.url("/f?b=c&a=%2F")
 
 
+def test_n18_a_header_may_begin_with_what_is_a_space_in_unicode_alone(net, server):
+    server.routes["/f"] = file(b"x")
+
+    fetch(net, server.url("/f"), headers=(("X-Client", "\xa0\x85a"),))
+
+    assert b"\r\nX-Client: \xa0\x85a\r\n" in server.requests[0].raw
+
+
 def test_an_empty_file_is_an_answer(net, server):
     server.routes["/f"] = file(b"")
 
@@ -1584,6 +1592,16 @@ def test_a_tunnel_that_a_proxy_does_not_open_ends_with_the_time_for_connecting(m
 
     assert (error.code, error.transient) == ("proxy_failed", True)
     assert time.monotonic() - began_s < 2
+
+
+def test_the_wish_for_a_password_is_a_proxys_own_unless_it_came_through_a_tunnel(
+    make_both, tmp_path
+):
+    tls, ca = certificates(tmp_path)
+    with Server(fallback=status(407), tls=tls) as server:
+        error = failure(make_both(ca=ca), server.url("/f"))
+
+    assert (error.code, error.transient) == ("bad_status", False)
 
 
 @pytest.mark.parametrize("url", ["http://files.test/f", "https://files.test/f"])

@@ -418,8 +418,11 @@ class Adapter(HTTPAdapter):
         return pool
 
     def _by_proxy(self, question: Question, call: Call) -> Carrier:
+        question.head()  # raises for what may not be sent; requests would judge by other rules
+        prepared = requests.Request("GET", question.url).prepare()
+        prepared.headers.update(question.headers)
         answer = self.send(
-            requests.Request("GET", question.url, headers=question.headers).prepare(),
+            prepared,
             stream=True,
             timeout=(call.connect_s, call.stall_s),
             proxies=self._proxies,

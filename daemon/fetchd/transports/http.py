@@ -284,7 +284,8 @@ class HttpTransport:
             raise RangeRefused(unsatisfied_total(head))
         if head.status == 206 and request.start == 0:
             raise AttemptError("bad_response", "a part of the file came, the whole was asked for")
-        if head.status == 407 and answer.proxied:
+        # What comes through a tunnel is the origin's own.
+        if head.status == 407 and answer.proxied and urlsplit(head.url).scheme == "http":
             raise AttemptError("proxy_failed", "the proxy wants a password", transient=False)
         if head.status not in {200, 206}:
             raise head.refused(self._clock.wall())
