@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from fetchd.cores import Cores
 from fetchd.engine import Engine
@@ -20,6 +20,7 @@ from fetchd.model import (
     Intent,
     Item,
     Job,
+    OriginBounds,
     Outcome,
     Priority,
     Publish,
@@ -178,6 +179,7 @@ class EngineByHand:
         expand: Callable[..., Batch] = expand_specs,
         poison: int = 3,
         connections_per_origin: int = 8,
+        origins: Mapping[str, OriginBounds] | None = None,
         tell: Tell | None = None,
     ) -> None:
         self.clock = clock or FakeClock()
@@ -190,7 +192,8 @@ class EngineByHand:
             tell or self.events.append,
             self.clock,
             NoJitter(),
-            connections_per_origin=connections_per_origin,
+            bounds=OriginBounds(connections=connections_per_origin),
+            origins=origins or {},
             poison=poison,
         )
 
@@ -228,10 +231,13 @@ class EngineByHand:
         queue = self.engine._queue
         if queue._lonely or (queue._alone and queue._out):
             return False
+        now_s = self.clock.monotonic()
         if queue._alone:
             return True
         return any(
-            not run.full() and queue._busy.get(origin, 0) < queue._per_origin
+            not run.full()
+            and queue._busy.get(origin, 0) < queue._limit(origin)
+            and queue._shut.get(origin, 0.0) <= now_s
             for run in queue._runs.values()
             for origin in run.lanes
         )

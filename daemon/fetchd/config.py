@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
@@ -34,6 +35,7 @@ from fetchd.units import (
     format_size,
     parse_duration_s,
     parse_rate_bytes_per_s,
+    parse_requests_per_s,
     parse_size_bytes,
 )
 from fetchd.urls import check_url, local_path, origin_of
@@ -372,6 +374,13 @@ _Allowed = Annotated[str, _Reader(_read_allowed, {"type": "string"})]
 _Allow = Annotated[tuple[_Allowed, ...], BeforeValidator(_one_or_more), WithJsonSchema(_ADDRESSES)]
 _Pace = Annotated[Stall, _Reader(_read_stall, {"type": "string", "pattern": _STALL_PATTERN})]
 _Rate = Annotated[Rate, _Reader(parse_rate, rate_schema())]
+_Requests = Annotated[
+    float,
+    _Reader(
+        lambda value: parse_requests_per_s(_text(value)),
+        {"type": "string", "pattern": r"^[0-9]+\s*/\s*(s|m|h)$"},
+    ),
+]
 _RootName = Annotated[str, _Reader(_read_name, {"type": "string"})]
 _OriginName = Annotated[str, _Reader(_read_origin, {"type": "string"})]
 _HeaderName = Annotated[str, _Reader(_read_header, {"type": "string"})]
@@ -504,6 +513,14 @@ class Origin(_Keys):
     )
     proxy_auth: Login | None = _key(None, "user and password for that proxy")
     netrc: _Flag = _key("false", "user and password from the entry of this host in the netrc file")
+    connections: Annotated[int, _whole(1, 512)] | None = _key(
+        None, "connections at a time, instead of limits.connections_per_origin"
+    )
+    requests_per_s: _Requests | None = _key(
+        None,
+        "the most attempts begun in a time: 10/s, 100/m, 1000/h; no limit by default",
+        key="requests",
+    )
     rate: _Rate | None = _key(None, "bytes a second of all that it sends, as in limits.rate")
 
     @model_validator(mode="before")
@@ -678,6 +695,18 @@ class Settings(_Keys):
         "8s", "how long a stop waits for what is under way", key="stop_grace"
     )
     history: History = _key({}, "how long ended runs are remembered")
+
+    def most_of_origin(self, origin: str = "") -> tuple[int, str]:
+        """Return how many workers an origin may hold, and the key that says so; "": of any other.
+
+        Never all of them, lest a silent origin stop the others.
+        """
+        keys = self.origins.get(origin)
+        most, by = self.limits.connections_per_origin, "limits.connections_per_origin"
+        if keys is not None and keys.connections is not None:
+            most, by = keys.connections, "origins"
+        others = 1 if self.workers > 2 else 0
+        return min((most, by), (self.workers - others, "workers"), key=itemgetter(0))
 
 
 # ---------------------------------------------------------------- reading

@@ -97,7 +97,8 @@ class AttemptError(FetchdError):
 
     ``code`` is a key of ``CODES``; ``transient`` overrides the code's default; ``retry_after_s``
     is the origin's wish (seconds from now), None where it has none; ``status`` is that of the
-    origin's answer (RFC 9110 §15) where the answer is what failed.
+    origin's answer (RFC 9110 §15) where the answer is what failed. ``origin``: whose failure it is,
+    "" where that is the source's own, or no origin's.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class AttemptError(FetchdError):
         self.transient = CODES[code].transient if transient is None else transient
         self.retry_after_s = retry_after_s
         self.status = status
+        self.origin = ""
 
 
 class NotWanted(Exception):

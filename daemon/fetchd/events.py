@@ -229,6 +229,34 @@ class RootFull(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OriginShut(Event):
+    """Nothing is asked of an origin for ``delay_s``. ``cause``: ``asked`` (by it), ``failing``."""
+
+    origin: str
+    cause: str
+    reason: str
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginOpened(Event):
+    """``worn``: it still fails, and was given up to the retries of its tasks."""
+
+    origin: str
+    worn: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginWindow(Event):
+    """An origin's connections were halved, or are at their bound again; ``before``: so many."""
+
+    origin: str
+    connections: int
+    before: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEvent(Event):
     job: str
     run: int

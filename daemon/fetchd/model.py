@@ -186,6 +186,44 @@ class Run:
     scheduled_for_s: float
 
 
+# ---------------------------------------------------------------- origins
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginBounds:
+    """What an origin is never asked more of; ``by``: the key of the configuration that says so."""
+
+    connections: int
+    requests_per_s: float | None = None
+    by: str = "limits.connections_per_origin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginRecord:
+    """What is known of an origin, for the next life. Moments are steady wall clock.
+
+    ``gate_s``: for how long it asked to be left alone; ``tries``: pauses of its breaker so far.
+    ``samples``, ``rates``: so many the means are of.
+    """
+
+    origin: str
+    seen_at_s: float
+    window: int = 1
+    why: str = ""
+    gate_until_at_s: float = 0.0
+    gate_s: float = 0.0
+    gate_why: str = ""
+    held_until_at_s: float = 0.0
+    tries: int = 0
+    ranges: bool | None = None
+    retry_after_s: float | None = None
+    best: int | None = None
+    samples: float = 0.0
+    stall_rate: float = 0.0
+    rates: float = 0.0
+    bytes_per_s: float | None = None
+
+
 # ---------------------------------------------------------------- tasks
 
 
@@ -391,10 +429,14 @@ class Expanded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """A verified part waits to be published. ``home``: as in ``ports.Part``."""
+    """A verified part waits to be published. ``home``: as in ``ports.Part``.
+
+    ``ranges``: whether the origin gave the rest of a file when it was asked for, None: it was not.
+    """
 
     intent: Intent
     home: str = ""
+    ranges: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -441,6 +483,7 @@ class Failure:
     ``progressed``: more bytes are durable in the part than when the attempt began. ``dossier``:
     where it was the content that failed; ``status``: where it was that of the origin's answer.
     ``kept``: of a publication, whose part (or name) is as it was verified and may be tried again.
+    ``origin``: whose failure it is, "": that of the attempt's source.
     """
 
     code: str
@@ -451,6 +494,7 @@ class Failure:
     dossier: Dossier | None = None
     status: int | None = None
     kept: bool = False
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -466,12 +510,14 @@ class Progress:
     """``received_bytes`` of this attempt so far, of ``total_bytes`` (None: unknown).
 
     ``have_bytes``: the length of the part. ``verifying``: a prefix or file is being hashed.
+    ``wish``: an origin whose answer asks to be left alone, and for how many seconds; told once.
     """
 
     received_bytes: int = 0
     have_bytes: int = 0
     total_bytes: int | None = None
     verifying: bool = False
+    wish: tuple[str, float] | None = None
 
 
 # ---------------------------------------------------------------- commands
@@ -631,12 +677,42 @@ class FileView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OriginView:
+    """What holds for an origin now, why, and what was learned of it. Stamps are wall clock.
+
+    ``connections`` at a time, of which ``out`` are in use, at most ``most_connections`` as
+    ``bound_by`` says; ``window_reason``: why they are fewer. ``shut_until_s``: nothing is asked of
+    it before, None: it is open. ``breaker``: closed, open, half_open. ``failures``: tasks that
+    failed in a row for its fault, or pauses of the open breaker. ``bytes_per_s``: a connection's.
+    """
+
+    origin: str
+    connections: int
+    most_connections: int
+    bound_by: str
+    window_reason: str
+    requests_per_s: float | None
+    out: int
+    breaker: str
+    failures: int
+    shut_until_s: float | None
+    shut_reason: str
+    ranges: bool | None
+    retry_after_s: float | None
+    best_connections: int | None
+    stall_rate: float
+    bytes_per_s: float | None
+    seen_at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The one read model of what goes on now: status file, tables, folder.
 
-    ``left_out``: open runs that there are besides.
+    ``left_out``: open runs that there are besides. ``origins``: the shut ones first.
     """
 
     runs: tuple[RunView, ...]
     transfers: tuple[TransferView, ...]
     left_out: int = 0
+    origins: tuple[OriginView, ...] = ()

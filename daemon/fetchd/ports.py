@@ -18,6 +18,7 @@ from fetchd.model import (
     History,
     Intent,
     Job,
+    OriginRecord,
     Outcome,
     Position,
     Progress,
@@ -106,7 +107,7 @@ class Stream(Protocol):
     a rest was asked for). ``total``: length of the whole file, None when unknown. ``framed``:
     the end of the body can be told from a cut (by length or chunks). ``not_modified``: the
     origin says that ``unless`` still holds; there is no body. ``held_s``: how long the last read
-    waited for a rate, which is not the origin's fault.
+    waited for a rate, which is not the origin's fault. ``wish``: as in ``model.Progress``.
     """
 
     start: int
@@ -117,6 +118,7 @@ class Stream(Protocol):
     content_type: str | None
     final_url: str
     held_s: float
+    wish: tuple[str, float] | None
 
     def readinto(self, buffer: memoryview) -> int:
         """Read the raw bytes that arrive first; 0 = the correct end of the body.
@@ -496,6 +498,18 @@ class RunCancelled:
     run: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginKept:
+    """What is known of an origin now."""
+
+    record: OriginRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginForgotten:
+    origin: str
+
+
 Change = (
     Started
     | Waits
@@ -506,6 +520,8 @@ Change = (
     | RunChanged
     | RunCancelled
     | RunFiled
+    | OriginKept
+    | OriginForgotten
 )
 
 
@@ -710,6 +726,10 @@ class Store(Protocol):
 
     def limit_waits(self, group: int, due_at_s: float) -> None:
         """Let every ready task of the group that is due later be due then."""
+        ...
+
+    def origins(self, seen_after_s: float) -> list[OriginRecord]:
+        """Forget the origins that were last heard of before (wall clock); return the others."""
         ...
 
     def reopen(self, run: int) -> OpenRun | None:

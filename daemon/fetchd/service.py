@@ -41,6 +41,7 @@ from fetchd.model import (
     Fetch,
     FileView,
     Job,
+    OriginBounds,
     Outcome,
     Publish,
     Report,
@@ -178,7 +179,8 @@ class Works:
             tell,
             clock,
             Random(),
-            connections_per_origin=_most_of_one_origin(settings),
+            bounds=_bounds(settings, ""),
+            origins={origin: _bounds(settings, origin) for origin in settings.origins},
             poison=settings.retry.poison,
         )
         self.fetchers = Pool(
@@ -689,10 +691,12 @@ def _miss(stuck: Iterable[Worker]) -> None:
             raise StoreError(f"the thread {worker.name} has ended, and nothing could replace it")
 
 
-def _most_of_one_origin(settings: Settings) -> int:
-    """Return how many workers one origin may hold: not all, lest a silent one stop the others."""
-    others = 1 if settings.workers > 2 else 0
-    return min(settings.limits.connections_per_origin, settings.workers - others)
+def _bounds(settings: Settings, origin: str) -> OriginBounds:
+    """Return the bounds of one of `origins`; "": of every other one."""
+    most, by = settings.most_of_origin(origin)
+    keys = settings.origins.get(origin)
+    requests_per_s = None if keys is None else keys.requests_per_s
+    return OriginBounds(connections=most, requests_per_s=requests_per_s, by=by)
 
 
 def _rates(settings: Settings) -> transports.Rates:

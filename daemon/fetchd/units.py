@@ -23,6 +23,7 @@ _BYTES = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
+_FREQUENCY = re.compile(r"([0-9]{1,6})\s*/\s*(s|m|h)")
 _LONGEST_S = 100 * 365 * 86400.0
 _LARGEST_BYTES = 2**62
 
@@ -65,6 +66,17 @@ def parse_rate_bytes_per_s(text: str) -> int:
         return parse_size_bytes(size)
     except ValueProblem:
         raise ValueProblem(f"{text!r} is not a rate; write a size a second: 5MiB/s") from None
+
+
+def parse_requests_per_s(text: str) -> float:
+    """Return requests a second of ``10/s``, ``100/m`` or ``1000/h``; raises ValueProblem."""
+    match = _FREQUENCY.fullmatch(text.strip())
+    if match is None or not int(match[1]):
+        raise ValueProblem(
+            f"{text!r} is not a number of requests; write a whole number a second, minute or "
+            "hour: 10/s, 100/m, 1000/h"
+        )
+    return int(match[1]) / _SECONDS[match[2]]
 
 
 def format_size(size_bytes: float) -> str:

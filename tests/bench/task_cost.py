@@ -32,6 +32,7 @@ from fetchd.model import (
     Intent,
     Item,
     Job,
+    OriginBounds,
     Progress,
     Publish,
     Published,
@@ -98,7 +99,7 @@ def measure(tasks: int, workers: int, folder: Path, *, told: bool) -> dict[str, 
         tell,
         clock,
         Random(),
-        connections_per_origin=workers,
+        bounds=OriginBounds(connections=workers),
     )
     pools: list[Pool[Any]] = [
         Pool("fetcher", workers, engine, Fetch, work=instant_fetch, most=1, clock=clock, tell=tell),

@@ -29,6 +29,7 @@ from fetchd.model import (
     Job,
     ListFile,
     Magic,
+    OriginRecord,
     Position,
     Priority,
     RetryPolicy,
@@ -51,6 +52,8 @@ from fetchd.ports import (
     Keep,
     NewGroup,
     NewJob,
+    OriginForgotten,
+    OriginKept,
     Pruned,
     RestEnded,
     RunCancelled,
@@ -655,6 +658,47 @@ def test_an_ended_run_is_counted_once_and_anew_after_a_retry(store):
     assert [view.tasks.failed for view in views] == [2, 2, 2, 2]
     assert len(counts) == 1
     assert store.run_view(run).tasks.cancelled == 2
+
+
+A, B = (
+    OriginRecord(origin=f"https://{name}.example:443", seen_at_s=NOW_S + at_s, window=3)
+    for name, at_s in (("a", 0.0), ("b", 60.0))
+)
+
+
+def test_what_is_known_of_origins_is_kept_replaced_and_forgotten(store):
+    whole = OriginRecord(
+        origin=A.origin,
+        seen_at_s=NOW_S + 1.5,
+        window=2,
+        why="429",
+        gate_until_at_s=NOW_S + 30,
+        gate_s=28.5,
+        gate_why="status 429",
+        held_until_at_s=NOW_S + 4,
+        tries=2,
+        ranges=False,
+        retry_after_s=28.5,
+        best=7,
+        samples=20.0,
+        stall_rate=0.05,
+        rates=3.5,
+        bytes_per_s=1e6,
+    )
+    store.record([OriginKept(record=A), OriginKept(record=B)])
+    store.record([OriginKept(record=whole)])
+    known = store.origins(0.0)
+    store.record([OriginForgotten(origin=B.origin)])
+
+    assert sorted(known, key=lambda one: one.origin) == [whole, B]
+    assert store.origins(0.0) == [whole]
+
+
+def test_origins_that_nothing_was_heard_of_for_long_are_forgotten(store):
+    store.record([OriginKept(record=A), OriginKept(record=B)])
+
+    assert store.origins(NOW_S) == [B]
+    assert store.origins(0.0) == [B]
 
 
 def test_no_query_looks_at_more_tasks_than_it_has_to(store):

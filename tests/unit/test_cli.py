@@ -23,6 +23,7 @@ from fetchd import __version__, cli, config
 from fetchd.cli import demo
 from fetchd.cli.board import board, file_lines, printable, run_line
 from fetchd.cli.demo_server import DemoServer, Page
+from fetchd.cli.origins import table
 from fetchd.cli.status import ENVIRONMENT, PLACES, state_of
 from fetchd.cli.waits import Waits
 from fetchd.events import TaskDeferred, TaskRetryScheduled, TaskStarted
@@ -104,6 +105,7 @@ def test_version_says_which(capsys):
     [
         (["--help"], {"rich", "pydantic", "yaml", "structlog", "requests", "sqlite3"}),
         (["status"], {"rich", "pydantic", "structlog", "requests", "sqlite3", "watchdog"}),
+        (["origins"], {"rich", "pydantic", "structlog", "requests", "sqlite3", "watchdog"}),
         (["version"], {"rich", "pydantic", "yaml", "structlog", "requests", "sqlite3"}),
     ],
 )
@@ -136,6 +138,7 @@ def test_a_reader_that_goes_away_is_no_error_to_talk_about():
         ("check a.yaml", 0),
         ("check --json b.yaml", 2),
         ("status", 75),
+        ("origins", 75),
     ],
 )
 def test_a_standard_output_that_is_closed_is_no_error(command, code):
@@ -331,6 +334,28 @@ def test_check_shows_which_rate_holds_and_by_whom(capsys):
     ]
 
 
+def test_check_tells_which_of_two_limits_holds(capsys):
+    urls = "urls: [https://one.example/a, https://two.example/b, https://three.example/c]"
+    path = written("set.yaml", f"limits: {{ concurrency: 4 }}\n{urls}\n")
+    origins = (
+        "{ one.example: { connections: 2, requests: 100/m }, two.example: { connections: 6 } }"
+    )
+
+    code, out, _ = ran(capsys, "check", "--show", "--set", f"origins={origins}", path)
+
+    assert code == 0
+    of = "of the configuration"
+    lower = "which is lower than limits.concurrency of the job"
+    as_job = "limits.concurrency of the job is lower"
+    assert out.splitlines()[1:6] == [
+        "  at most 4 files at a time: limits.concurrency of the job",
+        f"  at most 2 at a time from https://one.example:443: origins {of}, {lower}, 4",
+        f"  one attempt every 600 ms from https://one.example:443: origins {of}",
+        f"  at most 7 at a time from https://three.example:443: workers {of}; {as_job}",
+        f"  at most 6 at a time from https://two.example:443: origins {of}; {as_job}",
+    ]
+
+
 def test_check_reads_a_list_to_its_end(capsys):
     lines = [f"https://h.example/{number}" for number in range(5000)]
     path = written("l.urls", "\n".join([*lines, "no url", lines[0]]) + "\n")
@@ -514,6 +539,77 @@ def test_the_log_level_of_get_is_warning_unless_it_is_set_in_the_call(capsys, ar
 
     assert code == 0
     assert ("task.started" in err, err == "") == (logged, not logged)
+
+
+# ---------------------------------------------------------------- origins
+
+ORIGIN = {
+    "origin": "https://files.example:443",
+    "connections": 4,
+    "most_connections": 7,
+    "bound_by": "workers",
+    "window_reason": "bad_status: 429 Too Many Requests",
+    "requests_per_s": 10.0,
+    "out": 2,
+    "breaker": "half_open",
+    "failures": 1,
+    "shut_until_s": 1_000_041.2,
+    "shut_reason": "status 429",
+    "ranges": True,
+    "retry_after_s": 60.0,
+    "best_connections": 7,
+    "stall_rate": 0.05,
+    "bytes_per_s": 10 * 1024 * 1024,
+    "seen_at_s": 1_000_000.0,
+}
+
+
+def test_origins_are_shown_with_the_reason_of_each_limit():
+    calm = ORIGIN | {
+        "origin": "http://nas:80",
+        "connections": 7,
+        "requests_per_s": None,
+        "out": 0,
+        "breaker": "closed",
+        "shut_until_s": None,
+        "ranges": None,
+        "retry_after_s": None,
+        "best_connections": None,
+        "bytes_per_s": None,
+    }
+
+    lines = list(table([ORIGIN, calm], 1_000_000.0))
+
+    assert [line.split() for line in lines[:2]] == [
+        ["origin", "connections", "gate", "breaker", "ranges", "stalls", "speed"],
+        [
+            *("https://files.example:443", "2", "of", "4", "shut", "for", "41.2", "s"),
+            *("half-open", "yes", "5%", "10.0", "MiB/s"),
+        ],
+    ]
+    assert lines[2:8] == [
+        "    at most 7 connections: workers",
+        "    now 4: bad_status: 429 Too Many Requests",
+        "    one attempt every 100 ms: origins",
+        "    shut: status 429",
+        "    it last asked for 1 m 0 s",
+        "    7 at a time went well",
+    ]
+    assert lines[8].split() == ["http://nas:80", "0", "of", "7", "open", "closed", "?", "5%", "?"]
+    assert lines[9:] == ["    at most 7 connections: workers"]
+
+
+def test_origins_come_from_the_status_file(capsys, daemon):
+    report = {"runs": [], "transfers": [], "origins": [ORIGIN]}
+    (daemon / "state" / "status.json").write_text(json.dumps({"report": report}))
+
+    code, out, _ = ran(capsys, "origins", "--json")
+
+    assert (code, json.loads(out)) == (0, [ORIGIN])
+
+
+def test_origins_of_a_daemon_that_has_just_started(capsys, daemon):
+    assert ran(capsys, "origins") == (0, "nothing was asked of any server yet\n", "")
 
 
 # ---------------------------------------------------------------- status

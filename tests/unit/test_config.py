@@ -295,6 +295,61 @@ def test_a_key_of_a_later_version_may_not_be_set(folder, text, key):
     assert f"{key}: not built yet; remove it" in str(error)
 
 
+# ---------------------------------------------------------------- origins
+
+
+@pytest.mark.parametrize(
+    ("key", "origin"),
+    [
+        ("files.example", "https://files.example:443"),
+        ("FILES.example:8443", "https://files.example:8443"),
+        ("https://files.example/", "https://files.example:443"),
+        ("http://nas.lan:8080", "http://nas.lan:8080"),
+        ("http://[fd00::1]", "http://[fd00::1]:80"),
+    ],
+)
+def test_an_origin_is_named_by_scheme_host_and_port(folder, key, origin):
+    text = f"origins:\n  '{key}': {{ connections: 2, requests: 100/m }}\n"
+
+    settings = load(written(folder, text), {}, {})
+
+    ((name, keys),) = settings.origins.items()
+    assert (name, keys.connections, round(60 * keys.requests_per_s)) == (origin, 2, 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        ("origins: {'https://h/a': {}}", ":1:11: ", "'https://h/a' is no origin; write https://H"),
+        ("origins: {'ftp://h': {}}", ":1:11: ", "the scheme 'ftp' is not fetched"),
+        ("origins: {h: {requests: 10}}", ":1:25: ", "'10' is not a number of requests"),
+        ("origins: {h: {requests: 0/s}}", ":1:25: ", "'0/s' is not a number of requests"),
+        ("origins: {h: {connections: 0}}", ":1:28: ", "'0' is not a whole number from 1 to 512"),
+        ("origins: {h: {conections: 1}}", ":1:15: ", "did you mean 'connections'?"),
+        (
+            "origins: {h: {}, 'https://h:443': {}}",
+            ":1:10: ",
+            "'h' and 'https://h:443' are one origin, https://h:443; write it once",
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_origin_is_told_with_its_place(folder, text, place, message):
+    error = rejected(folder, text)
+
+    assert str(error).partition("fetchd.yaml")[2].startswith(place)
+    assert message in str(error)
+
+
+def test_of_an_origin_s_own_bound_and_everybody_s_that_holds_which_leaves_a_worker_to_others():
+    keys = "{ one: { connections: 12 }, two: { connections: 2 }, three: { requests: 1/s } }"
+    settings = load(None, {"origins": keys, "workers": "10"}, {})
+
+    assert settings.most_of_origin("https://one:443") == (9, "workers")
+    assert settings.most_of_origin("https://two:443") == (2, "origins")
+    assert settings.most_of_origin("https://three:443") == (8, "limits.connections_per_origin")
+    assert settings.most_of_origin() == (8, "limits.connections_per_origin")
+
+
 # ---------------------------------------------------------------- places
 
 

@@ -26,6 +26,7 @@ from fetchd.model import (
     Interrupted,
     Item,
     ListFile,
+    OriginBounds,
     Position,
     Progress,
     Publish,
@@ -719,6 +720,148 @@ def test_a_list_without_an_item_ends_its_run_as_succeeded():
     hand.close()
 
 
+# ---------------------------------------------------------------- what an origin bears and asks for
+
+
+def asked(retry_after_s: float, number: int = 429) -> Failure:
+    return failure("bad_status", status=number, retry_after_s=retry_after_s)
+
+
+def test_what_one_run_is_asked_for_all_runs_heed_and_only_the_one_that_met_it_is_charged(hand):
+    for name in "abc":
+        hand.submit(job(name, group(name, spec(name))))
+    met = hand.fetch()
+    hand.settle(met, asked(30))
+
+    assert hand.fetch() is None
+    waits = {run.job: run.waiting for run in hand.engine.view().runs}
+    assert waits == {"a": {"retry": 1}, "b": {"origin": 1}, "c": {"origin": 1}}
+    hand.clock.advance(29.9)
+    assert hand.fetch() is None
+    hand.clock.advance(2.1)
+    hand.engine.tick()
+    numbers = {}
+    while (attempt := hand.fetch()) is not None:
+        numbers[attempt.job.name] = attempt.number
+        hand.succeed(attempt)
+
+    assert numbers == {"a": 2, "b": 1, "c": 1}
+    (shut,) = of(hand, events.OriginShut)
+    assert (shut.origin, shut.cause, shut.delay_s) == ("http://one.example:80", "asked", 30)
+    assert len(of(hand, events.OriginOpened)) == 1
+
+
+def test_nobody_slips_through_between_an_outcome_and_what_it_shuts(hand):
+    hand.submit(job("a", group("a", spec("f"), spec("g"))))
+    attempt = hand.fetch()
+    queue, shut_when_released = hand.engine._queue, []
+    release = queue.release
+
+    def watched(entry):
+        shut_when_released.append(dict(queue._shut))
+        release(entry)
+
+    queue.release = watched
+    hand.settle(attempt, asked(30))
+
+    assert shut_when_released == [{"http://one.example:80": hand.clock.monotonic() + 30}]
+
+
+def test_other_origins_go_on_while_one_is_shut(hand):
+    hand.submit(job("a", group("a", spec("f"), spec("g"), spec("h", "http://two.example/h"))))
+    hand.settle(hand.fetch(), asked(30))
+
+    assert hand.run_all() == ["h"]
+
+
+def test_a_mirror_is_asked_at_once_when_an_origin_is_shut(hand):
+    two = spec("f", "http://one.example/f", "http://two.example/f")
+    hand.submit(job("a", group("a", two)))
+    hand.settle(hand.fetch(), asked(30))
+
+    assert hand.fetch().source == "http://two.example/f"
+
+
+def test_a_wish_in_a_good_answer_is_heeded_at_once(hand):
+    hand.submit(job("a", group("a", spec("f"), spec("g"))))
+    attempt = hand.fetch()
+    wish = ("http://cdn.example:80", 12.0)
+    hand.engine.report(attempt, Progress(wish=wish))
+
+    assert hand.fetch() is None
+    assert {one.origin for one in of(hand, events.OriginShut)} == {
+        "http://cdn.example:80",
+        "http://one.example:80",
+    }
+    hand.succeed(attempt)
+    hand.clock.advance(12)
+    assert hand.run_all() == ["g"]
+
+
+def test_tasks_behind_a_breaker_wait_for_one_that_finds_out_and_are_not_charged(hasty):
+    hasty.submit(job("a", group("a", *[spec(f"f{i}") for i in range(20)])))
+    for _ in range(5):
+        hasty.settle(hasty.fetch(), failure("connect_failed"))
+    assert hasty.fetch() is None
+
+    hasty.clock.advance(2)
+    probe = hasty.fetch()
+    assert hasty.fetch() is None
+    hasty.settle(probe, failure("connect_failed"))
+    assert hasty.fetch() is None
+    hasty.clock.advance(4)
+    hasty.succeed(hasty.fetch())
+    hasty.clock.advance(10)
+
+    while (attempt := hasty.fetch()) is not None:
+        hasty.succeed(attempt)
+    (ended,) = of(hasty, events.RunEnded)
+    assert ended.state is RunState.SUCCEEDED
+    assert sum(done.attempts for done in of(hasty, events.TaskDone)) == 20 + 6
+
+
+def test_a_run_of_a_dead_origin_ends(hasty):
+    answer = hasty.submit(job("a", group("a", *[spec(f"f{i}") for i in range(40)], retry=QUICK)))
+
+    began_s = hasty.clock.monotonic()
+    while not hasty.engine.idle():
+        attempt = hasty.fetch()
+        if attempt is None:
+            hasty.clock.advance(0.5)
+            hasty.engine.tick()
+        else:
+            hasty.settle(attempt, failure("connect_failed"))
+
+    assert hasty.store.run_view(answer.run).tasks.failed == 40
+    assert hasty.clock.monotonic() - began_s < 20
+
+
+def test_the_view_shows_what_holds_for_an_origin():
+    own = OriginBounds(connections=2, requests_per_s=10.0, by="origins")
+    hand = EngineByHand(clock=StepClock(), origins={"http://one.example:80": own})
+    hand.submit(job("a", group("a", spec("f"), spec("g"), spec("h"))))
+    first = hand.fetch()
+    early = hand.fetch()
+    hand.clock.advance(0.1)
+    second = hand.fetch()
+    hand.clock.advance(0.1)
+    third = hand.fetch()
+    (origin,) = hand.engine.view().origins
+    hand.settle(second, asked(30))
+    (later,) = hand.engine.view().origins
+    hand.close()
+
+    assert first is not None
+    assert second is not None
+    assert (early, third) == (None, None)
+    assert (origin.connections, origin.out, origin.requests_per_s, origin.bound_by) == (
+        *(2, 2, 10.0),
+        "origins",
+    )
+    assert origin.shut_until_s is None
+    assert (later.connections, later.out, later.shut_until_s) == (1, 1, hand.clock.wall() + 30)
+
+
 # ---------------------------------------------------------------- a new life on the same store
 
 
@@ -747,6 +890,37 @@ def test_accepted_tasks_go_on_in_the_next_life(lives):
 
     assert second.run_all() == ["f", "g"]
     assert second.engine.idle()
+
+
+def test_a_shut_origin_is_shut_in_the_next_life_until_its_time(lives):
+    first = lives()
+    first.submit(job("a", group("a", spec("f"), spec("g"))))
+    first.settle(first.fetch(), asked(30))
+
+    second = lives()
+    second.clock.advance(10)
+    second.engine.recover({})
+    assert second.fetch() is None
+    second.clock.advance(21)
+
+    assert sorted(second.run_all()) == ["f", "g"]
+
+
+def test_what_was_learned_is_recorded_from_time_to_time_and_at_the_end(lives):
+    first = lives()
+    first.submit(job("a", group("a", spec("f"), spec("g", "http://two.example/g"))))
+    first.succeed(first.fetch())
+    before = first.store.origins(0.0)
+    first.clock.advance(30)
+    first.engine.tick()
+    first.calm()
+    between = first.store.origins(0.0)
+    first.succeed(first.fetch())
+    first.engine.finish_publishing()
+
+    assert before == []
+    assert [one.origin for one in between] == ["http://one.example:80"]
+    assert len(first.store.origins(0.0)) == 2
 
 
 @pytest.mark.parametrize(

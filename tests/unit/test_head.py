@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fetchd.errors import AttemptError
 from fetchd.transports.head import Extent, Head, extent_of, next_url, retry_after_s
+from fetchd.transports.ratelimit import used_up_s
 from fetchd.transports.wire import RawHead
 
 NOW_S = 1_772_532_000.0  # Tue, 03 Mar 2026 10:00:00 GMT
@@ -140,3 +141,33 @@ def test_a_connection_is_kept_as_the_version_and_the_server_say(minor, values, k
     pairs = [("Connection", value) for value in values]
 
     assert head(200, *pairs, minor=minor).keeps_connection() == keeps
+
+
+# ---------------------------------------------------------------- quotas
+
+
+@pytest.mark.parametrize(
+    ("fields", "wait_s"),
+    [
+        ({"ratelimit": ['"default";r=0;t=50']}, 50),
+        ({"ratelimit": ['"default";t=50;r=0']}, 50),
+        ({"ratelimit": ['"a";r=3;t=99, "b";r=0;t=7']}, 7),
+        ({"ratelimit": ['"a";r=0;t=3', '"b";r=0;t=7']}, 7),
+        ({"ratelimit": ["limit=100, remaining=0, reset=12"]}, 12),
+        ({"ratelimit-remaining": ["0"], "ratelimit-reset": ["12"]}, 12),
+        ({"x-ratelimit-remaining": ["0"], "x-ratelimit-reset": ["12"]}, 12),
+        ({"x-ratelimit-remaining": ["0"], "x-ratelimit-reset": [str(int(NOW_S) + 90)]}, 90),
+        ({"ratelimit": ['"default";r=1;t=50']}, None),
+        ({"ratelimit": ['"default";r=0']}, None),
+        ({"ratelimit": ['"default";r=0;t=-5']}, None),
+        ({"ratelimit": ['"default";r=0.5;t=5']}, None),
+        ({"ratelimit": ["nonsense"]}, None),
+        ({"ratelimit-limit": ["100"], "ratelimit-remaining": ["0"]}, None),
+        ({"ratelimit-remaining": ["0", "0"], "ratelimit-reset": ["12"]}, None),
+        ({"ratelimit-remaining": ["5"], "ratelimit-reset": ["12"]}, None),
+        ({"x-ratelimit-remaining": ["0"], "x-ratelimit-reset": ["soon"]}, None),
+        ({"x-ratelimit-remaining": ["0"], "x-ratelimit-reset": [str(int(NOW_S) - 9)]}, None),
+    ],
+)
+def test_a_quota_that_is_used_up_says_when_it_is_filled(fields, wait_s):
+    assert used_up_s(fields, None, NOW_S) == wait_s

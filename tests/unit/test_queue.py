@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 from collections import Counter
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from fetchd.clock import SystemClock
-from fetchd.engine.queue import Entry, TaskQueue
+from fetchd.engine.queue import Entry, Ruling, TaskQueue
 from fetchd.model import History, Priority, Task, TaskSpec
 from fetchd.ports import Ready
 from harness import FakeClock
@@ -147,6 +148,208 @@ def test_an_origin_at_its_limit_is_passed_over_until_one_is_released():
     assert take_all(queue, 1) == [2]
 
 
+# ---------------------------------------------------------------- what origins are ruled
+
+
+def took(queue: TaskQueue) -> tuple[list[Entry | None], threading.Thread]:
+    """Take on another thread; the list gets what it took."""
+    got: list[Entry | None] = []
+    taker = threading.Thread(target=lambda: got.append(queue.take()), daemon=True)
+    taker.start()
+    return got, taker
+
+
+def test_lanes_of_a_shut_origin_are_passed_over_until_its_time():
+    clock = FakeClock()
+    queue = queue_with(entry(1), entry(2), entry(3, origin="other"), clock=clock)
+    queue.rule(Ruling("o", 8, clock.monotonic() + 10))
+
+    assert take_all(queue, 1) == [3]
+    got, taker = took(queue)
+    clock.advance(9.9)
+    taker.join(0.05)
+    assert taker.is_alive()
+    clock.advance(0.1)
+    taker.join(5)
+
+    assert got[0].ready.task.id == 1
+    assert take_all(queue, 1) == [2]
+
+
+def test_a_run_whose_origins_are_all_shut_keeps_nobody_waiting_whatever_its_priority():
+    clock = FakeClock()
+    urgent = [entry(i, run=1, origin=f"o{i}", priority=Priority.URGENT) for i in range(1, 9)]
+    queue = queue_with(*urgent, entry(9, run=2, origin="o9", priority=Priority.LOW), clock=clock)
+    for i in range(1, 9):
+        queue.rule(Ruling(f"o{i}", 8, clock.monotonic() + 10))
+
+    assert take_all(queue, 1) == [9]
+    clock.advance(10)
+    assert sorted(take_all(queue, 8)) == list(range(1, 9))
+
+
+def test_runs_take_turns_again_when_a_gate_opens():
+    clock = FakeClock()
+    queue = queue_with(*[entry(i, run=i % 3) for i in range(9)], clock=clock)
+    queue.rule(Ruling("o", 3, clock.monotonic() + 10))
+    clock.advance(10)
+
+    out = [queue.take() for _ in range(3)]
+
+    assert {e.run for e in out} == {0, 1, 2}
+    for one in out:
+        queue.release(one)
+    assert {queue.take().run for _ in range(3)} == {0, 1, 2}
+
+
+def test_a_longer_ruling_replaces_a_shorter_one_and_the_other_way_round():
+    clock = FakeClock()
+    queue = queue_with(entry(1), entry(2, origin="other"), clock=clock)
+    queue.rule(Ruling("o", 8, clock.monotonic() + 5))
+    queue.rule(Ruling("o", 8, clock.monotonic() + 50))
+    clock.advance(6)
+    assert take_all(queue, 1) == [2]
+
+    queue.rule(Ruling("o", 8))
+    assert take_all(queue, 1) == [1]
+
+
+def test_whoever_waits_is_woken_when_a_gate_opens_though_it_had_nothing_to_wait_for_before():
+    queue = TaskQueue(SystemClock(), connections_per_origin=1)
+    queue.add_run(1, Priority.NORMAL, None)
+    queue.put([entry(1), entry(2)])
+    first = queue.take()
+    got, taker = took(queue)  # for a minute: the origin is at its limit
+    taker.join(0.05)
+
+    queue.rule(Ruling("o", 2, SystemClock().monotonic() + 0.05))
+    taker.join(5)
+
+    assert first.ready.task.id == 1
+    assert got[0].ready.task.id == 2
+
+
+def test_whoever_waits_is_woken_when_a_shut_origin_is_opened_early_or_the_queue_closed():
+    queue = TaskQueue(SystemClock(), connections_per_origin=1)
+    queue.add_run(1, Priority.NORMAL, None)
+    queue.rule(Ruling("o", 1, SystemClock().monotonic() + 60))
+    queue.put([entry(1), entry(2)])
+    got, taker = took(queue)
+    taker.join(0.05)
+    assert taker.is_alive()
+
+    queue.rule(Ruling("o", 1))
+    taker.join(5)
+    assert got[0].ready.task.id == 1
+
+    rest, last = took(queue)
+    queue.close()
+    last.join(5)
+    assert rest == [None]
+
+
+def test_a_lower_limit_holds_for_those_that_are_released():
+    queue = queue_with(*[entry(i) for i in range(1, 6)], per_origin=3)
+    out = [queue.take() for _ in range(3)]
+    queue.put([entry(9, origin="other")])
+    queue.rule(Ruling("o", 1))
+
+    for one in out[:2]:
+        queue.release(one)
+    assert take_all(queue, 1) == [9]
+    queue.release(out[2])
+    assert take_all(queue, 1) == [4]
+
+    queue.rule(Ruling("o", 3))
+    assert take_all(queue, 1) == [5]
+
+
+def test_half_open_lets_one_through_at_a_time():
+    clock = FakeClock()
+    queue = queue_with(*[entry(i) for i in range(1, 4)], entry(9, origin="other"), clock=clock)
+    queue.rule(Ruling("o", 1, clock.monotonic() + 10))
+    clock.advance(10)
+
+    probe = queue.take()
+    assert take_all(queue, 1) == [9]
+    queue.release(probe)
+    assert take_all(queue, 1) == [2]
+
+
+def test_one_that_must_run_alone_holds_up_nobody_while_its_origin_is_shut():
+    clock = FakeClock()
+    queue = queue_with(entry(1, alone=True), entry(2, origin="other"), clock=clock)
+    queue.rule(Ruling("o", 8, clock.monotonic() + 10))
+
+    other = queue.take()
+    assert other.ready.task.id == 2
+    queue.release(other)
+    clock.advance(10)
+    assert take_all(queue, 1) == [1]
+
+
+def test_entries_of_an_origin_with_a_rate_begin_that_far_apart():
+    clock = FakeClock()
+    queue = TaskQueue(clock, connections_per_origin=8, intervals_s={"o": 0.5})
+    queue.add_run(1, Priority.NORMAL, None)
+    queue.put([*[entry(i) for i in range(1, 5)], entry(9, origin="other")])
+
+    assert sorted(take_all(queue, 2)) == [1, 9]
+    began = []
+    for _ in range(3):
+        got, taker = took(queue)
+        while taker.is_alive():
+            clock.advance(0.01)
+            taker.join(0.01)
+        began.append(clock.monotonic())
+        assert got[0].origin == "o"
+
+    assert [b - a >= 0.49 for a, b in itertools.pairwise([1000.0, *began])] == [True] * 3
+
+
+def test_a_rate_is_kept_behind_a_gate_and_a_gate_behind_a_rate():
+    clock = FakeClock()
+    queue = TaskQueue(clock, connections_per_origin=8, intervals_s={"o": 5.0})
+    queue.add_run(1, Priority.NORMAL, None)
+    queue.put([entry(1), entry(2), entry(3), *[entry(i, origin="other") for i in (7, 8, 9)]])
+    queue.take()
+    assert take_all(queue, 1) == [7]
+    queue.rule(Ruling("o", 8))  # opens no sooner than the rate allows
+    assert take_all(queue, 1) == [8]
+
+    queue.rule(Ruling("o", 8, clock.monotonic() + 7))
+    clock.advance(6)
+    assert take_all(queue, 1) == [9]
+    clock.advance(1)
+    assert take_all(queue, 1) == [2]
+
+
+def test_it_can_be_told_how_many_of_a_run_wait_for_a_gate():
+    clock = FakeClock()
+    queue = queue_with(entry(1), entry(2), entry(3, run=2), entry(4, origin="other"), clock=clock)
+    queue.rule(Ruling("o", 8, clock.monotonic() + 10))
+    shut = queue.held_up()
+    clock.advance(10)
+
+    assert (shut, queue.held_up()) == ({1: 2, 2: 1}, {})
+
+
+def test_the_steps_of_a_take_do_not_grow_with_what_waits_for_a_shut_origin():
+    def steps(length: int) -> int:
+        clock = FakeClock()
+        shut = [entry(n, run=n) for n in range(1, length)]
+        queue = queue_with(*shut, *[entry(length + n, origin="p") for n in range(9)], clock=clock)
+        queue.rule(Ruling("o", 8, clock.monotonic() + 10))
+
+        def turns() -> None:
+            for _ in range(5):
+                queue.release(queue.take())
+
+        return steps_of(turns)
+
+    assert steps(20_000) <= 2 * steps(200)
+
+
 def test_a_not_before_time_is_kept():
     clock = FakeClock()
     queue = queue_with(entry(1, due_s=clock.monotonic() + 10), entry(2), clock=clock)
@@ -263,6 +466,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.waiting: dict[int, Entry] = {}
         self.out: dict[int, Entry] = {}
         self.runs = {}
+        self.limits: dict[str, int] = {}
+        self.shut: dict[str, float] = {}
         self.number = 0
         for run in range(3):
             self.runs[run] = Priority(run + 1)
@@ -288,7 +493,10 @@ class QueueMachine(RuleBasedStateMachine):
         return [
             e
             for e in self.waiting.values()
-            if e.due_s <= self.clock.monotonic() and origins[e.origin] < 2 and runs[e.run] < 3
+            if e.due_s <= self.clock.monotonic()
+            and self.shut.get(e.origin, 0.0) <= self.clock.monotonic()
+            and origins[e.origin] < self.limits.get(e.origin, 2)
+            and runs[e.run] < 3
         ]
 
     @rule(target=taken)
@@ -308,6 +516,16 @@ class QueueMachine(RuleBasedStateMachine):
         if got is not None:
             self.queue.release(got)
             del self.out[got.ready.task.id]
+
+    @rule(
+        origin=st.sampled_from("ab"),
+        connections=st.integers(1, 3),
+        shut_s=st.sampled_from([-1, 0, 0, 3, 8]),
+    )
+    def rule_origin(self, origin, connections, shut_s):
+        self.limits[origin] = connections
+        self.shut[origin] = self.clock.monotonic() + shut_s
+        self.queue.rule(Ruling(origin, connections, self.shut[origin]))
 
     @rule(seconds=st.sampled_from([1, 7]))
     def advance(self, seconds):

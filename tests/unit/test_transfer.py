@@ -103,6 +103,7 @@ class Origin:
     says_validator_in_206: bool = True
     says_total_in_206: bool = True
     total_offset: int = 0
+    wish: tuple[str, float] | None = None
     cut_after: int | None = None  # bytes of one body, then the connection breaks
     cut_with: BaseException = field(default_factory=lambda: AttemptError("short_body", "cut"))
     read_bytes: int = 64 * KIB
@@ -167,6 +168,7 @@ class FakeStream:
         self.content_type = origin.content_type
         self.final_url = origin.requests[-1].url + "?final"
         self.held_s = origin.held_s
+        self.wish: tuple[str, float] | None = origin.wish
         self._origin = origin
         self._counted = of or origin
         self._body = memoryview(body)

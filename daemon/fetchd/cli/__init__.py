@@ -32,6 +32,7 @@ COMMANDS = {
     "check": "Say whether job files are right, without the network.",
     "submit": "Hand job files or URLs to the running daemon.",
     "status": "Show what the daemon is doing.",
+    "origins": "Show what holds for each server, why, and what was learned of it.",
     "schema": "Print the JSON Schema of job files or of the configuration.",
     "demo": "See the whole work in a temporary folder, without internet.",
     "version": "Print the version.",

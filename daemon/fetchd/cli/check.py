@@ -16,6 +16,8 @@ from fetchd.cli import job_files
 from fetchd.cli.board import printable
 from fetchd.cli.options import config_options, json_option, load_settings
 from fetchd.errors import AttemptError, DocumentError, Problem
+from fetchd.units import format_duration
+from fetchd.urls import origin_of
 
 if TYPE_CHECKING:
     from fetchd.config import Settings
@@ -32,6 +34,7 @@ class Checked:
     files: int = 0
     problems: list[Problem] = field(default_factory=list)
     text: str = ""
+    limits: list[str] = field(default_factory=list)
     tasks: list[dict[str, Any]] = field(default_factory=list)
     credentials: dict[str, list[str]] = field(default_factory=dict)  # by origin
 
@@ -86,7 +89,29 @@ def _check(path: Path, settings: Settings, *, show: bool) -> Checked:
     except AttemptError as exc:
         checked.problems.append(Problem(message=exc.reason))
     checked.text = str(DocumentError(checked.file, checked.problems))
+    if show:
+        checked.limits = list(_limits(job, checked.tasks, settings))
     return checked
+
+
+def _limits(job: Job, tasks: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
+    """Yield what limits the job, where it or the configuration says so: the lower one holds."""
+    if job.concurrency is not None:
+        yield f"at most {job.concurrency} files at a time: limits.concurrency of the job"
+    for origin in sorted({origin_of(source) for task in tasks for source in task["sources"]}):
+        most, by = settings.most_of_origin(origin)
+        keys = settings.origins.get(origin)
+        if keys is None and job.concurrency is None:
+            continue
+        line = f"at most {most} at a time from {origin}: {by} of the configuration"
+        if job.concurrency is not None and job.concurrency > most:
+            line += f", which is lower than limits.concurrency of the job, {job.concurrency}"
+        elif job.concurrency is not None and job.concurrency < most:
+            line += "; limits.concurrency of the job is lower"
+        yield line
+        if keys is not None and keys.requests_per_s is not None:
+            every = format_duration(1 / keys.requests_per_s)
+            yield f"one attempt every {every} from {origin}: origins of the configuration"
 
 
 @dataclass
@@ -200,7 +225,10 @@ def _as_json(checked: Checked, *, show: bool) -> dict[str, Any]:
         "files": checked.files,
         "problems": [asdict(problem) for problem in checked.problems],
     }
-    return made | {"tasks": checked.tasks, "credentials": checked.credentials} if show else made
+    if not show:
+        return made
+    shown = {"limits": checked.limits, "tasks": checked.tasks, "credentials": checked.credentials}
+    return made | shown
 
 
 def _print(checked: Checked) -> None:
@@ -209,6 +237,8 @@ def _print(checked: Checked) -> None:
         return
     files = f"{checked.files} file{'' if checked.files == 1 else 's'}"
     click.echo(f"{printable(checked.file)}: ok: job {checked.job}, {files}")
+    for limit in checked.limits:
+        click.echo(f"  {limit}")
     for task in checked.tasks:
         first, *mirrors = task["sources"]
         click.echo(f"  {task['root']}:{printable(task['path'])}")

@@ -13,7 +13,7 @@ from typing import Any
 from fetchd import events
 from fetchd.clock import Clock, Random, SteadyWall
 from fetchd.engine import graph, retry
-from fetchd.engine.queue import Entry
+from fetchd.engine.queue import Entry, Ruling
 from fetchd.engine.runs import Group, OpenedRun, Phase
 from fetchd.errors import DISK_WAITS
 from fetchd.model import (
@@ -94,6 +94,7 @@ class Effects:
     final: list[events.Event] = field(default_factory=list)  # told once the record is durable
     entries: list[Entry] = field(default_factory=list)
     released: list[Entry] = field(default_factory=list)
+    rulings: list[Ruling] = field(default_factory=list)
     intended: list[Publish] = field(default_factory=list)  # to publish, once the record is durable
     put_off: list[PutOff] = field(default_factory=list)
     batches: list[tuple[Group, Batch]] = field(default_factory=list)

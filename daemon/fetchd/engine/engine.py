@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
 
 from fetchd import events
 from fetchd.clock import Clock, Random, SteadyWall
@@ -24,7 +25,8 @@ from fetchd.engine.decisions import (
     source_of,
 )
 from fetchd.engine.desk import Desk
-from fetchd.engine.queue import Entry, TaskQueue
+from fetchd.engine.origins import FORGET_S, Origins
+from fetchd.engine.queue import Entry, Ruling, TaskQueue
 from fetchd.engine.runs import ORIGINS_A_READ, TASKS_AN_ORIGIN, Group, OpenedRun
 from fetchd.errors import StoreError
 from fetchd.model import (
@@ -37,6 +39,7 @@ from fetchd.model import (
     Expand,
     Fetch,
     ListFile,
+    OriginBounds,
     Outcome,
     Progress,
     Publish,
@@ -52,28 +55,41 @@ from fetchd.model import (
 from fetchd.ports import (
     A,
     Appended,
+    Change,
     Expander,
     NewGroup,
     NewJob,
     OpenRun,
+    OriginForgotten,
+    OriginKept,
     RunCancelled,
     RunChanged,
     Started,
     Store,
     Window,
 )
+from fetchd.urls import origin_of
 
+#: A view shows so many origins.
+MOST_ORIGINS_SHOWN = 100
 #: Runs that have ended and are still shown.
 RECENT_RUNS = 20
+#: What was learned of origins is recorded this often; what shuts one, at once.
+KEEP_ORIGINS_EVERY_S = 30.0
 #: Parts of failed tasks, of tasks that are not ours (``get`` leaves some), and what was refused
 #: are kept this long.
 KEEP_PARTS_S = 7 * 86400.0
 _FAILED = StoreError("the engine failed, the next start goes on from the record")
 
 
+_BOUNDS = OriginBounds(connections=8)
+_NO_BOUNDS: Mapping[str, OriginBounds] = MappingProxyType({})
+
+
 class Engine:
     """``ports.WorkSource`` and ``ports.Commands``; all public methods may be called by any thread.
 
+    ``origins``: bounds of single ones; for all others ``bounds`` hold.
     ``poison``: crashes without progress after which a task runs alone, and after as many again
     fails; 0: never.
     """
@@ -86,7 +102,8 @@ class Engine:
         clock: Clock,
         random: Random,
         *,
-        connections_per_origin: int = 8,
+        bounds: OriginBounds = _BOUNDS,
+        origins: Mapping[str, OriginBounds] = _NO_BOUNDS,
         poison: int = 3,
     ) -> None:
         self._store = store
@@ -95,7 +112,17 @@ class Engine:
         self._clock = clock
         self._steady = SteadyWall(clock)
         self._decide = Decisions(clock, self._steady, random, poison)
-        self._queue = TaskQueue(clock, connections_per_origin=connections_per_origin)
+        self._queue = TaskQueue(
+            clock,
+            connections_per_origin=bounds.connections,
+            intervals_s={
+                origin: 1.0 / own.requests_per_s
+                for origin, own in origins.items()
+                if own.requests_per_s
+            },
+        )
+        for origin, own in origins.items():
+            self._queue.rule(Ruling(origin, own.connections))
         self._to_publish: Desk[Publish] = Desk()
         self._to_expand: Desk[Group] = Desk()
         self._submitting = threading.Lock()  # one submission at a time; held over store calls
@@ -108,6 +135,8 @@ class Engine:
         self._asking: set[Group] = set()  # groups for which the store is being read
         self._ending = 0  # runs whose end is decided and not yet on record
         self._admission = Admission()
+        self._origins = Origins(bounds, origins)
+        self._keep_origins_s = clock.monotonic() + KEEP_ORIGINS_EVERY_S
         self._put_off: list[PutOff] = []  # verified parts that are published later
         self._recent: deque[RunView] = deque(maxlen=RECENT_RUNS)
         self._stopping = False
@@ -122,9 +151,12 @@ class Engine:
         ``durable_bytes``: what the parts on the disk hold for certain, by (root, path).
         """
         unfinished = self._store.unfinished()
+        origins = self._store.origins(self._steady.now_s() - FORGET_S)
         open_runs = self._store.open_runs()
         publications = []
         with self._deciding() as effects:
+            now_s = self._clock.monotonic()
+            effects.rulings += self._origins.load(origins, now_s, self._steady.now_s() - now_s)
             for open_run in open_runs:
                 run = self._adopt(open_run)
                 for group in run.groups.values():
@@ -167,6 +199,8 @@ class Engine:
         To be called after the fetchers have ended.
         """
         try:
+            with self._lock:
+                self._store.record(self._learned())
             self._store.flush()
         finally:
             self._to_publish.close()
@@ -177,6 +211,10 @@ class Engine:
         with self._deciding() as effects:
             now_s = self._clock.monotonic()
             effects.entries += self._admission.let_go(now_s)
+            effects.happened += self._origins.tick(now_s)
+            if now_s >= self._keep_origins_s:
+                self._keep_origins_s = now_s + KEEP_ORIGINS_EVERY_S
+                effects.changes += self._learned()
             self._publish_again(now_s)
             for run in self._runs.values():
                 for group in run.groups.values():
@@ -230,6 +268,8 @@ class Engine:
             new_bytes = progress.received_bytes - out.progress.received_bytes
             out.progress = progress
             wanted = not self._stopping and not out.group.run.cancelled
+        if progress.wish is not None:
+            self._heed(attempt, out.group, *progress.wish)
         if new_bytes > 0 and isinstance(attempt, Fetch):
             self._tell(
                 events.TaskProgressed(**about_task(attempt, attempt.source), bytes=new_bytes)
@@ -242,6 +282,7 @@ class Engine:
                 out = self._out.pop(attempt.fence, None)
                 if out is not None:
                     self._note_room(attempt, outcome, effects)
+                    self._note_origin(out, outcome, effects)
                     self._decide.settle(out, outcome, effects)
 
     # ------------------------------------------------------------ ports.Commands
@@ -280,7 +321,14 @@ class Engine:
             now_s = self._clock.monotonic()
             behind_s = self._steady.behind_s()
             shown = islice(self._runs.values(), most_open)
-            runs = (*self._recent, *(run.view(behind_s) for run in shown))
+            held_up = self._queue.held_up()
+            runs = (
+                *self._recent,
+                *(run.view(behind_s, held_up.get(run.run.id, 0)) for run in shown),
+            )
+            origins = self._origins.views(
+                MOST_ORIGINS_SHOWN, now_s, self._steady.now_s() - now_s + behind_s
+            )
             left_out = len(self._recent) + len(self._runs) - len(runs)
             transfers = tuple(
                 TransferView(
@@ -295,7 +343,7 @@ class Engine:
                 for out in self._out.values()
                 if isinstance(out.attempt, Fetch)
             )
-        return Report(runs=runs, transfers=transfers, left_out=left_out)
+        return Report(runs=runs, transfers=transfers, left_out=left_out, origins=origins)
 
     # ------------------------------------------------------------ commands
 
@@ -468,13 +516,15 @@ class Engine:
             budget_bytes=self._budget_bytes(run),
             share=run.share,
         )
+        began_s = self._clock.monotonic()
         self._out[attempt.fence] = Out(
             attempt=attempt,
             group=group,
-            began_s=self._clock.monotonic(),
+            began_s=began_s,
             entry=entry,
             previous=entry.ready.previous,
         )
+        self._origins.began(entry.origin, began_s)
         effects.changes.append(Started(task=task.id))
         if run.state is RunState.QUEUED:
             run.state = RunState.RUNNING
@@ -505,6 +555,54 @@ class Engine:
                     delay_s=outcome.delay_s,
                 )
             )
+
+    def _note_origin(self, out: Out, outcome: Outcome, effects: Effects) -> None:
+        if out.entry is None:
+            return
+        rulings = self._origins.note(
+            out.entry.origin,
+            out.entry.ready.task.id,
+            outcome,
+            out.group.rules.retry,
+            began_s=out.began_s,
+            now_s=self._clock.monotonic(),
+            happened=effects.happened,
+        )
+        if rulings:
+            self._rule(rulings, effects)
+
+    def _heed(self, attempt: Attempt, group: Group, origin: str, wish_s: float) -> None:
+        """Leave an origin alone that has said so in the head of an answer."""
+        assert isinstance(attempt, Fetch)
+        with self._deciding() as effects:
+            rulings = self._origins.leave_alone(
+                (origin, origin_of(attempt.source)),
+                wish_s,
+                "its limit of requests is used up",
+                group.rules.retry,
+                self._clock.monotonic(),
+                effects.happened,
+            )
+            self._rule(rulings, effects)
+
+    def _rule(self, rulings: Sequence[Ruling], effects: Effects) -> None:
+        """Let rulings hold, and what shuts an origin outlive a crash."""
+        effects.rulings += rulings
+        steady_s = self._steady.now_s() - self._clock.monotonic()
+        effects.changes += (
+            OriginKept(record=self._origins.record(ruling.origin, steady_s))
+            for ruling in rulings
+            if ruling.shut_until_s
+        )
+
+    def _learned(self) -> list[Change]:
+        """Return the records of what was learned of origins since the last call (lock held)."""
+        steady_s = self._steady.now_s() - self._clock.monotonic()
+        records, forgotten = self._origins.take_records(steady_s)
+        return [
+            *(OriginKept(record=record) for record in records),
+            *(OriginForgotten(origin=origin) for origin in forgotten),
+        ]
 
     def _budget_bytes(self, run: OpenedRun) -> int | None:
         """Return what limits.total leaves for one more file, beside those under way."""
@@ -676,6 +774,8 @@ class Engine:
         So is that of the queue's, whose lock is a leaf: a run that has ended may be adopted again
         at once, under the same id.
         """
+        for ruling in effects.rulings:  # before anything is released that they concern
+            self._queue.rule(ruling)
         for entry in effects.released:
             self._queue.release(entry)
         for run in effects.ended:

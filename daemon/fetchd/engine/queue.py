@@ -6,7 +6,9 @@ import heapq
 import itertools
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from fetchd.clock import Clock
 from fetchd.model import Priority
@@ -35,6 +37,20 @@ class Entry:
         return self.ready.origin
 
 
+class Ruling(NamedTuple):
+    """What holds for an origin from now on: so many entries out, none before a moment (monotonic).
+
+    More may be out already; they are left alone.
+    """
+
+    origin: str
+    connections: int
+    shut_until_s: float = 0.0
+
+
+_NO_PACES: Mapping[str, float] = MappingProxyType({})
+
+
 class _Run:
     """The lanes of one run: an entry's lane is its origin. Lanes are served in turn."""
 
@@ -61,16 +77,26 @@ class TaskQueue:
     Order: priority class; then a run that has nothing out, for an origin that has nothing out,
     so that neither many runs for one origin nor a run over many origins keep a newcomer waiting;
     then runs in turn, then the run's origins in turn, then first in, first out. At most
-    ``connections_per_origin`` taken entries of an origin and ``concurrency`` of a run are out at
-    a time; each ``take`` is paired with one ``release``. A take costs O(entries out + origins),
+    ``connections_per_origin`` taken entries of an origin, or as many as it was ruled, and
+    ``concurrency`` of a run are out at a time; each ``take`` is paired with one ``release``. The
+    lanes of an origin that is shut are passed over. A take costs O(entries out + origins),
     whatever the number of runs; not-before times cost O(log n).
+
+    ``intervals_s``: by origin, the least time from the start of one entry to that of the next.
 
     Whoever releases an entry is expected to take the next one itself, so nobody is woken for it.
     """
 
-    def __init__(self, clock: Clock, *, connections_per_origin: int) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        connections_per_origin: int,
+        intervals_s: Mapping[str, float] = _NO_PACES,
+    ) -> None:
         self._clock = clock
         self._per_origin = connections_per_origin
+        self._intervals_s = intervals_s
         self._changed = threading.Condition(threading.Lock())
         # All of the following is guarded by _changed.
         self._runs: dict[int, _Run] = {}
@@ -84,6 +110,11 @@ class TaskQueue:
         self._out = 0
         #: (run, origin) of what was released and not taken again: more may start than one.
         self._freed: list[tuple[int, str]] = []
+        self._limits: dict[str, int] = {}  # where it was ruled otherwise
+        self._gates: dict[str, float] = {}  # shut until, by ruling
+        self._paces: dict[str, float] = {}  # shut until, by interval
+        self._shut: dict[str, float] = {}  # the later of both, until somebody finds it past
+        self._openings: list[tuple[float, str]] = []  # stale ones among them
         self._lonely = False  # an entry that must run alone is out
         self._closed = False
 
@@ -127,13 +158,48 @@ class TaskQueue:
                 now_s = self._clock.monotonic()
                 while self._later and self._later[0][0] <= now_s:
                     self._line_up(heapq.heappop(self._later)[2])
+                while self._openings and self._openings[0][0] <= now_s:
+                    self._open(*heapq.heappop(self._openings))
                 if (entry := self._next()) is not None:
+                    if entry.origin in self._intervals_s:
+                        self._pace(entry.origin, now_s)
                     self._wake_another(entry)
                     return entry
                 self._freed.clear()
-                wait_s = self._later[0][0] - now_s if self._later else _LONGEST_WAIT_S
-                self._clock.wait(self._changed, min(wait_s, _LONGEST_WAIT_S))
+                until_s = now_s + _LONGEST_WAIT_S
+                if self._later:
+                    until_s = min(until_s, self._later[0][0])
+                if self._openings:
+                    until_s = min(until_s, self._openings[0][0])
+                self._clock.wait(self._changed, until_s - now_s)
             return None
+
+    def rule(self, ruling: Ruling) -> None:
+        """Let it hold from now on; whoever waits looks again."""
+        with self._changed:
+            origin, connections, shut_until_s = ruling
+            self._limits[origin] = connections
+            if connections == self._per_origin:
+                del self._limits[origin]
+            self._gates.pop(origin, None)
+            if shut_until_s > self._clock.monotonic():
+                self._gates[origin] = shut_until_s
+            self._shut.pop(origin, None)
+            self._shut_until(origin, max(shut_until_s, self._paces.get(origin, 0.0)))
+            self._changed.notify_all()
+
+    def held_up(self) -> dict[int, int]:
+        """Return how many entries of each run wait for an origin that is shut by ruling."""
+        held: dict[int, int] = {}
+        with self._changed:
+            now_s = self._clock.monotonic()
+            for origin, until_s in self._gates.items():
+                if until_s <= now_s:
+                    continue
+                for origins in self._waiting.values():
+                    for run in origins.get(origin, ()):
+                        held[run] = held.get(run, 0) + len(self._runs[run].lanes[origin])
+        return held
 
     def release(self, entry: Entry) -> None:
         """Give back what ``take`` occupied."""
@@ -165,6 +231,24 @@ class TaskQueue:
         with self._changed:
             lined_up = sum(len(lane) for run in self._runs.values() for lane in run.lanes.values())
             return lined_up + len(self._later) + len(self._alone)
+
+    def _limit(self, origin: str) -> int:
+        return self._limits.get(origin, self._per_origin)
+
+    def _pace(self, origin: str, now_s: float) -> None:
+        self._paces[origin] = until_s = now_s + self._intervals_s[origin]
+        self._shut_until(origin, max(until_s, self._gates.get(origin, 0.0)))
+
+    def _shut_until(self, origin: str, until_s: float) -> None:
+        if until_s > self._clock.monotonic():
+            self._shut[origin] = until_s
+            heapq.heappush(self._openings, (until_s, origin))
+
+    def _open(self, until_s: float, origin: str) -> None:
+        if self._shut.get(origin) == until_s:
+            del self._shut[origin]
+            self._gates.pop(origin, None)
+            self._paces.pop(origin, None)
 
     def _wake_another(self, taken: Entry) -> None:
         """Let another thread look, if an entry of another kind was taken than was released."""
@@ -198,10 +282,12 @@ class TaskQueue:
     def _next(self) -> Entry | None:
         if self._lonely:
             return None
-        if self._alone:
+        for entry in self._alone:
+            if entry.origin in self._shut:  # it holds up nobody
+                continue
             if self._out:  # let the others finish first; none is started meanwhile
                 return None
-            entry = self._alone.popleft()
+            self._alone.remove(entry)
             self._lonely = True
             return self._occupy(entry)
         for priority, origins in self._waiting.items():
@@ -217,7 +303,7 @@ class TaskQueue:
         if len(self._busy_runs) == len(self._runs):
             return None
         for origin, runs in origins.items():
-            if origin not in self._busy:
+            if origin not in self._busy and origin not in self._shut:
                 for run_id in runs:
                     if run_id not in self._busy_runs:
                         return run_id, origin
@@ -230,7 +316,7 @@ class TaskQueue:
         """
         can_start: dict[int, str] = {}
         for origin, busy in self._busy.items():
-            if busy < self._per_origin:
+            if busy < self._limit(origin) and origin not in self._shut:
                 for run_id in origins.get(origin, ()):
                     if not self._runs[run_id].full():
                         can_start[run_id] = origin
@@ -239,7 +325,8 @@ class TaskQueue:
             run = self._runs[run_id]
             if run.priority is priority and not run.full():
                 for origin in run.lanes:
-                    if self._busy.get(origin, 0) < self._per_origin:
+                    busy = self._busy.get(origin, 0)
+                    if busy < self._limit(origin) and origin not in self._shut:
                         can_start[run_id] = origin
                         break
         return min(can_start.items(), key=lambda lane: self._runs[lane[0]].turn, default=None)

@@ -241,14 +241,19 @@ class OpenedRun:
         # A retry leaves cancelled tasks alone: the run is not whole.
         return RunState.CANCELLED if counts.cancelled else RunState.SUCCEEDED
 
-    def view(self, behind_s: float) -> RunView:
-        """``behind_s``: by how much the wall clock is ahead of the steady one."""
+    def view(self, behind_s: float, held_up: int = 0) -> RunView:
+        """``behind_s``: by how much the wall clock is ahead of the steady one.
+
+        ``held_up``: tasks whose origin is shut.
+        """
         groups = self.groups.values()
         waiting: dict[str, int] = {}
         dues = [group.next_due_at_s for group in groups if group.next_due_at_s is not None]
         for reason, due_at_s in self.waits.values():
             waiting[reason] = waiting.get(reason, 0) + 1
             dues.append(due_at_s)
+        if held_up:
+            waiting["origin"] = held_up
         if held := sum(group.held for group in groups):
             waiting["same_dest"] = waiting.get("same_dest", 0) + held
         return RunView(

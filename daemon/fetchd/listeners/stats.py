@@ -85,6 +85,8 @@ class Stats:
                 count["jobs_rejected"] += 1
             case events.WatchMissed():
                 count["watch_missed"] += event.count
+            case events.OriginShut():
+                count["origins_shut"] += 1
             case events.RunEnded():
                 count[f"runs_{event.state}"] += 1
             case events.ThreadDied():
@@ -127,6 +129,7 @@ ALWAYS = (
     "bytes_received",
     "bytes_published",
     "watch_missed",
+    "origins_shut",
     "threads_died",
 )
 _TASK_ENDS = ("tasks_succeeded", "tasks_failed", "tasks_skipped", "tasks_cancelled")

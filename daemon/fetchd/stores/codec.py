@@ -21,6 +21,7 @@ from fetchd.model import (
     Job,
     ListFile,
     Magic,
+    OriginRecord,
     Priority,
     RetryPolicy,
     Rules,
@@ -212,6 +213,17 @@ def intent_of(text: str, path: str) -> Intent:
         received_bytes=values[9],
         elapsed_s=values[10],
     )
+
+
+def origin_row(record: OriginRecord) -> tuple[str, float, str]:
+    """Return the columns of table ``origin``."""
+    fields = asdict(record)
+    del fields["origin"], fields["seen_at_s"]
+    return record.origin, record.seen_at_s, json.dumps(fields)
+
+
+def origin_of_row(origin: str, seen_at_s: float, document: str) -> OriginRecord:
+    return OriginRecord(origin=origin, seen_at_s=seen_at_s, **json.loads(document))
 
 
 def unchanged_text(outcome: UpToDate, url: str) -> str:

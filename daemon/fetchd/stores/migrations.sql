@@ -24,3 +24,12 @@ UPDATE file SET verified = CASE WHEN digests <> '' THEN 'digest' ELSE coalesce(
     ),
     'none'
 ) END;
+
+-- name: 5
+-- What was learned of origins, and which of them are shut.
+CREATE TABLE origin (
+    origin   TEXT PRIMARY KEY,
+    seen_at  REAL NOT NULL,
+    document TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX origin_seen ON origin (seen_at);

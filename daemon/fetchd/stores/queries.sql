@@ -65,6 +65,18 @@ UPDATE run SET state = 'cancelled' WHERE id = ? AND finished_at IS NULL;
 -- name: file_run
 UPDATE run SET filed = 1 WHERE id = ? AND finished_at IS NOT NULL;
 
+-- name: keep_origin
+INSERT OR REPLACE INTO origin (origin, seen_at, document) VALUES (?, ?, ?);
+
+-- name: forget_origin
+DELETE FROM origin WHERE origin = ?;
+
+-- name: origins
+SELECT origin, seen_at, document FROM origin WHERE seen_at > ?;
+
+-- name: forget_origins
+DELETE FROM origin WHERE seen_at <= ?;
+
 -- name: next_origin
 SELECT min(origin) FROM task WHERE grp = ? AND state = 0 AND origin > ?;
 

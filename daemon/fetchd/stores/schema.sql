@@ -1,4 +1,4 @@
--- The state of fetchd, version 4. The way here from an older one is in migrations.sql.
+-- The state of fetchd, version 5. The way here from an older one is in migrations.sql.
 -- Times are Unix seconds. Paths are bytes, because names need not be UTF-8.
 
 CREATE TABLE job (
@@ -75,3 +75,10 @@ CREATE TABLE file (                     -- the last file published at each desti
     verified      TEXT NOT NULL DEFAULT 'none',
     PRIMARY KEY (root, path)
 ) WITHOUT ROWID;
+
+CREATE TABLE origin (                   -- what was learned of each, and whether it is shut
+    origin   TEXT PRIMARY KEY,
+    seen_at  REAL NOT NULL,
+    document TEXT NOT NULL              -- the rest of its record, as JSON
+) WITHOUT ROWID;
+CREATE INDEX origin_seen ON origin (seen_at);

@@ -18,6 +18,7 @@ from fetchd.errors import BusyError, ConfigError, StoreError
 from fetchd.model import (
     FileRecord,
     FileView,
+    OriginRecord,
     Position,
     Run,
     RunState,
@@ -36,6 +37,8 @@ from fetchd.ports import (
     NewJob,
     OpenGroup,
     OpenRun,
+    OriginForgotten,
+    OriginKept,
     Pruned,
     Ready,
     RestEnded,
@@ -54,7 +57,7 @@ from fetchd.stores.pruning import Pruning
 from fetchd.threads import Worker
 from fetchd.urls import origin_of
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _APPLICATION_ID = 0x66746364  # "ftcd"
 
 #: TaskState <-> column task.state; the queries know these numbers.
@@ -174,6 +177,14 @@ class SqliteStore:
 
     def limit_waits(self, group: int, due_at_s: float) -> None:
         self._ledger.post(lambda db: db.execute(Q["limit_waits"], (due_at_s, group, due_at_s)))
+
+    def origins(self, seen_after_s: float) -> list[OriginRecord]:
+        def write(db: sqlite3.Connection) -> list[OriginRecord]:
+            db.execute(Q["forget_origins"], (seen_after_s,))
+            rows = db.execute(Q["origins"], (seen_after_s,))
+            return [codec.origin_of_row(*row) for row in rows]
+
+        return self._ledger.write(write)
 
     def reopen(self, run: int) -> OpenRun | None:
         def write(db: sqlite3.Connection) -> bool:
@@ -554,6 +565,10 @@ def _apply_one(db: sqlite3.Connection, change: Change) -> None:
             db.execute(Q["cancel_run"], (run,))
         case RunFiled(run=run):
             db.execute(Q["file_run"], (run,))
+        case OriginKept(record=record):
+            db.execute(Q["keep_origin"], codec.origin_row(record))
+        case OriginForgotten(origin=origin):
+            db.execute(Q["forget_origin"], (origin,))
         case Started() | Intends() | Succeeded():
             raise AssertionError(f"{change} is applied with others")
 

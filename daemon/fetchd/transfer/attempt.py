@@ -139,6 +139,7 @@ class Transfer:
                 progressed=work.progressed,
                 dossier=work.dossier,
                 status=exc.status,
+                origin=exc.origin,
             )
         finally:
             if work.spread:
@@ -191,6 +192,7 @@ class _Fetch:
         self._total_bytes: int | None = None
         self._resumed_from_bytes = 0
         self._received_bytes = 0
+        self._ranges: bool | None = None  # as in Fetched
         self._answered = False  # a head came, with a body to receive
         self._wrote = False  # the part holds bytes of this attempt
         self._start = b""  # the first bytes that came, written or not
@@ -347,6 +349,8 @@ class _Fetch:
                 asked = WHOLE  # the file has become shorter, or is another one
                 continue
             with closing(stream):
+                if stream.wish is not None:
+                    self._tell(replace(self._progress(), wish=stream.wish))
                 if stream.not_modified:
                     if self._unless is None:
                         raise AttemptError("bad_response", "status 304 without a condition")
@@ -413,6 +417,8 @@ class _Fetch:
             raise AttemptError(
                 "bad_response", f"asked for bytes from {asked.start}, got them from {stream.start}"
             )
+        if asked.start:
+            self._note_ranges(asked, stream)
         if stream.start == 0:
             # The whole file, asked for or not, is good, unless more can be saved.
             journal = self._part.journal
@@ -421,6 +427,13 @@ class _Fetch:
         if asked.agrees(self._part.journal, stream) and self._overlaps(asked, stream):
             return None
         return WHOLE
+
+    def _note_ranges(self, asked: Plan, stream: Stream) -> None:
+        """Note whether the origin gives rests; that of another version shows nothing."""
+        if stream.start:
+            self._ranges = True
+        elif asked.if_range is not None and asked.if_range == stream.validator.etag:
+            self._ranges = False
 
     def _overlaps(self, asked: Plan, stream: Stream) -> bool:
         """Compare the first bytes to come with the end of the part."""
@@ -664,6 +677,7 @@ class _Fetch:
         self._transfer.failpoints.pass_by("transfer.verified")
         return Fetched(
             home=self.home,
+            ranges=self._ranges,
             intent=Intent(
                 root=self._rules.root,
                 path=self._path,

@@ -281,15 +281,19 @@ def _check_size(size_bytes: int) -> None:
 
 def _named(exc: AttemptError, url: str) -> AttemptError:
     """Return the failure as one of the sums file."""
-    return _copy(exc, f"the sums file {redact_url(url)}: {exc.reason}")
+    named = _copy(exc, f"the sums file {redact_url(url)}: {exc.reason}")
+    named.origin = exc.origin or origin_of(url)
+    return named
 
 
 def _copy(exc: AttemptError, reason: str | None = None) -> AttemptError:
     """Return the failure anew: one exception is never raised by two threads."""
-    return AttemptError(
+    copy = AttemptError(
         exc.code,
         reason or exc.reason,
         transient=exc.transient,
         retry_after_s=exc.retry_after_s,
         status=exc.status,
     )
+    copy.origin = exc.origin
+    return copy

@@ -12,6 +12,7 @@ from fetchd.errors import AttemptError, ValueProblem
 from fetchd.model import Validator
 from fetchd.ports import OtherRange
 from fetchd.secrets import hide
+from fetchd.transports.ratelimit import used_up_s
 from fetchd.transports.wire import RawHead
 from fetchd.urls import check_url, redact_url
 
@@ -86,16 +87,31 @@ class Head:
         options = {option.strip().lower() for value in values for option in value.split(",")}
         return "close" not in options and (not self.old or "keep-alive" in options)
 
+    def wish_s(self, now_s: float) -> float | None:
+        """Return for how long the answer asks to be left alone, None: it does not.
+
+        ``now_s``: wall clock.
+        """
+        date = self.one("date")
+        wished_s = retry_after_s(self.one("retry-after"), date, now_s)
+        quota_s = used_up_s(self._raw.fields, date, now_s)
+        if wished_s is None or quota_s is None:
+            return quota_s if wished_s is None else wished_s
+        return max(wished_s, quota_s)
+
     def refused(self, now_s: float) -> AttemptError:
         """Return the error of a status that carries no file. ``now_s``: wall clock."""
         # The server's own words carry no meaning (RFC 9112 §4), but may carry secrets.
         phrase = HTTPStatus(self.status).phrase if self.status in set(HTTPStatus) else ""
         server_side = 500 <= self.status <= 599 and self.status not in _FINAL
+        wish_s = self.wish_s(now_s)
+        # Some answer so when a quota is used up, and it says no more of the file than 429 does.
+        no_quota = self.status == 403 and wish_s is not None
         return AttemptError(
             "bad_status",
             f"{self.status} {phrase}".rstrip() + f" from {redact_url(self.url)}",
-            transient=server_side or self.status in _TRANSIENT,
-            retry_after_s=retry_after_s(self.one("retry-after"), self.one("date"), now_s),
+            transient=server_side or no_quota or self.status in _TRANSIENT,
+            retry_after_s=wish_s,
             status=self.status,
         )
 

@@ -89,6 +89,7 @@ class HttpStream:
         watch: Watch,
         stall_s: float,
         final_url: str,
+        wish: tuple[str, float] | None,
     ) -> None:
         """``extent`` None: the origin says that the file is unchanged."""
         head = answer.head
@@ -102,6 +103,7 @@ class HttpStream:
         self.validator = head.validator()
         self.content_type = head.content_type()
         self.final_url = hide(final_url)  # it is shown and kept, and never asked for again
+        self.wish = wish
         self._answer: _Answer | None = answer  # None: the connection is gone or given back
         self._watch = watch
         self._stall_s = stall_s
@@ -254,12 +256,16 @@ class HttpTransport:
                     f"the last to {redact_url(url)}",
                 )
             seen.add(place)
-            answer = self._answered(question, at, url, request, watch)
-            if answer.head.status not in REDIRECTS:
-                if answer.head.status == 401 and at.logs_in:
-                    answer.discard()
-                    raise _not_let_in(url)
-                return self._accept(answer, request, watch)
+            try:
+                answer = self._answered(question, at, url, request, watch)
+                if answer.head.status not in REDIRECTS:
+                    if answer.head.status == 401 and at.logs_in:
+                        answer.discard()
+                        raise _not_let_in(url)
+                    return self._accept(answer, request, watch)
+            except AttemptError as exc:
+                exc.origin = origin_of(url)
+                raise
             answer.discard()
             cookies.keep(question, answer.head)
             url = next_url(answer.head)
@@ -269,8 +275,14 @@ class HttpTransport:
         head = answer.head
         try:
             extent = self._extent(answer, request)
+            wish_s = head.wish_s(self._clock.wall())
             return HttpStream(
-                answer, extent, watch=watch, stall_s=request.stall_s, final_url=head.url
+                answer,
+                extent,
+                watch=watch,
+                stall_s=request.stall_s,
+                final_url=head.url,
+                wish=None if wish_s is None else (origin_of(head.url), wish_s),
             )
         except BaseException:
             answer.discard()

@@ -135,6 +135,7 @@ class ThrottledStream:
         self.validator = stream.validator
         self.content_type = stream.content_type
         self.final_url = stream.final_url
+        self.wish = stream.wish
         self.held_s = 0.0
         self._stream = stream
         self._clock = clock
