@@ -272,7 +272,7 @@ def test_n29_tasks_that_lose_the_network_wait_for_it_without_a_storm(network, ri
     assert ended.state == "succeeded"
     assert len(ended.files) == 50
     assert ended.took_s > 2.0
-    assert 50 < len(ended.retries) < 50 * 20
+    assert 0 < len(ended.retries) < 50  # most of them wait behind the few that find out
     assert set(ended.codes) <= {"connect_failed", "stalled"}
 
 

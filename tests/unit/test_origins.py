@@ -379,6 +379,19 @@ def test_a_probe_that_is_answered_closes_it(hand):
     assert hand.told[-1] == events.OriginOpened(origin=A, worn=False)
 
 
+def test_behind_an_outage_the_window_is_at_least_half_of_what_it_was_and_grows_at_once(hand):
+    for task in range(TASKS_TO_OPEN):
+        hand.now_s += 1
+        hand.one(REFUSED, task)
+    shut = hand.window
+    hand.now_s = hand.shut[A]
+    hand.one(WELL)
+    assert (shut, hand.window) == (1, 4)
+
+    hand.round(count=4)
+    assert hand.window == 5
+
+
 @pytest.mark.parametrize("end", [Interrupted(), Deferred(reason="disk", detail="", delay_s=1)])
 def test_a_probe_that_found_nothing_out_is_followed_by_another(hand, end):
     broken(hand)

@@ -69,7 +69,7 @@ _NOTHING: tuple[Ruling, ...] = ()
 class _Origin:
     """``round``: attempts that went well since the last one was over, or the window was halved.
 
-    ``filled``: the window was full in it.
+    ``filled``: the window was full in it. ``calm``: the window before the outage.
     """
 
     name: str
@@ -85,6 +85,7 @@ class _Origin:
     gate_s: float = 0.0
     gate_why: str = ""
     streak: set[int] = field(default_factory=set)  # tasks that failed in a row
+    calm: int = 1
     failed_s: float = -math.inf
     held_until_s: float = 0.0
     tries: int = 0  # pauses of the breaker so far; 0: it is closed
@@ -239,6 +240,8 @@ class Origins:
         if asked is not None:
             why = f"status {failure.status}"
             rulings = self.leave_alone((known.name,), asked, why, policy, now_s, happened)
+        if not known.streak and not known.tries:
+            known.calm = known.window
         changed = False
         if _is_too_much(failure) and not known.worn:
             changed = self._cut(known, failure, began_s, now_s, happened)
@@ -299,6 +302,8 @@ class Origins:
         if not known.tries:
             return False
         known.tries, known.held_until_s = 0, 0.0
+        # What was refused in an outage says little of how much is too much.
+        known.window, known.cut_s = max(known.window, known.calm // 2), -math.inf
         self._tell_opened(known, now_s, happened)
         return True
 
