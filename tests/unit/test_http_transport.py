@@ -778,6 +778,44 @@ def test_n22_a_status_brings_the_wait_that_the_origin_wishes(net, server):
     assert failure(net, server.url("/f")).retry_after_s == 120
 
 
+def test_a_failure_says_which_origin_it_is_of(net, server):
+    with Server({"/g": status(429, headers={"Retry-After": "9"})}) as other:
+        server.routes["/f"] = redirect(other.url("/g"))
+        server.routes["/h"] = redirect("http://127.0.0.1:1/")
+
+        assert failure(net, server.url("/f")).origin == other.origin
+        assert failure(net, server.url("/h")).origin == "http://127.0.0.1:1"
+        assert failure(net, server.url("/none")).origin == server.origin
+
+
+@pytest.mark.parametrize(
+    ("headers", "wish_s"),
+    [
+        ({"RateLimit": '"default";r=0;t=12'}, 12.0),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "9"}, 9.0),
+        ({"Retry-After": "30", "RateLimit": '"default";r=0;t=12'}, 30.0),
+        ({"RateLimit": '"default";r=1;t=12'}, None),
+        ({}, None),
+    ],
+)
+def test_a_good_answer_may_bring_the_wish_to_be_left_alone(net, server, headers, wish_s):
+    with Server({"/g": file(BODY, headers=headers)}) as other:
+        server.routes["/f"] = redirect(other.url("/g"))
+        with closing(net.open(ask(server.url("/f")), lambda: True)) as stream:
+            wish = stream.wish
+
+    assert wish == (None if wish_s is None else (other.origin, wish_s))
+
+
+def test_a_403_without_a_quota_left_may_be_tried_again(net, server):
+    server.routes["/f"] = status(403, headers={"RateLimit": '"default";r=0;t=12'})
+    server.routes["/g"] = status(403)
+
+    used_up = failure(net, server.url("/f"))
+    assert (used_up.transient, used_up.retry_after_s) == (True, 12.0)
+    assert not failure(net, server.url("/g")).transient
+
+
 @pytest.mark.parametrize(
     ("lines", "code"),
     [

@@ -41,7 +41,7 @@ from fetchd.transfer.sums import (
     SumsBusy,
     SumsFiles,
 )
-from fetchd.urls import path_beside
+from fetchd.urls import origin_of, path_beside
 from harness import FakeClock
 
 A, B = Digest("sha256", "ab" * 32), Digest("sha256", "cd" * 32)
@@ -303,7 +303,8 @@ def test_one_that_a_rate_holds_back_may_take_as_much_longer():
 def test_the_origins_wish_to_wait_reaches_the_attempt():
     busy = AttemptError("bad_status", "status 429", transient=True, retry_after_s=7.0)
 
-    assert Bench(one=busy).failure(attempt()).retry_after_s == 7.0
+    failure = Bench(one=busy).failure(attempt())
+    assert (failure.retry_after_s, failure.origin) == (7.0, origin_of(ONE))
 
 
 def test_the_request_keeps_to_the_rules_of_the_task():

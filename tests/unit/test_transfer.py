@@ -1297,6 +1297,34 @@ def test_rule_4_many_kept_bytes_are_asked_for_by_date_when_the_etag_is_not_honou
     assert outcome.intent.received_bytes == MIB
 
 
+@pytest.mark.parametrize(
+    ("ranges", "heeds_if_range", "changed", "seen"),
+    [
+        pytest.param(True, True, False, True, id="the-rest-came"),
+        pytest.param(False, True, False, False, id="all-of-the-same-version-came"),
+        pytest.param(True, True, True, None, id="another-version-came"),
+    ],
+)
+def test_it_is_told_whether_the_origin_gives_rests(bench, ranges, heeds_if_range, changed, seen):
+    bench.origin = Origin(data=DATA)
+    first = bench.fetch(path="b.bin")
+    bench.break_off(CUT)
+    bench.origin.ranges, bench.origin.heeds_if_range = ranges, heeds_if_range
+    if changed:
+        bench.origin.data, bench.origin.validator = CHANGED, Validator(etag='"2"')
+
+    assert (first.ranges, bench.fetch().ranges) == (None, seen)
+
+
+def test_a_wish_of_the_origin_is_told_once_when_its_answer_has_arrived(bench):
+    bench.origin = Origin(data=DATA, wish=("http://h:80", 7.0))
+    bench.fetch()
+
+    assert [progress.wish for progress in bench.reports if progress.wish] == [("http://h:80", 7.0)]
+    assert bench.reports[1].wish is not None  # the first one came from the transport
+    assert bench.reports[1].received_bytes == 0
+
+
 def test_a_second_200_to_the_question_by_date_is_taken(bench):
     data = some_bytes(9 * MIB)
     bench.origin = Origin(data=data, validator=BOTH, read_bytes=MIB)

@@ -90,7 +90,6 @@ class _Origin:
     held_until_s: float = 0.0
     tries: int = 0  # pauses of the breaker so far; 0: it is closed
     worn: bool = False  # it has held back long enough, and is closed until the origin is well
-    told_shut: bool = False
     ranges: bool | None = None
     retry_after_s: float | None = None
     best: int | None = None

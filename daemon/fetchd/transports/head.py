@@ -12,7 +12,7 @@ from fetchd.errors import AttemptError, ValueProblem
 from fetchd.model import Validator
 from fetchd.ports import OtherRange
 from fetchd.secrets import hide
-from fetchd.transports.ratelimit import used_up_s
+from fetchd.transports.ratelimit import QUOTAS, used_up_s
 from fetchd.transports.wire import RawHead
 from fetchd.urls import check_url, redact_url
 
@@ -37,6 +37,7 @@ _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IG
 _NO_RANGE = re.compile(r"bytes \*/([0-9]{1,18})", re.IGNORECASE)
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]{0,1024}"')  # RFC 9110 §8.8.3
 _SECONDS = re.compile(r"[0-9]{1,10}")
+_WISHES = frozenset({"retry-after", *QUOTAS})
 _UNSEEN = re.compile(r"[^ -~]")
 
 
@@ -92,6 +93,8 @@ class Head:
 
         ``now_s``: wall clock.
         """
+        if _WISHES.isdisjoint(self._raw.fields):  # as most answers
+            return None
         date = self.one("date")
         wished_s = retry_after_s(self.one("retry-after"), date, now_s)
         quota_s = used_up_s(self._raw.fields, date, now_s)

@@ -15,6 +15,8 @@ _PARAMETER = re.compile(r"(?:^|[;,])\s*(r|t|remaining|reset)\s*=\s*([0-9]{1,12})
 _NUMBER = re.compile(r"[0-9]{1,12}")
 #: From here on a number of seconds is a moment (Unix), not a while.
 _A_MOMENT_S = 1_000_000_000.0
+#: The headers that say what is left of a quota.
+QUOTAS = ("ratelimit", "ratelimit-remaining", "x-ratelimit-remaining")
 _SPLIT = ("ratelimit-remaining", "ratelimit-reset"), ("x-ratelimit-remaining", "x-ratelimit-reset")
 
 
