@@ -599,6 +599,24 @@ def test_origins_are_shown_with_the_reason_of_each_limit():
     assert lines[9:] == ["    at most 7 connections: workers"]
 
 
+def test_status_tells_which_origins_are_left_alone_for_now(capsys, daemon):
+    shut = [ORIGIN | {"shut_until_s": time.time() + 3600} for _ in range(7)]
+    past = ORIGIN | {"shut_until_s": 1.0}
+    report = {
+        "runs": [],
+        "transfers": [],
+        "origins": [*shut, past, ORIGIN | {"shut_until_s": None}],
+    }
+    (daemon / "state" / "status.json").write_text(json.dumps({"report": report, "stats": {}}))
+
+    _, out, _ = ran(capsys, "status")
+
+    lines = [line for line in out.splitlines() if "left alone" in line or "more" in line]
+    told = re.compile(r"https://files\.example:443 is left alone for .*: status 429")
+    assert [bool(told.fullmatch(line)) for line in lines] == [True] * 5 + [False]
+    assert lines[-1] == "and 2 more: fetchd origins"
+
+
 def test_origins_come_from_the_status_file(capsys, daemon):
     report = {"runs": [], "transfers": [], "origins": [ORIGIN]}
     (daemon / "state" / "status.json").write_text(json.dumps({"report": report}))

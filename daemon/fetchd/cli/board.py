@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fetchd.units import format_size
+from fetchd.units import format_duration, format_size
 
 _BAR = 20
 _MOST_TRANSFERS = 16
+_MOST_SHUT = 5
 _LOST = ("failed", "skipped", "cancelled")
 
 Json = Mapping[str, Any]
@@ -63,6 +64,16 @@ def _transfer_line(transfer: Json) -> str:
     doing = "verifying" if progress["verifying"] else f"{format_size(speed)}/s"
     again = f"  attempt {transfer['attempt']}" if transfer["attempt"] > 1 else ""
     return f"  [{bar}] {size}  {doing}  {printable(transfer['path'])}{again}"
+
+
+def shut_lines(origins: Sequence[Json], now_s: float) -> Iterator[str]:
+    """Yield a line for each of the first origins of which nothing is asked for now."""
+    shut = [one for one in origins if (one["shut_until_s"] or 0.0) > now_s]
+    for one in shut[:_MOST_SHUT]:
+        left = format_duration(one["shut_until_s"] - now_s)
+        yield f"{printable(one['origin'])} is left alone for {left}: {one['shut_reason']}"
+    if len(shut) > _MOST_SHUT:
+        yield f"and {len(shut) - _MOST_SHUT} more: fetchd origins"
 
 
 def file_lines(files: Sequence[Json]) -> Iterator[str]:

@@ -237,7 +237,7 @@ class TaskQueue:
 
     def _pace(self, origin: str, now_s: float) -> None:
         self._paces[origin] = until_s = now_s + self._intervals_s[origin]
-        self._shut_until(origin, max(until_s, self._gates.get(origin, 0.0)))
+        self._shut_until(origin, until_s)
 
     def _shut_until(self, origin: str, until_s: float) -> None:
         if until_s > self._clock.monotonic():
