@@ -767,6 +767,26 @@ def test_nobody_slips_through_between_an_outcome_and_what_it_shuts(hand):
     assert shut_when_released == [{"http://one.example:80": hand.clock.monotonic() + 30}]
 
 
+def test_an_entry_that_was_taken_while_its_origin_was_shut_goes_back(hasty):
+    hasty.submit(job("a", group("a", spec("f"), spec("g"))))
+    first = hasty.fetch()
+    queue = hasty.engine._queue
+    take = queue.take
+
+    def take_late():
+        queue.take = take
+        entry = take()
+        hasty.engine.settle([(first, asked(30))])
+        return entry
+
+    queue.take = take_late
+    late = hasty.fetch()
+    hasty.clock.advance(32)
+
+    assert late is None
+    assert {hasty.fetch().task.spec.path for _ in range(2)} == {"f", "g"}
+
+
 def test_other_origins_go_on_while_one_is_shut(hand):
     hand.submit(job("a", group("a", spec("f"), spec("g"), spec("h", "http://two.example/h"))))
     hand.settle(hand.fetch(), asked(30))

@@ -90,7 +90,7 @@ class Hand:
 
     def begin(self, count: int = 1, origin: str = A) -> list[float]:
         for _ in range(count):
-            self.origins.began(origin, self.now_s)
+            self.origins.begin(origin, self.now_s)
         return [self.now_s] * count
 
     def end(self, outcome, began_s: float | None = None, task: int = 1, origin: str = A, **policy):
@@ -569,12 +569,12 @@ def test_whatever_happens_the_window_is_within_its_bounds_and_no_gate_opens_earl
 
 def test_a_decision_costs_less_than_two_microseconds_in_the_best_of_many(hand):
     hand.begin()
-    note, began, told = hand.origins.note, hand.origins.began, hand.told
+    note, begin, told = hand.origins.note, hand.origins.begin, hand.told
     times = []
     for _ in range(200):
         before_s = time.perf_counter()
         for _ in range(100):
-            began(A, 5.0)
+            begin(A, 5.0)
             note(A, 1, WELL, POLICY, began_s=5.0, now_s=6.0, happened=told)
         times.append((time.perf_counter() - before_s) / 100)
 

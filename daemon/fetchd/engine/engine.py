@@ -494,12 +494,17 @@ class Engine:
         if not group.queued(task.id):  # its run was cancelled and retried since it was taken
             effects.released.append(entry)
             return None
-        wait_s = self._admission.park(group.rules.root, entry, self._clock.monotonic())
+        now_s = self._clock.monotonic()
+        wait_s = self._admission.park(group.rules.root, entry, now_s)
         if wait_s is not None:
             run.waits[task.id] = ("disk", self._steady.now_s() + wait_s)
             group.park(task.id)
             self._decide.read_more(group, effects)
             effects.released.append(entry)
+            return None
+        if not self._origins.begin(entry.origin, now_s):  # since it was taken
+            effects.released.append(entry)
+            effects.entries.append(entry)
             return None
         group.start(task.id, entry.origin)
         group.move(TaskState.READY, TaskState.RUNNING)
@@ -516,15 +521,13 @@ class Engine:
             budget_bytes=self._budget_bytes(run),
             share=run.share,
         )
-        began_s = self._clock.monotonic()
         self._out[attempt.fence] = Out(
             attempt=attempt,
             group=group,
-            began_s=began_s,
+            began_s=now_s,
             entry=entry,
             previous=entry.ready.previous,
         )
-        self._origins.began(entry.origin, began_s)
         effects.changes.append(Started(task=task.id))
         if run.state is RunState.QUEUED:
             run.state = RunState.RUNNING

@@ -127,12 +127,15 @@ class Origins:
         self._forgotten: list[str] = []
         self._shut: dict[str, None] = {}
 
-    def began(self, origin: str, now_s: float) -> None:
-        """An attempt begins; ``note`` tells of its end."""
+    def begin(self, origin: str, now_s: float) -> bool:
+        """Let an attempt begin, whose end ``note`` is told; False: the origin was shut just now."""
         known = self._at(origin, now_s)
+        if known.gate_until_s > now_s or known.held_until_s > now_s:
+            return False
         known.out += 1
         if known.out >= known.window:
             known.filled = True
+        return True
 
     def note(
         self,
