@@ -794,6 +794,18 @@ def test_other_origins_go_on_while_one_is_shut(hand):
     assert hand.run_all() == ["h"]
 
 
+def test_many_origins_that_are_shut_do_not_keep_those_behind_them_from_the_queue(hand):
+    specs = [spec(f"{n}-{i}", f"http://h{n:03}.example/{i}") for n in range(200) for i in range(2)]
+    hand.submit(job("a", group("a", *specs)))
+
+    met = []
+    while (attempt := hand.fetch()) is not None:
+        met.append(attempt.source)
+        hand.settle(attempt, asked(900))
+
+    assert len(met) == len({source.split("/")[2] for source in met}) == 200
+
+
 def test_a_mirror_is_asked_at_once_when_an_origin_is_shut(hand):
     two = spec("f", "http://one.example/f", "http://two.example/f")
     hand.submit(job("a", group("a", two)))

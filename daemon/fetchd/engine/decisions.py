@@ -7,6 +7,7 @@ all that must happen outside: records, events, entries for the queue. They touch
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -107,13 +108,21 @@ class Effects:
 
 
 class Decisions:
-    """The rules; ``poison`` as in ``Engine``."""
+    """The rules; ``poison`` as in ``Engine``, ``shut``: origins that are, at any time."""
 
-    def __init__(self, clock: Clock, steady: SteadyWall, random: Random, poison: int) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        steady: SteadyWall,
+        random: Random,
+        poison: int,
+        shut: Collection[str],
+    ) -> None:
         self._clock = clock
         self._steady = steady
         self._random = random
         self._poison = poison
+        self._shut = shut
         self._fences = itertools.count(1)
 
     def next_fence(self) -> int:
@@ -550,7 +559,7 @@ class Decisions:
 
     def read_more(self, group: Group, effects: Effects) -> None:
         """Have the store asked for more tasks of the group if its window runs low."""
-        if group.should_read():
+        if group.should_read(self._shut):
             effects.reads.append((group, group.begin_read()))
 
     def publication(

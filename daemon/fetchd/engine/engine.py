@@ -111,7 +111,8 @@ class Engine:
         self._tell = tell
         self._clock = clock
         self._steady = SteadyWall(clock)
-        self._decide = Decisions(clock, self._steady, random, poison)
+        self._origins = Origins(bounds, origins)  # guarded by _lock
+        self._decide = Decisions(clock, self._steady, random, poison, self._origins.shut)
         self._queue = TaskQueue(
             clock,
             connections_per_origin=bounds.connections,
@@ -135,7 +136,6 @@ class Engine:
         self._asking: set[Group] = set()  # groups for which the store is being read
         self._ending = 0  # runs whose end is decided and not yet on record
         self._admission = Admission()
-        self._origins = Origins(bounds, origins)
         self._keep_origins_s = clock.monotonic() + KEEP_ORIGINS_EVERY_S
         self._put_off: list[PutOff] = []  # verified parts that are published later
         self._recent: deque[RunView] = deque(maxlen=RECENT_RUNS)

@@ -117,7 +117,10 @@ class _Origin:
 
 
 class Origins:
-    """``default`` holds for every origin that ``bounds`` has nothing of its own for."""
+    """``default`` holds for every origin that ``bounds`` has nothing of its own for.
+
+    ``shut``: the origins of which nothing, or half-open one at a time, is asked now; for reading.
+    """
 
     def __init__(self, default: OriginBounds, bounds: Mapping[str, OriginBounds]) -> None:
         self._default = default
@@ -125,7 +128,7 @@ class Origins:
         self._known: OrderedDict[str, _Origin] = OrderedDict()  # the last heard of at the end
         self._unrecorded: dict[str, None] = {}
         self._forgotten: list[str] = []
-        self._shut: dict[str, None] = {}
+        self.shut: dict[str, None] = {}
 
     def begin(self, origin: str, now_s: float) -> bool:
         """Let an attempt begin, whose end ``note`` is told; False: the origin was shut just now."""
@@ -199,7 +202,7 @@ class Origins:
     def tick(self, now_s: float) -> list[events.Event]:
         """Return what is to be told of gates whose time is over."""
         told: list[events.Event] = []
-        for name in list(self._shut):
+        for name in list(self.shut):
             known = self._known[name]
             if not known.tries:  # a breaker is closed by an attempt that went well
                 self._tell_opened(known, now_s, told)
@@ -350,15 +353,15 @@ class Origins:
     def _tell_shut(
         self, known: _Origin, cause: str, why: str, delay_s: float, happened: list[events.Event]
     ) -> None:
-        self._shut[known.name] = None
+        self.shut[known.name] = None
         happened.append(
             events.OriginShut(origin=known.name, cause=cause, reason=why, delay_s=delay_s)
         )
 
     def _tell_opened(self, known: _Origin, now_s: float, happened: list[events.Event]) -> None:
-        if known.name not in self._shut or known.shut_until_s > now_s:
+        if known.name not in self.shut or known.shut_until_s > now_s:
             return
-        del self._shut[known.name]
+        del self.shut[known.name]
         happened.append(events.OriginOpened(origin=known.name, worn=known.worn))
 
     def views(self, most: int, now_s: float, behind_s: float) -> tuple[OriginView, ...]:
@@ -366,7 +369,7 @@ class Origins:
 
         ``behind_s``: what turns a monotonic moment into one of the wall clock.
         """
-        names = dict.fromkeys((*islice(self._shut, most), *islice(reversed(self._known), most)))
+        names = dict.fromkeys((*islice(self.shut, most), *islice(reversed(self._known), most)))
         shown = (self._known[name] for name in islice(names, most))
         return tuple(_view(known, now_s, behind_s) for known in shown if known.name != _LOCAL)
 
@@ -427,7 +430,7 @@ class Origins:
                 known.held_until_s = now_s + max(0.0, pause_s - age_s)
                 known.failed_s = now_s
             if left_s > 0 or known.tries:
-                self._shut[known.name] = None
+                self.shut[known.name] = None
             known.ranges, known.best = record.ranges, record.best
             known.retry_after_s = record.retry_after_s
             known.samples, known.stall_rate = record.samples * weight, record.stall_rate
@@ -454,7 +457,7 @@ class Origins:
         for oldest in list(islice(self._known, _MOST_LOOKED_AT)):
             if len(self._known) <= MOST_KNOWN:
                 return
-            if self._known[oldest].out or oldest in self._shut:
+            if self._known[oldest].out or oldest in self.shut:
                 self._known.move_to_end(oldest)
             else:
                 del self._known[oldest]

@@ -6,6 +6,7 @@ Nothing here is thread-safe; the engine's lock guards it all.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from enum import Enum
 
 from fetchd.model import Rules, RunState, RunView, Share, TaskCounts, TaskState
@@ -18,6 +19,8 @@ TASKS_AN_ORIGIN = 512
 LOW_WATER = 64
 #: The origins after those of the last read are looked at when fewer than this many lanes are left.
 LOW_LANES = 32
+#: Lanes of origins that are shut do not count among these, as long as there are not so many.
+MOST_LANES = 512
 #: Waiting tasks of a group beyond this many stay in the store until their time is near.
 MOST_WAITING = 2000
 
@@ -141,10 +144,16 @@ class Group:
         self._lanes.clear()
         self._cut.clear()
 
-    def should_read(self) -> bool:
+    def should_read(self, shut: Collection[str]) -> bool:
+        """``shut``: origins whose lanes nobody is served from now."""
         if self.phase is not Phase.OPEN or self._asking:
             return False
-        return len(self._lanes) < LOW_LANES if self._after else self._again
+        if not self._after:
+            return self._again
+        lanes = len(self._lanes)
+        if LOW_LANES <= lanes < MOST_LANES:
+            lanes -= sum(origin in self._lanes for origin in shut)
+        return lanes < LOW_LANES
 
     def begin_read(self) -> str:
         """Mark that a read is under way; returns the origin behind which it begins."""
