@@ -321,7 +321,7 @@ def test_an_origin_is_named_by_scheme_host_and_port(folder, key, origin):
     ("text", "place", "message"),
     [
         ("origins: {'https://h/a': {}}", ":1:11: ", "'https://h/a' is no origin; write https://H"),
-        ("origins: {'ftp://h': {}}", ":1:11: ", "the scheme 'ftp' is not fetched"),
+        ("origins: {'ftp://h': {}}", ":1:11: ", "'ftp://h' is no origin"),
         ("origins: {h: {requests: 10}}", ":1:25: ", "'10' is not a number of requests"),
         ("origins: {h: {requests: 0/s}}", ":1:25: ", "'0/s' is not a number of requests"),
         ("origins: {h: {connections: 0}}", ":1:28: ", "'0' is not a whole number from 1 to 512"),
@@ -329,7 +329,7 @@ def test_an_origin_is_named_by_scheme_host_and_port(folder, key, origin):
         (
             "origins: {h: {}, 'https://h:443': {}}",
             ":1:10: ",
-            "'h' and 'https://h:443' are one origin, https://h:443; write it once",
+            "'h' and 'https://h:443' are the same origin; write it once",
         ),
     ],
 )
@@ -628,7 +628,7 @@ def test_a_proxy_that_is_null_is_not_one_that_is_absent(folder):
         ("{h: {tls: {cert: ., key: none.pem}}}", "origins.h.tls.key", "none.pem cannot be read"),
         ("{h: {proxy: 'socks5://x'}}", "origins.h.proxy", "the scheme 'socks5' is not fetched"),
         ("{h: {proxy_auth: {user: a, password: ONE}}}", "origins.h.proxy_auth", "write proxy: URL"),
-        ("{h: {zzz: 1}}", "origins.h.zzz", "known here: auth, headers"),
+        ("{h: {zzz: 1}}", "origins.h.zzz", "known here: auth, connections, headers"),
     ],
 )
 def test_a_wrong_origin_says_where_and_why(folder, origins, key, message):
