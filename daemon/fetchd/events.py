@@ -229,6 +229,16 @@ class RootFull(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorBanned(Event):
+    """An origin has served wrong digests in a run, and is asked last in it from now on."""
+
+    job: str
+    run: int
+    origin: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OriginShut(Event):
     """Nothing is asked of an origin for ``delay_s``. ``cause``: ``asked`` (by it), ``failing``."""
 

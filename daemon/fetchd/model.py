@@ -254,6 +254,11 @@ class Task:
     spec: TaskSpec
     history: History
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether there are several sources to choose from."""
+        return len(self.spec.sources) > 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dossier:
@@ -279,12 +284,13 @@ class Dossier:
 class History:
     """What earlier attempts of a task left for the decision about the next one.
 
-    ``source``: index of the next source; ``round``: rounds over the sources since the last
-    durable progress; ``barred``: sources that failed for good; ``mismatched``: sources that
-    served a wrong digest once; ``causes``: last failure by source ("code: reason");
-    ``crashes``: without durable progress since; ``crash_bytes``: durable length at the last one;
-    ``dossier``: of the latest content that was refused, rather of some whose bytes were kept;
-    ``not_yet``: sources whose last answer was "not there yet"; ``not_yet_at_s``: the first of all.
+    ``source``: index of the next source; ``tried``: those that were asked before in this round;
+    ``round``: rounds over the sources since the last durable progress; ``barred``: sources that
+    failed for good; ``mismatched``: sources that served a wrong digest once; ``causes``: last
+    failure by source ("code: reason"); ``crashes``: without durable progress since;
+    ``crash_bytes``: durable length at the last one; ``dossier``: of the latest content that was
+    refused, rather of some whose bytes were kept; ``not_yet``: sources whose last answer was "not
+    there yet"; ``not_yet_at_s``: the first of all.
     """
 
     attempts: int = 0
@@ -299,6 +305,7 @@ class History:
     dossier: Dossier | None = None
     not_yet: frozenset[int] = frozenset()
     not_yet_at_s: float | None = None  # steady wall clock
+    tried: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1611,3 +1611,54 @@ def test_d01_many_that_wait_for_a_full_file_system_do_not_hide_what_stands_behin
     attempt = hasty.fetch() or hasty.fetch()  # once to park what was read, and more is read
 
     assert attempt.task.spec.path == "o"
+
+
+# ---------------------------------------------------------------- mirrors
+
+ONE, TWO = "http://one.example", "http://two.example"
+
+
+def mirrored(*names: str):
+    return job("a", group("a", *[spec(n, f"{ONE}/{n}", f"{TWO}/{n}") for n in names], retry=QUICK))
+
+
+def arrived(attempt, bytes_per_s: float) -> Fetched:
+    intent = replace(intent_for(attempt, 1_000_000), elapsed_s=1_000_000 / bytes_per_s)
+    return Fetched(intent=replace(intent, received_bytes=1_000_000))
+
+
+def test_n35_files_go_to_the_mirror_that_was_faster_and_back_when_that_one_fails(hand):
+    hand.submit(job("slow", group("g", spec("s", f"{ONE}/s"))))
+    hand.settle(attempt := hand.fetch(), arrived(attempt, 1e5))
+    hand.submit(job("fast", group("g", spec("q", f"{TWO}/q"))))
+    hand.settle(attempt := hand.fetch(), arrived(attempt, 1e6))
+    hand.publish_all()
+
+    hand.submit(mirrored("f"))
+    first = hand.fetch()
+    hand.settle(first, failure())
+    second = hand.fetch()
+    hand.settle(second, failure())
+    hand.clock.advance(10.0)
+    third = hand.fetch()
+
+    assert [a.source for a in (first, second, third)] == [f"{TWO}/f", f"{ONE}/f", f"{TWO}/f"]
+    assert third.task.history.round == 1
+
+
+def test_n31_a_mirror_that_served_two_wrong_digests_is_asked_last_in_this_run(hand):
+    hand.submit(mirrored("f", "g", "h"))
+    for _ in range(2):
+        attempt = hand.fetch()
+        assert attempt.source.startswith(ONE)
+        hand.settle(attempt, failure("checksum_mismatch", transient=False))
+    asked = []
+    while (attempt := hand.fetch()) is not None:
+        asked.append(attempt.source)
+        hand.succeed(attempt)
+
+    (banned,) = of(hand, events.MirrorBanned)
+    assert banned.origin == f"{ONE}:80"
+    assert sorted(asked) == [f"{TWO}/f", f"{TWO}/g", f"{TWO}/h"]
+    hand.submit(job("next", group("next", spec("n", f"{ONE}/n", f"{TWO}/n"))))
+    assert hand.fetch().source.startswith(ONE)

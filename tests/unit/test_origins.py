@@ -579,3 +579,44 @@ def test_a_decision_costs_less_than_two_microseconds_in_the_best_of_many(hand):
         times.append((time.perf_counter() - before_s) / 100)
 
     assert min(times) < 4e-6  # two decisions, on a machine that may be busy
+
+
+# ---------------------------------------------------------------- mirrors
+
+B, C = "https://b.example:443", "https://c.example:443"
+
+
+def known(*speeds: float | None) -> Origins:
+    """Origins A, B and C of which so many bytes a second were seen, None: nothing was."""
+    origins = Origins(OriginBounds(connections=4, by="x"), {})
+    for name, speed in zip((A, B, C), speeds, strict=True):
+        if speed is not None:
+            origins.begin(name, 0.0)
+            outcome = fetched(size_bytes=1_000_000, elapsed_s=1_000_000 / speed)
+            origins.note(name, 1, outcome, POLICY, began_s=0.0, now_s=1.0, happened=[])
+    return origins
+
+
+@pytest.mark.parametrize(
+    ("speeds", "last", "best"),
+    [
+        pytest.param((None, None, None), (), A, id="as written"),
+        pytest.param((1e6, 2e6, 4e6), (), C, id="the fastest"),
+        pytest.param((1e6, 3.5e6, 4e6), (), B, id="nearly as fast, and written before"),
+        pytest.param((4e6, None, 8e6), (), B, id="what nothing is known of"),
+        pytest.param((1e6, 2e6, 4e6), (C,), B, id="not the banned one"),
+        pytest.param((1e6, None, 4e6), (B, C), A, id="not one of the banned ones"),
+        pytest.param((1e6, 2e6, 4e6), (A, B, C), C, id="any, where all are banned"),
+    ],
+)
+def test_of_several_mirrors_the_one_that_promises_most_is_chosen(speeds, last, best):
+    names = (A, B, C)
+
+    assert names[known(*speeds).best(names, last)] == best
+
+
+def test_a_mirror_that_asked_to_be_left_alone_comes_behind_the_others():
+    origins = known(8e6, 4e6, 1e6)
+    origins.leave_alone([A], 60.0, "status 503", POLICY, 2.0, [])
+
+    assert origins.best((A, B, C), ()) == 1

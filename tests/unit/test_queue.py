@@ -27,7 +27,7 @@ def entry(task, run=1, origin="o", *, due_s=0.0, priority=Priority.NORMAL, alone
         history=History(),
     )
     ready = Ready(task=made, origin=origin, due_at_s=0, wait="", previous=None)
-    return Entry(ready=ready, run=run, priority=priority, due_s=due_s, alone=alone)
+    return Entry(ready=ready, run=run, priority=priority, due_s=due_s, origin=origin, alone=alone)
 
 
 def queue_with(*entries, clock=None, per_origin=8, concurrency=None) -> TaskQueue:

@@ -7,13 +7,13 @@ all that must happen outside: records, events, entries for the queue. They touch
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fetchd import events
 from fetchd.clock import Clock, Random, SteadyWall
 from fetchd.engine import graph, retry
+from fetchd.engine.origins import Origins
 from fetchd.engine.queue import Entry, Ruling
 from fetchd.engine.runs import Group, OpenedRun, Phase
 from fetchd.errors import DISK_WAITS
@@ -53,6 +53,8 @@ from fetchd.urls import origin_of
 
 #: A list whose next piece could not be read, for a reason that may pass, is tried so often.
 MOST_LIST_FAILURES = 5
+#: An origin that has served so many wrong digests in a run is asked last in it, if at all.
+MOST_MISMATCHES = 2
 #: What could not be published on a full disk, or one that nobody may write, is tried again so much
 #: later; and what must be fetched anew for it, so many times later than that takes, up to an hour.
 DISK_DELAY_S = 30.0
@@ -108,7 +110,7 @@ class Effects:
 
 
 class Decisions:
-    """The rules; ``poison`` as in ``Engine``, ``shut``: origins that are, at any time."""
+    """The rules; ``poison`` as in ``Engine``, ``origins``: what is known of them."""
 
     def __init__(
         self,
@@ -116,13 +118,13 @@ class Decisions:
         steady: SteadyWall,
         random: Random,
         poison: int,
-        shut: Collection[str],
+        origins: Origins,
     ) -> None:
         self._clock = clock
         self._steady = steady
         self._random = random
         self._poison = poison
-        self._shut = shut
+        self._origins = origins
         self._fences = itertools.count(1)
 
     def next_fence(self) -> int:
@@ -350,6 +352,8 @@ class Decisions:
         effects: Effects,
     ) -> None:
         group, task = out.group, attempt.task
+        if failure.code == "checksum_mismatch":
+            self._mismatched(group.run, task, failure, effects)
         decision = retry.decide(
             failure,
             task.history,
@@ -387,6 +391,15 @@ class Decisions:
         self._put_back(
             group, task, decision.history, decision.delay_s, decision.wait, out.previous, effects
         )
+
+    def _mismatched(self, run: OpenedRun, task: Task, failure: Failure, effects: Effects) -> None:
+        """Count an origin's wrong digests: with the second it is the last choice of this run."""
+        origin = origin_of(source_of(task, task.history))
+        run.mismatches[origin] += 1
+        if task.mirrored and run.mismatches[origin] == MOST_MISMATCHES:
+            effects.happened.append(
+                events.MirrorBanned(**about_run(run), origin=origin, reason=failure.reason)
+            )
 
     def _give_up(self, group: Group, task: Task, decision: retry.GiveUp, effects: Effects) -> None:
         history = decision.history
@@ -545,6 +558,9 @@ class Decisions:
         if ready.wait and not wait_s:  # it ran out while the task stood in the store
             ready = replace(ready, wait="")
         group.add(ready.task.id, ready.origin, waits=wait_s > 0)
+        task = self._best_source(group.run, ready.task)
+        if task is not ready.task:
+            ready = replace(ready, task=task)
         if ready.wait:
             group.run.waits[ready.task.id] = (ready.wait, ready.due_at_s)
         effects.entries.append(
@@ -553,13 +569,37 @@ class Decisions:
                 run=group.run.run.id,
                 priority=group.run.job.priority,
                 due_s=self._clock.monotonic() + wait_s if wait_s else 0.0,
+                origin=origin_of(source_of(task, task.history)) if task.mirrored else ready.origin,
                 alone=bool(self._poison) and ready.task.history.crashes >= self._poison,
             )
         )
 
+    def elsewhere(self, run: OpenedRun, entry: Entry) -> Entry | None:
+        """Return the entry for another source, if its own was banned since it lined up."""
+        task = entry.ready.task
+        if not task.mirrored or run.mismatches[entry.origin] < MOST_MISMATCHES:
+            return None
+        other = self._best_source(run, task)
+        if other is task:
+            return None
+        ready = replace(entry.ready, task=other)
+        return replace(entry, ready=ready, origin=origin_of(source_of(other, other.history)))
+
+    def _best_source(self, run: OpenedRun, task: Task) -> Task:
+        """Let a task that has several sources begin, or go on, at the one that promises most."""
+        if not task.mirrored:
+            return task
+        choices = retry.choices(task.history, len(task.spec.sources))
+        origins = [origin_of(task.spec.sources[index]) for index in choices]
+        banned = {origin for origin in origins if run.mismatches[origin] >= MOST_MISMATCHES}
+        best = choices[self._origins.best(origins, banned)]
+        if best == task.history.source:
+            return task
+        return replace(task, history=replace(task.history, source=best))
+
     def read_more(self, group: Group, effects: Effects) -> None:
         """Have the store asked for more tasks of the group if its window runs low."""
-        if group.should_read(self._shut):
+        if group.should_read(self._origins.shut):
             effects.reads.append((group, group.begin_read()))
 
     def publication(

@@ -112,7 +112,7 @@ class Engine:
         self._clock = clock
         self._steady = SteadyWall(clock)
         self._origins = Origins(bounds, origins)  # guarded by _lock
-        self._decide = Decisions(clock, self._steady, random, poison, self._origins.shut)
+        self._decide = Decisions(clock, self._steady, random, poison, self._origins)
         self._queue = TaskQueue(
             clock,
             connections_per_origin=bounds.connections,
@@ -502,11 +502,15 @@ class Engine:
             self._decide.read_more(group, effects)
             effects.released.append(entry)
             return None
+        if (better := self._decide.elsewhere(run, entry)) is not None:
+            effects.released.append(entry)
+            effects.entries.append(better)
+            return None
         if not self._origins.begin(entry.origin, now_s):  # since it was taken
             effects.released.append(entry)
             effects.entries.append(entry)
             return None
-        group.start(task.id, entry.origin)
+        group.start(task.id, entry.ready.origin)
         group.move(TaskState.READY, TaskState.RUNNING)
         run.waits.pop(task.id, None)
         attempt = Fetch(

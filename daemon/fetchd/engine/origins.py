@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -48,6 +48,8 @@ _MOST_LOOKED_AT = 8
 _SAMPLES = 20.0
 #: Less than this says more of the way to the origin than of the width of the way.
 _TELLING_BYTES = 256 * 1024
+#: An origin that has so much of the speed of the fastest is as good.
+_NEARLY = 0.75
 _LOCAL = "file://"
 
 _OVERLOADED = frozenset({429, 503})
@@ -198,6 +200,34 @@ class Origins:
             self._tell_shut(known, "asked", why, delay_s, happened)
             rulings.append(known.ruling())
         return rulings
+
+    def best(self, names: Sequence[str], last: Collection[str]) -> int:
+        """Return which of several origins promises most for a file that each of them has.
+
+        Those in ``last`` come behind all others, and those that are shut behind all that are not.
+        Of the rest one that nothing was ever fetched from is tried; then those that are nearly as
+        fast as the fastest, in the order that was given, then the others by their speed.
+        """
+        speeds = [self._speed(name) for name in names]
+        fast = max((speed for speed in speeds if speed < math.inf), default=0.0) * _NEARLY
+
+        def place(index: int) -> tuple[bool, bool, float, int]:
+            name, speed = names[index], speeds[index]
+            return (
+                name in last,
+                name in self.shut,
+                -min(speed, fast) if speed < math.inf else -speed,
+                index,
+            )
+
+        return min(range(len(names)), key=place)
+
+    def _speed(self, name: str) -> float:
+        """Return bytes a second, as far as they arrive; infinity: nothing is known."""
+        known = self._known.get(name)
+        if known is None or not known.samples:
+            return math.inf
+        return (known.bytes_per_s or 0.0) * (1.0 - known.stall_rate)
 
     def tick(self, now_s: float) -> list[events.Event]:
         """Return what is to be told of gates whose time is over."""

@@ -23,6 +23,8 @@ _LONGEST_WAIT_S = 60.0
 class Entry:
     """A task in the queue. ``due_s``: monotonic; ``alone``: only while nothing else runs.
 
+    ``origin``: which is asked; that of ``ready`` is where it stands in the store.
+
     Each equals itself alone: a run that was dropped and added again may see a task twice.
     """
 
@@ -30,11 +32,8 @@ class Entry:
     run: int
     priority: Priority
     due_s: float
+    origin: str
     alone: bool = False
-
-    @property
-    def origin(self) -> str:
-        return self.ready.origin
 
 
 class Ruling(NamedTuple):

@@ -77,18 +77,17 @@ def decide(
     if failure.code in _FINAL or not left:
         return _give_up(failure, history, sources)
 
-    later = [index for index in left if index > source]
-    if later:
-        history = replace(history, source=later[0])
+    history, rest = _go_on(history, left)
+    if rest:
         delay_s = 0.0
     elif history.not_yet and left_s > 0:
         wait = "not_yet"
         # Whatever else happened before: the origin is well, and the time of waiting is not failing.
-        history = replace(history, source=left[0], round=0, first_failed_at_s=None)
+        history = replace(history, round=0, first_failed_at_s=None)
         longest_s = min(policy.max_delay_s, _DELAYS_TO_PROBE * policy.delay_s + waited_s)
         delay_s = random.uniform(longest_s / 2, longest_s)
     else:
-        history = replace(history, source=left[0], round=history.round + 1)
+        history = replace(history, round=history.round + 1)
         if history.round >= policy.attempts:
             return _give_up(failure, history, sources)
         longest_s = min(policy.max_delay_s, policy.delay_s * 2.0 ** min(history.round - 1, 60))
@@ -111,11 +110,26 @@ def without_room(history: History, delay_s: float, *, sources: int) -> tuple[His
     That of another source may be smaller, so those left in the round are asked at once. Behind the
     last one the task waits for ``delay_s``, and all are asked again.
     """
+    history, rest = _go_on(history, _in_play(history, sources))
+    return history, 0.0 if rest else delay_s
+
+
+def choices(history: History, sources: int) -> list[int]:
+    """Return the sources of which any may be the next one, in the order of the job file."""
     left = _in_play(history, sources)
-    later = [index for index in left if index > history.source]
-    if later:
-        return replace(history, source=later[0]), 0.0
-    return replace(history, source=left[0]), delay_s
+    return [index for index in left if index not in history.tried] or left
+
+
+def _go_on(history: History, left: list[int]) -> tuple[History, bool]:
+    """Leave ``history.source`` for those of the round that were not asked yet, or begin a new one.
+
+    The second value tells whether there was one.
+    """
+    tried = history.tried | {history.source}
+    rest = [index for index in left if index not in tried]
+    if rest:
+        return replace(history, source=rest[0], tried=tried), True
+    return replace(history, source=left[0], tried=frozenset()), False
 
 
 def longest_delay_s(policy: RetryPolicy) -> float:

@@ -104,7 +104,7 @@ class Group:
         return task in self._known
 
     def start(self, task: int, origin: str) -> None:
-        """The task was taken from the queue."""
+        """The task was taken from the queue. ``origin``: where it stood in the store."""
         lane = self._known.pop(task)
         self._lanes[lane] -= 1
         if not self._lanes[lane]:
@@ -228,6 +228,7 @@ class OpenedRun:
         self.bytes = sum(group.bytes for group in opened.groups)
         rate = self.job.rate
         self.share = None if rate is None else Share(name=f"run {self.run.id}", rate=rate)
+        self.mismatches: Counter[str] = Counter()  # wrong digests, by origin
         self.waits: dict[int, tuple[str, float]] = {}  # tasks in the queue: why, and until when
 
     def ended_groups(self) -> dict[str, bool]:

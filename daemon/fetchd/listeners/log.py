@@ -53,6 +53,7 @@ LINES: dict[type[Event], Line] = {
     events.TaskRetryScheduled: Line("task.retry_scheduled", _WARNING),
     events.TaskDeferred: Line("task.deferred", _INFO),
     events.RootFull: Line("root.full", _WARNING),
+    events.MirrorBanned: Line("mirror.banned", _WARNING),
     events.OriginShut: Line("origin.shut", _WARNING),
     events.OriginOpened: Line("origin.opened", _INFO),
     events.OriginWindow: Line("origin.window", _INFO),

@@ -149,6 +149,7 @@ def history_text(history: History) -> str | None:
     if history.dossier is not None:
         fields["dossier"]["digests"] = digests_text(history.dossier.digests)
     fields["not_yet"] = sorted(history.not_yet)
+    fields["tried"] = sorted(history.tried)
     return json.dumps(fields)
 
 
@@ -159,6 +160,7 @@ def history_of(text: str | None) -> History:
     fields["barred"] = frozenset(fields["barred"])
     fields["mismatched"] = frozenset(fields["mismatched"])
     fields["not_yet"] = frozenset(fields.get("not_yet", ()))
+    fields["tried"] = frozenset(fields.get("tried", ()))
     fields["causes"] = tuple((source, code, reason) for source, code, reason in fields["causes"])
     if dossier := fields.get("dossier"):
         dossier["digests"] = digests_of(dossier["digests"])
