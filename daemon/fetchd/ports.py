@@ -83,7 +83,8 @@ class Request:
     """A URL from an offset.
 
     ``start`` > 0 asks for the rest of a file, on the condition that ``if_range`` (a strong
-    validator's text) still holds. ``unless`` asks for the file only if it is another version.
+    validator's text) still holds; with ``stop`` for the bytes before that alone. ``unless`` asks
+    for the file only if it is another version.
     ``headers`` are sent to the URL's own origin only, never to another one by redirect.
     ``connect_s``, ``stall_s``, ``deadline_s`` (monotonic, None: none) bound every phase.
     ``share``: what its body has to keep to, beside what the operator allows.
@@ -91,6 +92,7 @@ class Request:
 
     url: str
     start: int = 0
+    stop: int | None = None
     if_range: str | None = None
     unless: Validator | None = None
     headers: tuple[tuple[str, str], ...] = ()
@@ -101,7 +103,7 @@ class Request:
 
 
 class Stream(Protocol):
-    """An answered request. Used by one thread, except ``abort``.
+    """An answered request. Used by one thread at a time.
 
     ``start``: offset of the first byte to come (0 when the origin sends the whole file although
     a rest was asked for). ``total``: length of the whole file, None when unknown. ``framed``:
@@ -129,7 +131,7 @@ class Stream(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the connection back if the body was read to its end, else close it."""
+        """Give the connection back if the body was read to its end, else close it; once."""
         ...
 
 
@@ -267,13 +269,26 @@ class Os(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartJournal:
-    """What is known of a part's first ``durable_bytes`` bytes, which are on the disk."""
+    """What is known of a part's first ``durable_bytes`` bytes, which are on the disk.
+
+    ``ranges``: more of the same version that is there behind them, each from its first byte to the
+    one behind its last, in order, with a gap before each.
+    """
 
     url: str
     final_url: str
     total: int | None
     validator: Validator
     durable_bytes: int
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def held_bytes(self) -> int:
+        return self.durable_bytes + sum(end - start for start, end in self.ranges)
+
+    @property
+    def end_bytes(self) -> int:
+        return self.ranges[-1][1] if self.ranges else self.durable_bytes
 
 
 class PartBusy(Exception):
@@ -281,11 +296,12 @@ class PartBusy(Exception):
 
 
 class Part(Protocol):
-    """The hidden, locked file that a transfer writes. One thread.
+    """The hidden, locked file that a transfer writes. One thread, but for ``write_at``.
 
-    When opened it is exactly as long as its journal promises, empty without one. A part whose
-    bytes could not be synced is discarded before the error is raised. ``home``: path below the
-    root of the top folder of the file system that it is on, "" for the root's own.
+    ``size_bytes``: so many bytes are there from the first one on. When opened that is what its
+    journal promises, and behind it lie the journal's ranges; without a journal it is empty. A part
+    whose bytes could not be synced is discarded before the error is raised. ``home``: path below
+    the root of the top folder of the file system that it is on, "" for the root's own.
     """
 
     journal: PartJournal | None
@@ -297,12 +313,23 @@ class Part(Protocol):
         """Append at ``size_bytes``; raises AttemptError (disk_full, disk_error)."""
         ...
 
+    def write_at(self, data: memoryview, offset: int) -> None:
+        """Write anywhere behind ``size_bytes``; any thread. Raises as ``write``."""
+        ...
+
+    def advance(self, size_bytes: int) -> None:
+        """Say that all bytes before ``size_bytes`` have been written by ``write_at``."""
+        ...
+
     def truncate(self, size_bytes: int = 0) -> None:
-        """Cut to ``size_bytes``; a journal that promises more is durably forgotten first."""
+        """Cut to ``size_bytes``; a journal that promises more is durably forgotten first.
+
+        What lies behind ``size_bytes`` in ranges is cut off too.
+        """
         ...
 
     def readinto(self, buffer: memoryview, offset: int) -> int:
-        """Read what was written; may read less than asked, 0 at the end."""
+        """Read what is there before ``size_bytes``; may read less than asked, 0 at the end."""
         ...
 
     def checkpoint(self, journal: PartJournal) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -617,3 +618,97 @@ def test_free_space_is_that_of_the_parts_file_system(disk, tmp_path):
 
     with disk.open_part("default", "a") as part:
         assert part._free_bytes() == pytest.approx(space.f_bavail * space.f_frsize, rel=0.1)
+
+
+# ---------------------------------------------------------------- ranges behind the front
+
+
+def with_ranges(durable_bytes: int, *ranges: tuple[int, int]) -> PartJournal:
+    return replace(journal(durable_bytes, total=100), ranges=ranges)
+
+
+def write_ranges(disk: DownloadDisk, *, checkpoint: bool = True) -> None:
+    """Leave ten bytes at the front, and ten more behind each of two gaps."""
+    with disk.open_part("default", "a") as part:
+        for start in (60, 0, 30):
+            part.write_at(memoryview(bytes([65 + start // 10]) * 10), start)
+        part.advance(10)
+        if checkpoint:
+            part.checkpoint(with_ranges(10, (30, 40), (60, 70)))
+
+
+def test_ranges_outlive_a_crash_and_the_gaps_are_not_read(tmp_path, disk) -> None:
+    write_ranges(disk)
+    (part_file,) = [file for file in hidden(tmp_path).iterdir() if not file.suffix]
+    assert part_file.stat().st_size == 70
+    with disk.open_part("default", "a") as part:
+        assert part.journal == with_ranges(10, (30, 40), (60, 70))
+        assert part.size_bytes == 10
+        buffer = memoryview(bytearray(100))
+        assert part.readinto(buffer, 0) == 10
+        assert part.readinto(buffer, 10) == 0
+        part.write(memoryview(b"-" * 20))
+        part.advance(40)
+        assert part.readinto(buffer, 30) == 10
+        assert bytes(buffer[:10]) == b"D" * 10
+
+
+def test_what_no_journal_speaks_of_is_cut_off(tmp_path, disk) -> None:
+    write_ranges(disk)
+    with disk.open_part("default", "a") as part:
+        part.write_at(memoryview(b"x" * 10), 90)
+    (part_file,) = [file for file in hidden(tmp_path).iterdir() if not file.suffix]
+    assert part_file.stat().st_size == 70
+    write_ranges(disk, checkpoint=False)
+    with disk.open_part("default", "a") as part:
+        part.truncate()
+        part.write_at(memoryview(b"x" * 10), 90)
+    assert part_file.stat().st_size == 0
+
+
+def test_a_part_that_is_shorter_than_its_ranges_is_begun_anew(tmp_path, disk) -> None:
+    write_ranges(disk)
+    (part_file,) = [file for file in hidden(tmp_path).iterdir() if not file.suffix]
+    os.truncate(part_file, 69)
+    assert next(iter(disk.leftovers())).durable_bytes == 0
+    with disk.open_part("default", "a") as part:
+        assert (part.journal, part.size_bytes) == (None, 0)
+
+
+def test_cutting_a_part_forgets_the_ranges_that_are_cut_off(disk) -> None:
+    write_ranges(disk)
+    with disk.open_part("default", "a") as part:
+        part.truncate(10)
+        assert part.journal is None
+    write_ranges(disk)
+    with disk.open_part("default", "a") as part:
+        part.checkpoint(with_ranges(10))
+        part.truncate(10)
+        assert part.journal == with_ranges(10)
+
+
+def test_ranges_count_as_what_a_part_holds(disk) -> None:
+    write_ranges(disk)
+    assert next(iter(disk.leftovers())).durable_bytes == 30
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [[[5, 20]], [[10, 20]], [[30, 20]], [[30, 101]], [[40, 50], [30, 35]], [[1]], [3], [["a", 1]]],
+    ids=str,
+)
+def test_a_journal_with_ranges_that_cannot_be_is_not_believed(tmp_path, disk, ranges) -> None:
+    write_ranges(disk)
+    (file,) = hidden(tmp_path).glob("*.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"ranges": ranges}))
+    with disk.open_part("default", "a") as part:
+        assert part.journal is None
+
+
+def test_a_journal_of_an_older_fetchd_has_no_ranges(tmp_path, disk) -> None:
+    leave(disk, "a", b"0123456789", durable_bytes=10)
+    (file,) = hidden(tmp_path).glob("*.json")
+    assert "ranges" not in json.loads(file.read_text())
+    with disk.open_part("default", "a") as part:
+        assert part.journal is not None
+        assert part.journal.ranges == ()

@@ -255,14 +255,15 @@ class DownloadDisk:
         said = read_journal(self._system, folder_fd, name)
         path, durable_bytes = "", 0
         if said is not None and said[0] == root.name:
-            path, durable_bytes = said[1], said[2].durable_bytes
+            path = said[1]
+            durable_bytes = said[2].held_bytes if said[2].end_bytes <= size_bytes else 0
         elif said is not None and said[0] in self._roots:
             return None  # another root has the same folder
         return Leftover(
             root=root.name,
             path=path,
             name=name,
-            durable_bytes=durable_bytes if durable_bytes <= size_bytes else 0,
+            durable_bytes=durable_bytes,
             home=home,
             modified_at_s=modified_at_s,
         )

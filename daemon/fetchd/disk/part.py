@@ -109,6 +109,7 @@ class DiskPart:
         self.journal: PartJournal | None = None
         self._claim = Claim(device=locked.device)
         self._reserved_bytes = 0  # up to here the file system has reserved room
+        self._ahead = False  # something was written behind size_bytes
         self.size_bytes = locked.size_bytes
         with explained(root, path, "the part"):
             if locked.new:
@@ -120,11 +121,11 @@ class DiskPart:
             if said is not None and said[:2] == (root, path):
                 self.journal = said[2]
                 self._journalled = True
-            if self.journal is None or self.journal.durable_bytes > self.size_bytes:
+            if self.journal is None or self.journal.end_bytes > self.size_bytes:
                 self._forget()
             # Also one that is as long: a crash has left reserved what is to be claimed again.
             self.size_bytes = self.journal.durable_bytes if self.journal else 0
-            system.truncate(locked.fd, self.size_bytes)
+            system.truncate(locked.fd, self._end_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -146,11 +147,26 @@ class DiskPart:
         self.size_bytes += len(data)
         self._claim.missing_bytes = max(0, self._claim.missing_bytes - len(data))
 
+    def write_at(self, data: memoryview, offset: int) -> None:
+        self._ahead = True
+        try:
+            _write_all(self._system, self._fd, data, offset)
+        except OSError as exc:
+            raise explain(exc, self._root, self._path, "writing the part") from exc
+
+    def advance(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+
+    @property
+    def _end_bytes(self) -> int:
+        """Where the last byte ends that is of use."""
+        return max(self.size_bytes, self.journal.end_bytes if self.journal else 0)
+
     def truncate(self, size_bytes: int = 0) -> None:
         if self.size_bytes == size_bytes == 0 and self.journal is None:
             return
         with explained(self._root, self._path, "cutting the part"):
-            if self.journal is not None and self.journal.durable_bytes > size_bytes:
+            if self.journal is not None and self.journal.end_bytes > size_bytes:
                 self._forget()
             self._system.truncate(self._fd, size_bytes)
         # What is cut off is missing again, and free.
@@ -162,6 +178,7 @@ class DiskPart:
         self.size_bytes = size_bytes
 
     def readinto(self, buffer: memoryview, offset: int) -> int:
+        buffer = buffer[: max(0, self.size_bytes - offset)]  # behind it there may be holes
         with explained(self._root, self._path, "reading the part back"):
             return self._system.read(self._fd, buffer, offset)
 
@@ -243,9 +260,10 @@ class DiskPart:
 
     def _release(self) -> None:
         """Give back what was reserved and not used."""
-        if self._reserved_bytes > self.size_bytes and not self._discarded:
+        unused = self._ahead or self._reserved_bytes > self.size_bytes
+        if unused and not self._discarded:
             with suppress(OSError):  # it is, when the part is opened again or swept
-                self._system.truncate(self._fd, self.size_bytes)
+                self._system.truncate(self._fd, self._end_bytes)
         self._reserved_bytes = 0
 
     def _hold_to_free(self, missing_bytes: int) -> None:
@@ -302,7 +320,7 @@ class DiskPart:
 
     def _encode(self, journal: PartJournal) -> memoryview:
         # ASCII only: a lone surrogate (a byte that is not UTF-8) survives as an escape.
-        document = {
+        document: dict[str, object] = {
             "root": self._root,
             "path": self._path,
             "url": journal.url,
@@ -313,6 +331,8 @@ class DiskPart:
             "date": journal.validator.date,
             "durable_bytes": journal.durable_bytes,
         }
+        if journal.ranges:
+            document["ranges"] = journal.ranges
         return memoryview(json.dumps(document, ensure_ascii=True).encode("ascii"))
 
 
@@ -619,8 +639,22 @@ def _decode(raw: bytes) -> tuple[str, str, PartJournal]:
             date=_text_or_none(document, "date"),
         ),
         durable_bytes=durable_bytes,
+        ranges=_ranges(document.get("ranges", ()), durable_bytes, total),
     )
     return _text(document, "root"), _text(document, "path"), journal
+
+
+def _ranges(said: object, durable_bytes: int, total: int | None) -> tuple[tuple[int, int], ...]:
+    ranges: list[tuple[int, int]] = []
+    before = durable_bytes
+    for each in said if isinstance(said, list) else ():
+        match each:
+            case [int(start), int(end)] if before < start < end <= (total or 0):
+                ranges.append((start, end))
+                before = end
+            case _:
+                raise ValueError("no ranges")
+    return tuple(ranges)
 
 
 def _text(document: dict[str, Any], key: str) -> str:
