@@ -86,6 +86,19 @@ def test_the_rest_of_a_file_is_understood(start, size):
     assert extent == Extent(start=start, total=start + size, length=size, chunked=False)
 
 
+@settings(derandomize=True, max_examples=100)
+@given(st.integers(0, 50), st.integers(1, 50), st.integers(0, 50), st.integers(0, 50))
+def test_a_piece_of_a_file_is_exactly_what_was_asked_for_or_refused(start, size, begin, end):
+    value = f"bytes {begin}-{end}/1000"
+    try:
+        extent = extent_of(head(206, ("Content-Range", value)), start, start + size)
+    except AttemptError:
+        assert (begin, end) != (start, start + size - 1)
+    else:
+        assert (begin, end) == (start, start + size - 1)
+        assert extent == Extent(start=start, total=1000, length=size, chunked=False)
+
+
 @settings(derandomize=True, max_examples=200)
 @given(st.text(alphabet=st.characters(max_codepoint=255), max_size=40))
 def test_any_place_is_an_https_url_or_refused(text):

@@ -184,6 +184,19 @@ def test_the_request_names_itself_and_asks_for_plain_bytes(net, server):
     assert request.header("Cookie") is None
 
 
+@pytest.mark.parametrize(("start", "stop"), [(0, 4), (3, 7), (len(BODY) - 2, len(BODY))])
+def test_a_piece_of_a_file_is_asked_for_by_its_first_and_last_byte(net, server, start, stop):
+    server.routes["/f"] = file(BODY, etag='"v1"')
+
+    body, stream = fetch(net, server.url("/f"), start=start, stop=stop, if_range='"v1"')
+
+    assert body == BODY[start:stop]
+    assert (stream.start, stream.total) == (start, len(BODY))
+    assert server.requests[0].header("Range") == f"bytes={start}-{stop - 1}"
+    fetch(net, server.url("/f"))
+    assert server.requests[1].connection == 1  # which served the piece to its end
+
+
 def test_rule_52_the_usual_user_agent_is_fetchd_and_its_version(net, server):
     server.routes["/f"] = file(b"x")
 

@@ -35,7 +35,7 @@ class FileStream:
         self._watch = watch
         self._stall_s = request.stall_s
         self._offset = self.start
-        self._size_bytes = file.size_bytes
+        self._size_bytes = min(file.size_bytes, request.stop or file.size_bytes)
 
     def readinto(self, buffer: memoryview) -> int:
         if self._file is None or self.not_modified:

@@ -132,15 +132,18 @@ class Extent:
     chunked: bool
 
 
-def extent_of(head: Head, start: int) -> Extent:
-    """Return what the body of a 200 or 206 holds, ``start`` being asked; raises AttemptError."""
+def extent_of(head: Head, start: int, stop: int | None = None) -> Extent:
+    """Return what the body of a 200 or 206 holds; raises AttemptError.
+
+    ``start`` and ``stop`` were asked for, None: to the end.
+    """
     chunked = _is_chunked(head)
     length = _content_length(head)
     if chunked and length is not None:
         raise AttemptError("bad_framing", "the answer has both a length and chunks")
     if head.status == 200:
         return Extent(start=0, total=length, length=length, chunked=chunked)
-    begin, end, total = _content_range(head, start)
+    begin, end, total = _content_range(head, start, stop)
     part = end - begin + 1
     if length is not None and length != part:
         raise OtherRange(
@@ -250,8 +253,8 @@ def _content_length(head: Head) -> int | None:
     return int(values[0])
 
 
-def _content_range(head: Head, start: int) -> tuple[int, int, int | None]:
-    """Return first byte, last byte and total of a 206 that answers ``bytes=start-``."""
+def _content_range(head: Head, start: int, stop: int | None) -> tuple[int, int, int | None]:
+    """Return first byte, last byte and total of a 206 that answers ``bytes=start-(stop-1)``."""
     if (head.one("content-type") or "").lower().startswith("multipart/byteranges"):
         raise OtherRange("bad_response", "one range was asked for, several are answered")
     values = head.all("content-range")
@@ -263,10 +266,12 @@ def _content_range(head: Head, start: int) -> tuple[int, int, int | None]:
         )
     begin, end = int(match[1]), int(match[2])
     total = None if match[3] == "*" else int(match[3])
-    if begin != start or end < begin or (total is not None and end != total - 1):
+    last = stop - 1 if stop is not None else total - 1 if total is not None else None
+    if begin != start or end < begin or (last is not None and end != last):
+        to = "the end" if stop is None else stop - 1
         raise OtherRange(
             "bad_response",
-            f"the bytes from {start} to the end were asked for, {_shown(values[0])} is answered",
+            f"the bytes from {start} to {to} were asked for, {_shown(values[0])} is answered",
         )
     return begin, end, total
 

@@ -292,9 +292,10 @@ class HttpTransport:
         head = answer.head
         if head.status == 304 and request.unless is not None:
             return None
-        if head.status == 416 and request.start > 0:
+        ranged = _is_ranged(request)
+        if head.status == 416 and ranged:
             raise RangeRefused(unsatisfied_total(head))
-        if head.status == 206 and request.start == 0:
+        if head.status == 206 and not ranged:
             raise AttemptError("bad_response", "a part of the file came, the whole was asked for")
         # What comes through a tunnel is the origin's own.
         if head.status == 407 and answer.proxied and urlsplit(head.url).scheme == "http":
@@ -302,7 +303,7 @@ class HttpTransport:
         if head.status not in {200, 206}:
             raise head.refused(self._clock.wall())
         refuse_encoding(head)
-        return extent_of(head, request.start)
+        return extent_of(head, request.start, request.stop)
 
     def _question(self, url: str, request: Request, cookies: Cookies) -> tuple[Question, _Place]:
         try:
@@ -407,8 +408,9 @@ class HttpTransport:
         if request.headers and origin_of(url) == origin_of(request.url):
             headers |= {_titled(name): value for name, value in request.headers}
         headers["Accept-Encoding"] = "identity"
-        if request.start > 0:
-            headers["Range"] = f"bytes={request.start}-"
+        if _is_ranged(request):
+            last = "" if request.stop is None else request.stop - 1
+            headers["Range"] = f"bytes={request.start}-{last}"
             if request.if_range is not None:
                 headers["If-Range"] = request.if_range
         if request.unless is not None:
@@ -454,6 +456,10 @@ def _not_let_in(url: str) -> AttemptError:
         "origin gives",
         transient=False,
     )
+
+
+def _is_ranged(request: Request) -> bool:
+    return request.start > 0 or request.stop is not None
 
 
 def _titled(name: str) -> str:
