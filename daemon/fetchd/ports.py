@@ -43,7 +43,23 @@ A = TypeVar("A", bound=Attempt)
 # ---------------------------------------------------------------- engine <-> threads
 
 
-class WorkSource(Protocol):
+class Loans(Protocol):
+    """More connections to an attempt's origin than its own, while nobody waits for them."""
+
+    def lend(self, attempt: Attempt) -> bool:
+        """Count one more connection of the attempt against its origin; False: not now."""
+        ...
+
+    def recalled(self, attempt: Attempt) -> bool:
+        """Tell whether somebody waits for a connection that is lent to the attempt."""
+        ...
+
+    def give_back(self, attempt: Attempt) -> None:
+        """Say that one lent connection has ended; ``settle`` takes back what is left."""
+        ...
+
+
+class WorkSource(Loans, Protocol):
     """Where pools get work: the local engine."""
 
     def take(self, kind: type[A], most: int) -> Sequence[A]:

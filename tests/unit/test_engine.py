@@ -559,6 +559,39 @@ def test_a_run_takes_no_more_connections_than_its_concurrency(hand):
     assert [a is not None for a in attempts] == [True, True, False]
 
 
+def test_loans_count_against_the_origin_and_end_with_the_attempt(hasty):
+    hasty.submit(job("a", group("a", *(spec(f"f{i}") for i in range(8)))))
+    attempts = [hasty.fetch() for _ in range(7)]
+    engine = hasty.engine
+    assert not engine.lend(attempts[0])  # another task waits
+    attempts.append(hasty.fetch())
+    assert not engine.lend(attempts[0])  # all eight are in use
+    for attempt in attempts[1:]:
+        engine.settle([(attempt, failure(transient=False))])
+
+    assert [engine.lend(attempts[0]) for _ in range(9)] == [True] * 7 + [False] * 2
+    engine.give_back(attempts[0])
+    assert engine.lend(attempts[0])
+    assert not engine.recalled(attempts[0])
+    hasty.submit(job("b", group("b", spec("g"))))
+    assert engine.recalled(attempts[0])
+    engine.settle([(attempts[0], failure(transient=False))])
+    engine.give_back(attempts[0])  # too late, and nobody's
+
+    last = hasty.fetch()
+    assert [engine.lend(last) for _ in range(8)] == [True] * 7 + [False]
+
+
+def test_nothing_is_lent_to_an_attempt_that_is_not_wanted_or_known(hand):
+    hand.submit(job("a", group("a", spec("f"))))
+    attempt = hand.fetch()
+    hand.engine.obey(Cancel(job="a"))
+    assert not hand.engine.lend(attempt)
+    hand.engine.settle([(attempt, Interrupted())])
+    assert not hand.engine.lend(attempt)
+    assert not hand.engine.recalled(attempt)
+
+
 def test_more_tasks_than_the_window_all_run_once(hand):
     specs = [spec(f"f{i}", f"http://h{i % 3}.example/{i}") for i in range(900)]
     answer = hand.submit(job("a", group("a", *specs)))

@@ -465,6 +465,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue = TaskQueue(self.clock, connections_per_origin=2)
         self.waiting: dict[int, Entry] = {}
         self.out: dict[int, Entry] = {}
+        self.lent: Counter[int] = Counter()
         self.runs = {}
         self.limits: dict[str, int] = {}
         self.shut: dict[str, float] = {}
@@ -487,8 +488,12 @@ class QueueMachine(RuleBasedStateMachine):
         if run in self.runs:
             self.waiting[self.number] = made
 
+    def busy(self) -> Counter[str]:
+        loans = [self.out[task].origin for task in self.lent.elements()]
+        return Counter([*(e.origin for e in self.out.values()), *loans])
+
     def can_start(self) -> list[Entry]:
-        origins = Counter(e.origin for e in self.out.values())
+        origins = self.busy()
         runs = Counter(e.run for e in self.out.values())
         return [
             e
@@ -511,9 +516,30 @@ class QueueMachine(RuleBasedStateMachine):
         self.out[got.ready.task.id] = got
         return got
 
+    @rule(got=taken)
+    def lend(self, got):
+        if got is not None:
+            origins, runs = self.busy(), Counter(e.run for e in self.out.values())
+            awaited = any(
+                e.origin == got.origin and e.due_s <= self.clock.monotonic() and runs[e.run] < 3
+                for e in self.waiting.values()
+            )
+            full = origins[got.origin] >= 2
+            assert self.queue.recalled(got) == (full and awaited)
+            assert self.queue.lend(got) == (not full and not awaited)
+            self.lent[got.ready.task.id] += not full and not awaited
+
+    @rule(got=taken)
+    def give_back(self, got):
+        if got is not None and self.lent[got.ready.task.id]:
+            self.queue.give_back(got, 1)
+            self.lent[got.ready.task.id] -= 1
+
     @rule(got=consumes(taken))
     def release(self, got):
         if got is not None:
+            if lent := self.lent.pop(got.ready.task.id, 0):
+                self.queue.give_back(got, lent)
             self.queue.release(got)
             del self.out[got.ready.task.id]
 
@@ -562,3 +588,33 @@ def test_whoever_waits_for_one_that_runs_alone_goes_on_when_its_run_is_dropped()
 
     (other,) = taken
     assert other.ready.task.id == 3
+
+
+def test_nothing_is_lent_while_one_waits_to_run_alone():
+    queue = queue_with(entry(1))
+    first = queue.take()
+    assert first is not None
+    assert queue.lend(first)
+    queue.put([entry(2, alone=True)])
+    assert not queue.lend(first)
+    assert queue.recalled(first)
+
+
+def test_whoever_waits_for_what_was_lent_takes_it_when_it_is_given_back():
+    queue = TaskQueue(SystemClock(), connections_per_origin=2)
+    queue.add_run(1, Priority.NORMAL, None)
+    queue.put([entry(1)])
+    first = queue.take()
+    assert first is not None
+    assert queue.lend(first)
+    queue.put([entry(2)])
+    taken = []
+    waiter = threading.Thread(target=lambda: taken.append(queue.take()), daemon=True)
+    waiter.start()
+    assert queue.recalled(first)
+
+    queue.give_back(first, 1)
+    waiter.join(5)
+
+    (other,) = taken
+    assert other.ready.task.id == 2

@@ -70,7 +70,7 @@ _NO_PROGRESS = Progress()
 
 @dataclass(slots=True)
 class Out:
-    """An attempt that was taken and not settled. ``began_s``: monotonic."""
+    """An attempt that was taken and not settled. ``began_s``: monotonic; ``lent``: connections."""
 
     attempt: Attempt
     group: Group
@@ -78,6 +78,7 @@ class Out:
     entry: Entry | None = None
     previous: FileRecord | None = None
     progress: Progress = _NO_PROGRESS
+    lent: int = 0
 
 
 @dataclass(frozen=True, slots=True)

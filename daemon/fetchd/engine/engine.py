@@ -281,9 +281,39 @@ class Engine:
             for attempt, outcome in settled:
                 out = self._out.pop(attempt.fence, None)
                 if out is not None:
+                    self._end_loans(out)
                     self._note_room(attempt, outcome, effects)
                     self._note_origin(out, outcome, effects)
                     self._decide.settle(out, outcome, effects)
+
+    # ------------------------------------------------------------ ports.Loans
+
+    def lend(self, attempt: Attempt) -> bool:
+        with self._lock:
+            out = self._out.get(attempt.fence)
+            if out is None or out.entry is None or self._stopping or out.group.run.cancelled:
+                return False
+            if out.entry.alone or not self._queue.lend(out.entry):
+                return False
+            out.lent += 1
+            return True
+
+    def recalled(self, attempt: Attempt) -> bool:
+        with self._lock:
+            out = self._out.get(attempt.fence)
+            return (
+                out is not None
+                and out.entry is not None
+                and out.lent > 0
+                and self._queue.recalled(out.entry)
+            )
+
+    def give_back(self, attempt: Attempt) -> None:
+        with self._lock:
+            out = self._out.get(attempt.fence)
+            if out is not None and out.entry is not None and out.lent:
+                out.lent -= 1
+                self._queue.give_back(out.entry, 1)
 
     # ------------------------------------------------------------ ports.Commands
 
@@ -545,6 +575,11 @@ class Engine:
         )
         self._decide.read_more(group, effects)
         return attempt
+
+    def _end_loans(self, out: Out) -> None:
+        if out.entry is not None and out.lent:
+            self._queue.give_back(out.entry, out.lent)
+            out.lent = 0
 
     def _note_room(self, attempt: Attempt, outcome: Outcome, effects: Effects) -> None:
         if not isinstance(attempt, Fetch):

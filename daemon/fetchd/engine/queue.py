@@ -77,8 +77,9 @@ class TaskQueue:
     so that neither many runs for one origin nor a run over many origins keep a newcomer waiting;
     then runs in turn, then the run's origins in turn, then first in, first out. At most
     ``connections_per_origin`` taken entries of an origin, or as many as it was ruled, and
-    ``concurrency`` of a run are out at a time; each ``take`` is paired with one ``release``. The
-    lanes of an origin that is shut are passed over. A take costs O(entries out + origins),
+    ``concurrency`` of a run are out at a time; each ``take`` is paired with one ``release``. What
+    no entry needs may be lent to one that is out, and counts like an entry. The lanes of an origin
+    that is shut are passed over. A take costs O(entries out + origins),
     whatever the number of runs; not-before times cost O(log n).
 
     ``intervals_s``: by origin, the least time from the start of one entry to that of the next.
@@ -104,7 +105,7 @@ class TaskQueue:
         self._later: list[tuple[float, int, Entry]] = []
         self._alone: deque[Entry] = deque()
         self._numbers = itertools.count()
-        self._busy: dict[str, int] = {}  # entries out by origin
+        self._busy: dict[str, int] = {}  # entries out, and loans, by origin
         self._busy_runs: dict[int, None] = {}  # known runs with entries out
         self._out = 0
         #: (run, origin) of what was released and not taken again: more may start than one.
@@ -220,6 +221,29 @@ class TaskQueue:
             if entry.alone:
                 self._changed.notify_all()
 
+    def lend(self, entry: Entry) -> bool:
+        """Occupy the entry's origin once more, unless it is full or shut, or somebody waits."""
+        with self._changed:
+            origin = entry.origin
+            free = self._busy.get(origin, 0) < self._limit(origin) and origin not in self._shut
+            if self._closed or not free or self._is_awaited(origin):
+                return False
+            self._busy[entry.origin] += 1
+            return True
+
+    def recalled(self, entry: Entry) -> bool:
+        """Tell whether what is lent of the entry's origin is too much, or somebody waits for it."""
+        with self._changed:
+            origin = entry.origin
+            left = self._limit(origin) - self._busy.get(origin, 0)
+            return bool(self._alone) or left < 0 or (left == 0 and self._is_awaited(origin))
+
+    def give_back(self, entry: Entry, count: int) -> None:
+        """End ``count`` loans of an entry that is out; whoever waited for them is woken."""
+        with self._changed:
+            self._busy[entry.origin] -= count
+            self._changed.notify(count)
+
     def close(self) -> None:
         """Let every ``take``, now and later, return None."""
         with self._changed:
@@ -248,6 +272,17 @@ class TaskQueue:
             del self._shut[origin]
             self._gates.pop(origin, None)
             self._paces.pop(origin, None)
+
+    def _is_awaited(self, origin: str) -> bool:
+        """Tell whether an entry of the origin could start, if there were room at the origin."""
+        now_s = self._clock.monotonic()
+        while self._later and self._later[0][0] <= now_s:
+            self._line_up(heapq.heappop(self._later)[2])
+        return bool(self._alone) or any(
+            not self._runs[run].full()
+            for origins in self._waiting.values()
+            for run in origins.get(origin, ())
+        )
 
     def _wake_another(self, taken: Entry) -> None:
         """Let another thread look, if an entry of another kind was taken than was released."""
