@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from fetchd.transports.connections import _Watched
+from fetchd.transports.connections import _Pool, _Watched
 from fetchd.transports.faults import Phase, attempt_error
 
 
@@ -66,3 +66,16 @@ def test_n09_a_kept_connection_is_not_used_again_when_bytes_came_or_the_peer_lef
     theirs.close()
 
     assert (quiet, noisy, again, conn.is_connected) == (True, False, True, False)
+
+
+def test_a_connection_that_is_one_too_many_to_keep_is_closed():
+    pool = _Pool("h.example", maxsize=1)
+    first, second = _Watched("h.example"), _Watched("h.example")
+    ours, theirs = socket.socketpair()
+    second.sock = ours
+    pool.give_back(first)
+
+    pool.give_back(second)
+
+    assert theirs.recv(1) == b""
+    theirs.close()
