@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -122,6 +123,18 @@ class AttemptError(FetchdError):
 
 class NotWanted(Exception):
     """Not an error: the work was cancelled or the service stops; leave the part and settle."""
+
+
+def let_go(exc: BaseException) -> None:
+    """Let the frames that an error has passed through hold nothing any more.
+
+    Some of them hold an error themselves, and so each other: what they had open would stay so until
+    the garbage collector looks.
+    """
+    link: BaseException | None = exc
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

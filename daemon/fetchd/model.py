@@ -115,6 +115,7 @@ class Rules:
     expect_type: str | None = None  # a media type or "*/*"
     magic: tuple[Magic, ...] = ()  # all must hold
     headers: tuple[tuple[str, str], ...] = ()
+    segments: int | None = None  # connections for one file; None: as many as pay
     retry: RetryPolicy = RetryPolicy()
     timeouts: Timeouts = Timeouts()
 

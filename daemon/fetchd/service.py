@@ -200,6 +200,7 @@ class Works:
             clock=clock,
             failpoints=self._failpoints,
             cores=cores,
+            loans=self.engine,
         )
         self.finishers = Pool(
             "finisher",
@@ -277,6 +278,7 @@ class Works:
         pools = (self.fetchers, self.finishers, self.publisher)
         return [
             *(worker for pool in pools for worker in pool.workers()),
+            *self._transfer.threads(),
             *self.transports.threads(),
             *self.store.threads(),
         ]

@@ -195,6 +195,7 @@ def test_a_job_comes_back_as_it_was(store):
         expect_type="text/html",
         magic=(Magic(hex="00ff", offset_bytes=9), Magic(hex="43")),
         headers=(("X-A", "b"),),
+        segments=3,
         retry=RetryPolicy(attempts=2),
         timeouts=Timeouts(attempt_s=3.0),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from fetchd.clock import Failpoints, SystemClock
 from fetchd.disk import RootSpec, build
 from fetchd.model import (
+    Attempt,
     Fetch,
     Fetched,
     FileRecord,
@@ -23,15 +24,29 @@ from fetchd.model import (
     TaskSpec,
     Timeouts,
 )
+from fetchd.ports import Loans
 from fetchd.transfer import Transfer
 from fetchd.transports import build as build_transports
 from harness import ONE_CORE
 
 
+class Bank:
+    """Lends every attempt as many connections as it likes (``ports.Loans``)."""
+
+    def lend(self, attempt: Attempt) -> bool:
+        return True
+
+    def recalled(self, attempt: Attempt) -> bool:
+        return False
+
+    def give_back(self, attempt: Attempt) -> None:
+        pass
+
+
 class Downloader:
     """Publishes below ``folder``; connects to this machine only. One thread."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, loans: Loans | None = None) -> None:
         self.folder = folder
         self.disk = build({"default": RootSpec(path=str(folder))})
         clock = SystemClock()
@@ -39,7 +54,7 @@ class Downloader:
             ["loopback"], proxy=None, ca=None, redirects=2, workers=2, clock=clock
         )
         self._transfer = Transfer(
-            self.disk, self.transports, lambda *_: True, clock, Failpoints(), ONE_CORE
+            self.disk, self.transports, lambda *_: True, clock, Failpoints(), ONE_CORE, loans
         )
 
     def fetch(self, attempt: Fetch) -> Outcome:

@@ -81,6 +81,8 @@ def _fetchd(scenario: Scenario, url: str, folder: Path, scratch: Path) -> list[s
         "retry": {"attempts": 4, "delay": "20ms", "max_delay": "200ms"},
         "timeout": {"connect": "2s", "stall": "1s@1KiB/s"},
     }
+    if scenario.name.startswith("segments"):
+        job["segments"] = 4
     if scenario.checksum is not None:
         job["checksum"] = f"sha256:{_sha256(scenario.checksum)}"
     path = scratch / "job.json"

@@ -19,12 +19,13 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from faults.downloader import Downloader, attempt_at
+from faults.downloader import Bank, Downloader, attempt_at
 from faults.server import Exchange, Server
 from fetchd.clock import Random
 from fetchd.digests import Digest
 from fetchd.engine import retry
 from fetchd.model import Failure, Fetched, History, RetryPolicy, Verify
+from fetchd.transfer import attempt, crew, segments
 from fetchd.transfer import resume as resuming
 
 _MIDDLE = random.Random(1).randbytes(40_000)
@@ -202,11 +203,14 @@ class Play:
             self.file = self.file[: answer.switch] + VERSIONS[answer.to][answer.switch :]
         request = exchange.request
         asked = request.header("Range")
-        self.asked = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
+        self.asked = int(first)
+        self.stop = min(len(self.file), int(last) + 1) if last else len(self.file)
         condition = request.header("If-Range")
         holds = condition is None or condition in validators.values()
         if answer.ranges == "ignored" or (answer.heeds_if_range and not holds):
             self.asked = 0
+        self.ranged = asked is not None and self.asked == int(first)
 
     def out(self) -> None:
         if self.answer.status is not None:
@@ -225,7 +229,7 @@ class Play:
             self._body(200, self.file, {})
 
     def _part(self) -> None:
-        start, stop, size = self.asked, len(self.file), len(self.file)
+        start, stop, size = self.asked, self.stop, len(self.file)
         lie = self.answer.ranges
         if lie == "wrong offset":
             start -= 1
@@ -286,8 +290,9 @@ class Play:
 class World:
     """A downloader and a server for all examples; a destination for each."""
 
-    def __init__(self, folder: Path) -> None:
-        self.downloader = Downloader(folder)
+    def __init__(self, folder: Path, *, segments: int = 1) -> None:
+        self.segments = segments
+        self.downloader = Downloader(folder, Bank())
         with self.downloader.disk.open_part("default", "first") as part:
             part.discard()  # from here on the folder of the parts is open
         self.origin = Origin()
@@ -303,7 +308,9 @@ class World:
         name = f"{next(self.numbers)}.bin"
         history = History()
         for _ in range(MOST_ATTEMPTS):
-            attempt = attempt_at(*sources, path=name, digests=digests, history=history)
+            attempt = attempt_at(
+                *sources, path=name, digests=digests, history=history, segments=self.segments
+            )
             outcome = self.downloader.fetch(attempt)
             if isinstance(outcome, Fetched):
                 path, _ = self.downloader.publish(attempt, outcome)
@@ -348,6 +355,22 @@ def world(tmp_path_factory):
             made.downloader.close()
 
 
+@pytest.fixture(scope="module")
+def split_world(tmp_path_factory):
+    """A world in which files of this size are worth several connections."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resuming, "OVERLAP_BYTES", OVERLAP_BYTES)
+        patch.setattr(resuming, "WORTH_ASKING_BYTES", WORTH_ASKING_BYTES)
+        patch.setattr(attempt, "_LITTLE_BYTES", 0)
+        patch.setattr(segments, "LEAST_BYTES", 3_000)
+        patch.setattr(crew, "_READ_BYTES", 1_000)
+        patch.setattr(attempt, "_BUFFER_BYTES", 2_000)
+        made = World(tmp_path_factory.mktemp("root"), segments=3)
+        with made.server:
+            yield made
+            made.downloader.close()
+
+
 #: Another version with the date of the first: seldom drawn, and once not seen.
 SAME_DATE = Script(
     checksum=None,
@@ -380,6 +403,35 @@ YOUNG_DATE = Script(
     suppress_health_check=[HealthCheck.too_slow],
 )
 def test_p8_whatever_an_origin_does_only_one_whole_version_is_published(world, script):
+    publish_one_version(world, script)
+
+
+#: Likewise for whatever another connection asks for.
+CONDITION_IGNORED = Script(
+    checksum=None,
+    mirror=False,
+    answers=(
+        Answer(version=0, label=0, validators="etag", cut=30_000),
+        Answer(version=1, label=1, validators="etag", heeds_if_range=False),
+    ),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@given(script=scripts())
+@example(script=CONDITION_IGNORED)
+@settings(
+    derandomize=True,
+    max_examples=400,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+def test_p8_whatever_an_origin_does_to_several_connections_of_a_file(split_world, script):
+    publish_one_version(split_world, script)
+
+
+def publish_one_version(world: World, script: Script) -> None:
     world.sweep()
     before = world.open_files()
 

@@ -105,6 +105,7 @@ retry: { attempts: 5, delay: 1s, max_delay: 1m }
 timeout: { connect: 5s, stall: 20s@16KiB/s, attempt: 2h }
 if_exists: overwrite
 headers: { X-Client: lab }
+segments: 4
 verify: digest
 size: 1MiB..7GiB
 expect: { type: Application/Octet-Stream, magic: "hex:43443030AF@32769" }
@@ -130,7 +131,7 @@ x-note: [anything, { at: all }]
         groups=(
             TaskGroup(
                 name="ubuntu",
-                items=(Item(url="x", line=22, column=6),),
+                items=(Item(url="x", line=23, column=6),),
                 template=Template(
                     base=("https://a.example.org/${series}/", "https://b.example.org/"),
                     dest="u",
@@ -147,6 +148,7 @@ x-note: [anything, { at: all }]
                     expect_type="application/octet-stream",
                     magic=(Magic(hex="43443030af", offset_bytes=32769),),
                     headers=(("X-Client", "lab"),),
+                    segments=4,
                     retry=RetryPolicy(attempts=5, delay_s=1.0, max_delay_s=60.0),
                     timeouts=Timeouts(
                         connect_s=5.0, stall_s=20.0, stall_bytes_per_s=16384, attempt_s=7200.0
@@ -155,6 +157,17 @@ x-note: [anything, { at: all }]
             ),
         ),
     )
+
+
+@pytest.mark.parametrize(
+    ("top", "own", "segments"),
+    [("", "", None), ("auto", "", None), ("1", "", 1), ("4", "auto", None), ("auto", "16", 16)],
+)
+def test_a_task_has_its_own_number_of_connections_or_that_above(top, own, segments) -> None:
+    above = f"segments: {top}\n" if top else ""
+    below = f"    segments: {own}\n" if own else ""
+    job = read(f"{above}tasks:\n  a:\n    url: https://example.org/a\n{below}")
+    assert job.groups[0].rules.segments == segments
 
 
 def test_lines_of_urls_have_file_names_and_checksums() -> None:

@@ -33,7 +33,7 @@ BAD = {
     ),
     "unknown key without a near one": (
         "url: https://example.org/a\nzzzz: 1\n",
-        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, retry, timeout, wait_for, version, name, description, priority, timezone, vars, limits, tasks",
+        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, version, name, description, priority, timezone, vars, limits, tasks",
     ),
     "F05 duplicate key": (
         "url: https://example.org/a\nurl: https://example.org/b\n",
@@ -134,6 +134,14 @@ BAD = {
     "no size": (
         "size: 5 apples\nurl: https://example.org/a\n",
         "iso.yaml:1:7: size: '5 apples' is not a size; write a number, alone for bytes, or with KiB, MiB, GiB, TiB or kB, MB, GB, TB: 500MB, 7GiB",
+    ),
+    "no number of connections": (
+        "url: https://example.org/a\nsegments: many\n",
+        "iso.yaml:2:11: segments: 'many' is no number of connections; write auto, or 1 to 16",
+    ),
+    "too many connections": (
+        "url: https://example.org/a\nsegments: 17\n",
+        "iso.yaml:2:11: segments: '17' is no number of connections; write auto, or 1 to 16",
     ),
     "no magic": (
         "url: https://example.org/a\nexpect: {magic: CD001@32769}\n",

@@ -188,6 +188,7 @@ def _rules(
         expect_type=expect.type,
         magic=expect.magic or (),
         headers=tuple((draft.get("headers") or {}).items()),
+        segments=draft.get("segments") or None,
         retry=replace(
             defaults.retry,
             **_given(

@@ -26,13 +26,17 @@ from fetchd.yamldoc import did_you_mean
 #: Keys of the job file's design that this version does not know how to obey.
 NOT_BUILT = frozenset(
     {
-        "schedule", "window", "publish", "keep", "matrix", "segments", "from",
+        "schedule", "window", "publish", "keep", "matrix", "from",
         "if", "may_fail", "steps", "on_success", "on_failure",
     }
 )  # fmt: skip
 
 #: Job, task and control files share this form.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+#: What ``segments: auto`` is read as: None would mean that the key is not given.
+_AUTO = 0
+MOST_SEGMENTS = 16
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
 _FEW = 32
@@ -118,6 +122,17 @@ def _count(value: object) -> int:
     text = _text(value)
     if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) == 0:
         raise ValueProblem(f"{text!r} is not a whole number from 1 to 999999")
+    return int(text)
+
+
+def _segments(value: object) -> int:
+    text = _text(value)
+    if text == "auto":
+        return _AUTO
+    if not re.fullmatch(r"[0-9]{1,2}", text) or not 1 <= int(text) <= MOST_SEGMENTS:
+        raise ValueProblem(
+            f"{text[:60]!r} is no number of connections; write auto, or 1 to {MOST_SEGMENTS}"
+        )
     return int(text)
 
 
@@ -293,6 +308,18 @@ Version = Annotated[int, PlainValidator(_version), WithJsonSchema({"enum": [1, "
 Count = Annotated[
     int, PlainValidator(_count), _native("integer", "string", minimum=1, pattern=r"^[0-9]{1,6}$")
 ]
+Segments = Annotated[
+    int,
+    PlainValidator(_segments),
+    WithJsonSchema(
+        {
+            "type": ["integer", "string"],
+            "pattern": "^(auto|[0-9]{1,2})$",
+            "minimum": 1,
+            "maximum": MOST_SEGMENTS,
+        }
+    ),
+]
 Duration = Annotated[float, PlainValidator(_duration_s), _native("string", pattern=_DURATION)]
 Size = Annotated[
     int,
@@ -393,6 +420,8 @@ class TaskKeys(_Keys):
     """What to do about a file that is there already."""
     headers: Annotated[dict[HeaderName, HeaderValue], AfterValidator(_few)] | None = None
     """Sent with each request to the task's own origins."""
+    segments: Segments | None = None
+    """Connections for one file at once: auto, or 1 to 16; large files only."""
     retry: RetryKeys | None = None
     """When to try again."""
     timeout: TimeoutKeys | None = None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 
 from fetchd.clock import Clock, Failpoints
 from fetchd.cores import Cores
 from fetchd.dates import http_date_s
-from fetchd.digests import Digest, Hashes
-from fetchd.errors import DISK_WAITS, AttemptError, NotWanted
+from fetchd.digests import Hashes
+from fetchd.errors import DISK_WAITS, AttemptError, NotWanted, let_go
 from fetchd.model import (
     Attempt,
     Deferred,
@@ -20,7 +20,6 @@ from fetchd.model import (
     Failure,
     Fetch,
     Fetched,
-    FileRecord,
     IfExists,
     Intent,
     Interrupted,
@@ -32,7 +31,7 @@ from fetchd.model import (
 )
 from fetchd.ports import (
     Disk,
-    Existing,
+    Loans,
     OtherRange,
     Part,
     PartBusy,
@@ -43,8 +42,12 @@ from fetchd.ports import (
     Transport,
 )
 from fetchd.secrets import hide, hide_in_start
+from fetchd.threads import Worker
+from fetchd.transfer.crew import Crew, Lending, Mismatch
 from fetchd.transfer.pace import Pace
-from fetchd.transfer.resume import WHOLE, Plan, contradicts, is_strong, plan, unless_of
+from fetchd.transfer.resume import WHOLE, Plan, contradicts, is_strong, plan, rest_of
+from fetchd.transfer.segments import Growth, Range, Tiling
+from fetchd.transfer.standing import Standing
 from fetchd.transfer.sums import SumsBusy, SumsFiles
 from fetchd.transfer.verify import (
     SNIFF_BYTES,
@@ -98,14 +101,18 @@ class Transfer:
         clock: Clock,
         failpoints: Failpoints,
         cores: Cores,
+        loans: Loans | None = None,
     ) -> None:
+        """``loans`` None: no file gets more than one connection."""
         self.disk = disk
         self.transport = transport
         self.report = report
+        self.loans = loans
         self.clock = clock
         self.failpoints = failpoints
         self.cores = cores
         self.sums = SumsFiles(transport, clock)
+        self.segments: set[Worker] = set()  # each call is one step of the interpreter
         self._local = threading.local()
 
     def __call__(self, attempt: Fetch) -> Outcome:
@@ -114,15 +121,15 @@ class Transfer:
         try:
             return work.run()
         except NotWanted as exc:
-            _let_go(exc)
+            let_go(exc)
             return Interrupted()
         except PartBusy as exc:
-            _let_go(exc)
+            let_go(exc)
             return Deferred(reason="same_dest", detail=str(exc), delay_s=_BUSY_DELAY_S)
         except SumsBusy as exc:
             return Deferred(reason="sums", detail=str(exc), delay_s=_SUMS_DELAY_S)
         except AttemptError as exc:
-            _let_go(exc)
+            let_go(exc)
             if exc.code in DISK_WAITS and not work.overflowed:
                 return Deferred(
                     reason="disk",
@@ -144,6 +151,10 @@ class Transfer:
         finally:
             if work.spread:
                 self.cores.gather()
+
+    def threads(self) -> list[Worker]:
+        """Return the running threads, for the check of their liveness."""
+        return [worker for worker in self.segments.copy() if worker.alive()]
 
     def _home(self, attempt: Fetch) -> str:
         """Return where a part is that could not be opened: whose room, or right, is missing."""
@@ -192,7 +203,7 @@ class _Fetch:
         self._total_bytes: int | None = None
         self._resumed_from_bytes = 0
         self._received_bytes = 0
-        self._ranges: bool | None = None  # as in Fetched
+        self._gives_ranges: bool | None = None  # as in Fetched
         self._answered = False  # a head came, with a body to receive
         self._wrote = False  # the part holds bytes of this attempt
         self._start = b""  # the first bytes that came, written or not
@@ -200,6 +211,9 @@ class _Fetch:
         self._marked_bytes = 0  # the part's length at the last checkpoint, or when one was due
         self._marked_s = self._began_s
         self._pace = Pace(self._rules.timeouts)
+        self._ranges: tuple[Range, ...] = ()  # what the part has behind its front
+        self._crew: Crew | None = None
+        self._one_stream = False  # several connections have met a mismatch
 
     def run(self) -> Outcome:
         spec = self._attempt.task.spec
@@ -209,16 +223,22 @@ class _Fetch:
                 "`verify: digest` asks for a checksum and the job gives none for this file",
             )
         disk = self._transfer.disk
-        standing = disk.existing(self._rules.root, self._path)
-        if standing is not None and (outcome := self._leave_alone(standing)):
+        found = disk.existing(self._rules.root, self._path)
+        standing = None
+        if found is not None:
+            standing = Standing(disk, self._attempt, found, self._tell_hashed)
+        if standing is not None and (outcome := standing.unconditional()):
             return outcome
         if spec.sums:
             self._wanted = self._transfer.sums.digests_of(
                 self._attempt, self._is_wanted_before_part, self._deadline_s
             )
             self._hashes = self._new_hashes()
-        if standing is not None and (outcome := self._consider_update(standing)):
-            return outcome
+        if standing is not None:
+            good = standing.consider_update(self._wanted, self._spread)
+            if isinstance(good, UpToDate):
+                return good
+            self._unless = good
         file = None if standing is None else local_path(self._attempt.source)
         if file is not None and disk.is_destination(self._rules.root, self._path, file):
             raise AttemptError(
@@ -228,6 +248,7 @@ class _Fetch:
         with disk.open_part(self._rules.root, self._path) as part:
             self._part = part
             self.home = part.home
+            self._ranges = part.journal.ranges if part.journal else ()
             began_bytes = self._durable_bytes
             try:
                 return self._fetch()
@@ -236,85 +257,12 @@ class _Fetch:
                 self.progressed = self._durable_bytes > began_bytes
                 raise
 
-    # ------------------------------------------------------------ what stands there already
-
-    def _leave_alone(self, standing: Existing) -> Outcome | None:
-        """Apply what ``if_exists`` says of any file, whatever is in it."""
-        match self._rules.if_exists:
-            case IfExists.SKIP:
-                return UpToDate(
-                    size_bytes=standing.size_bytes, verified=Verify.NONE, digests=(), how="present"
-                )
-            case IfExists.FAIL:
-                raise AttemptError(
-                    "exists", "the file exists and `if_exists: fail` forbids to replace it"
-                )
-            case IfExists.OVERWRITE | IfExists.UPDATE:
-                return None
-
-    def _consider_update(self, standing: Existing) -> Outcome | None:
-        # A link is not the file that was asked for; its name is taken over.
-        if self._rules.if_exists is not IfExists.UPDATE or standing.link:
-            return None
-        previous = self._attempt.previous
-        if previous is not None and not _is_same(previous, standing):
-            previous = None
-        if self._wanted:
-            if previous and self._algorithms <= {digest.algorithm for digest in previous.digests}:
-                found = previous.digests
-            else:
-                found = self._hash_standing(standing)
-            if not set(self._wanted) <= set(found):
-                return None
-            if previous is None:
-                # Nobody knows how it came there: perhaps by a publication that was cut short.
-                self._transfer.disk.sync_existing(self._rules.root, self._path)
-            return UpToDate(
-                size_bytes=standing.size_bytes,
-                verified=Verify.DIGEST,
-                digests=self._wanted,
-                how="digest",
-            )
-        if (
-            previous
-            and previous.url == self._attempt.source
-            and self._passes(standing, previous.verified)
-        ):
-            self._unless = unless_of(previous.validator)
-        return None
-
-    def _passes(self, standing: Existing, verified: Verify) -> bool:
-        """Tell whether the file passes the rules of today; if not, a 304 would not mend it."""
-        if verified is Verify.NONE and self._rules.verify is not Verify.NONE:
-            return False
-        size, seen_bytes = self._rules.size, 0
-        end_bytes = max((magic.end_bytes for magic in self._rules.magic), default=0)
-        if standing.size_bytes < end_bytes or (size and standing.size_bytes not in size):
-            return False
-        with self._transfer.disk.read_existing(self._rules.root, self._path) as slices:
-            while seen_bytes < end_bytes and (piece := next(slices, None)) is not None:
-                if not fits_magic(self._rules, piece, seen_bytes):
-                    return False
-                seen_bytes += len(piece)
-                self._tell_hashed(seen_bytes, standing.size_bytes)
-        return True
-
-    def _hash_standing(self, standing: Existing) -> tuple[Digest, ...]:
-        self._spread()
-        hashes, hashed_bytes = self._new_hashes(), 0
-        with self._transfer.disk.read_existing(self._rules.root, self._path) as slices:
-            for piece in slices:
-                hashes.update(piece)
-                hashed_bytes += len(piece)
-                self._tell_hashed(hashed_bytes, standing.size_bytes)
-        return hashes.digests()
-
     # ------------------------------------------------------------ asking
 
     def _fetch(self) -> Outcome:
         part = self._part
         if not self._kept_passes():
-            part.truncate()
+            self._truncate()
         asked = plan(part.journal, self._attempt.source, digest_decides=bool(self._wanted))
         complete = part.journal is not None and part.journal.total == part.size_bytes
         if self._wanted and part.size_bytes and (asked.start or complete):
@@ -327,7 +275,7 @@ class _Fetch:
         self._total_bytes = part.journal.total if part.journal else None
         if self._unless is None and not complete:
             # No origin is asked for what there is no room for.
-            part.claim(max(0, (self._total_bytes or 0) - part.size_bytes))
+            part.claim(max(0, (self._total_bytes or 0) - self._held_bytes))
         misled = False
         while True:
             try:
@@ -362,6 +310,9 @@ class _Fetch:
                 if instead is None:
                     try:
                         return self._receive(asked, stream)
+                    except Mismatch as exc:
+                        let_go(exc)
+                        instead = self._begin_again_alone()
                     except AttemptError as exc:
                         if exc.code in _REFUSALS:
                             self.dossier = self._describe(stream)
@@ -377,11 +328,14 @@ class _Fetch:
                 return False
         return True
 
-    def _open(self, asked: Plan) -> Stream:
+    def _open(
+        self, asked: Plan, stop: int | None = None, wanted: Callable[[], bool] | None = None
+    ) -> Stream:
         timeouts = self._rules.timeouts
         request = Request(
             url=self._attempt.source,
             start=asked.start,
+            stop=stop,
             if_range=asked.if_range,
             unless=None if asked.start else self._unless,
             headers=self._rules.headers,
@@ -391,7 +345,7 @@ class _Fetch:
             share=self._attempt.share,
         )
         try:
-            return self._transfer.transport.open(request, self._is_wanted)
+            return self._transfer.transport.open(request, wanted or self._is_wanted)
         except AttemptError as exc:
             journal = self._part.journal
             if exc.status in _EXPIRED and journal and journal.url == self._attempt.source:
@@ -431,9 +385,9 @@ class _Fetch:
     def _note_ranges(self, asked: Plan, stream: Stream) -> None:
         """Note whether the origin gives rests; that of another version shows nothing."""
         if stream.start:
-            self._ranges = True
+            self._gives_ranges = True
         elif asked.if_range is not None and asked.if_range == stream.validator.etag:
-            self._ranges = False
+            self._gives_ranges = False
 
     def _overlaps(self, asked: Plan, stream: Stream) -> bool:
         """Compare the first bytes to come with the end of the part."""
@@ -467,10 +421,12 @@ class _Fetch:
             self._start = bytes(self._buffer[: min(got, _START_BYTES)])
             check_start(self._path, self._rules, self._buffer[:got])
             check_magic(self._rules, self._buffer[:got], 0)
-            part.truncate()
+            self._truncate()
             self._hashes = self._new_hashes()
+            self._resumed_from_bytes = 0
         else:
-            self._resumed_from_bytes = part.size_bytes
+            if not self._one_stream:
+                self._resumed_from_bytes = self._held_bytes
             # A condition that held vouches for all bytes by the validator of the first ones. An
             # overlap vouches for none: only the digest can, and no later attempt may forget it.
             assert part.journal is not None
@@ -484,11 +440,18 @@ class _Fetch:
         )
         self._resumable = bool(self._wanted) or is_strong(vouched)
         self._marked_bytes = part.size_bytes
+        lending = self._lending_for(stream)
         while True:
             if got:
                 self._keep(self._buffer[:got])
             if self._received_bytes > _LITTLE_BYTES:
                 self._spread()
+                if lending is not None and self._grows(lending):
+                    self._receive_in_pieces(stream, lending, lent=True)
+                    break
+            if self._ranges:
+                self._receive_in_pieces(stream, lending, lent=False)
+                break
             got = self._read(stream, self._buffer)
             if got == 0:
                 break
@@ -527,7 +490,8 @@ class _Fetch:
         if stream.total is not None:
             check_size(self._rules, stream.total)
             self._check_limits(stream.total)
-        missing_bytes = (stream.total or 0) - self._part.size_bytes
+        held_bytes = self._held_bytes if stream.start else self._part.size_bytes
+        missing_bytes = (stream.total or 0) - held_bytes
         if missing_bytes > 0 or stream.total is None:
             self._part.claim(max(0, missing_bytes))
         return verified
@@ -599,11 +563,119 @@ class _Fetch:
             limit_s = self._rules.timeouts.attempt_s
             raise AttemptError("deadline", f"the attempt took longer than {limit_s:g} s")
 
+    # ------------------------------------------------------------ receiving by several connections
+
+    def _lending_for(self, stream: Stream) -> Lending | None:
+        """Return how the body may get more connections, None: it may not.
+
+        What the part has behind its front is kept only where the rest is certain to fit it.
+        """
+        certain = stream.total is not None and rest_of(self._journal, 0) is not None
+        if self._ranges and not certain:
+            self._drop_ranges()
+        loans, local = self._transfer.loans, local_path(self._attempt.source) is not None
+        if loans is None or not certain or local or self._one_stream:
+            return None
+        growth = Growth(self._rules.segments, self._clock.monotonic(), self._received_bytes)
+        return Lending(loans, self._attempt, growth)
+
+    def _grows(self, lending: Lending) -> bool:
+        assert self._total_bytes is not None
+        missing_bytes = self._total_bytes - self._held_bytes
+        now_s = self._clock.monotonic()
+        return lending.change(now_s, self._received_bytes, missing_bytes, 1) > 0
+
+    def _receive_in_pieces(self, stream: Stream, lending: Lending | None, *, lent: bool) -> None:
+        """Let a crew bring the rest; this thread hashes behind the front, and tells.
+
+        ``lent``: a second connection was lent already. Raises Mismatch, after which the front is
+        all that is kept.
+        """
+        assert self._total_bytes is not None
+        self._spread()
+        crew = self._crew = Crew(
+            Tiling(self._total_bytes, self._part.size_bytes, self._ranges),
+            self._part,
+            stream,
+            ask=self._ask_piece,
+            lending=lending,
+            received=partial(self._transfer.failpoints.pass_by, "transfer.received"),
+            clock=self._clock,
+            watched=self._transfer.segments,
+            received_bytes=self._received_bytes,
+        )
+        try:
+            if lent:
+                crew.add()
+            crew.work(partial(self._follow, crew))
+        finally:
+            crew.end()
+            self._take_in(crew)  # nothing new, unless the attempt fails and keeps what is there
+            self._crew = None
+
+    def _ask_piece(self, start: int, end: int, wanted: Callable[[], bool]) -> Stream:
+        asked = rest_of(self._journal, start)
+        assert asked is not None
+        try:
+            stream = self._open(asked, end, wanted)
+        except (OtherRange, RangeRefused) as exc:
+            raise Mismatch(str(exc)) from None
+        if stream.start != start or not asked.agrees(self._journal, stream):
+            stream.close()
+            raise Mismatch(f"other bytes than the range {start}-{end - 1} of this version")
+        return stream
+
+    def _follow(self, crew: Crew) -> None:
+        """Take in what a crew has brought: hash it up to the first gap, tell, and checkpoint."""
+        part, hashed_bytes = self._part, self._part.size_bytes
+        before_bytes = self._received_bytes
+        waited_s = self._take_in(crew)
+        self._pace.note(self._received_bytes - before_bytes, waited_s)
+        self._tell_if_due()
+        if self._wanted or self._rules.magic:
+            for data, end in self._read_back(hashed_bytes):
+                check_magic(self._rules, data, end - len(data))
+                self._tell_if_due()
+        now_s = self._clock.monotonic()
+        held_bytes = self._held_bytes
+        due = held_bytes - self._marked_bytes >= CHECKPOINT_BYTES
+        if due or now_s - self._marked_s >= CHECKPOINT_S:
+            self._checkpoint()
+            part.claim(max(0, (self._total_bytes or 0) - held_bytes))
+            self._marked_bytes, self._marked_s = held_bytes, self._clock.monotonic()
+
+    def _take_in(self, crew: Crew) -> float:
+        """Let the part be as the crew has made it; returns for how long it waited for that."""
+        front_bytes, self._ranges, self._received_bytes, waited_s = crew.brought()
+        self._wrote = True
+        self._part.advance(front_bytes)
+        return waited_s
+
+    def _begin_again_alone(self) -> Plan:
+        """Return how one stream goes on behind the front, after a mismatch."""
+        self._one_stream = True
+        self._drop_ranges()
+        return plan(self._part.journal, self._attempt.source, digest_decides=bool(self._wanted))
+
     # ------------------------------------------------------------ the part
 
     @property
     def _durable_bytes(self) -> int:
-        return self._part.journal.durable_bytes if self._part.journal else 0
+        return self._part.journal.held_bytes if self._part.journal else 0
+
+    @property
+    def _held_bytes(self) -> int:
+        return self._part.size_bytes + sum(end - start for start, end in self._ranges)
+
+    def _truncate(self) -> None:
+        self._part.truncate()
+        self._ranges = ()
+
+    def _drop_ranges(self) -> None:
+        """Keep the front alone, durably: what is written behind it next may be of other bytes."""
+        self._ranges = ()
+        self._part.checkpoint(replace(self._journal, durable_bytes=self._part.size_bytes))
+        self._part.truncate(self._part.size_bytes)
 
     @property
     def _algorithms(self) -> set[str]:
@@ -614,14 +686,18 @@ class _Fetch:
 
     def _hash_part(self) -> None:
         self._spread()
-        offset = 0
+        for _, end in self._read_back(0):
+            self._tell_hashed(end, self._part.size_bytes)
+
+    def _read_back(self, offset: int) -> Iterator[tuple[memoryview, int]]:
+        """Read the part from an offset to its front, hash it, and yield each read and its end."""
         while offset < self._part.size_bytes:
             read = self._part.readinto(self._buffer[: self._part.size_bytes - offset], offset)
             if read == 0:
                 raise AttemptError("disk_error", f"the part cannot be read behind byte {offset}")
             self._hashes.update(self._buffer[:read])
             offset += read
-            self._tell_hashed(offset, self._part.size_bytes)
+            yield self._buffer[:read], offset
 
     def _digests_hold(self) -> bool:
         return set(self._wanted) <= set(self._hashes.digests())
@@ -637,7 +713,9 @@ class _Fetch:
         return self._fetched(journal.url, journal.final_url, journal.validator, Verify.DIGEST)
 
     def _checkpoint(self) -> None:
-        self._part.checkpoint(replace(self._journal, durable_bytes=self._part.size_bytes))
+        front_bytes = self._part.size_bytes
+        journal = replace(self._journal, durable_bytes=front_bytes, ranges=self._ranges)
+        self._part.checkpoint(journal)
         self._transfer.failpoints.pass_by("transfer.checkpointed")
 
     def _leave(self, exc: AttemptError | NotWanted) -> None:
@@ -656,10 +734,11 @@ class _Fetch:
                 self._quarantine()
             elif useless or self.overflowed or code == "disk_error" or part.size_bytes == 0:
                 part.discard()
-            elif self._wrote and part.size_bytes > self._durable_bytes:
+            elif self._wrote and self._held_bytes > self._durable_bytes:
                 if code == "disk_full":
-                    kept_bytes = max(self._durable_bytes, part.size_bytes - _JOURNAL_ROOM_BYTES)
-                    part.truncate(kept_bytes)
+                    durable_bytes = part.journal.durable_bytes if part.journal else 0
+                    part.truncate(max(durable_bytes, part.size_bytes - _JOURNAL_ROOM_BYTES))
+                    self._ranges = ()
                 self._checkpoint()
         self.elsewhere = self._answered and not (self._wrote and part.size_bytes)
 
@@ -677,7 +756,7 @@ class _Fetch:
         self._transfer.failpoints.pass_by("transfer.verified")
         return Fetched(
             home=self.home,
-            ranges=self._ranges,
+            ranges=self._gives_ranges,
             intent=Intent(
                 root=self._rules.root,
                 path=self._path,
@@ -706,7 +785,7 @@ class _Fetch:
     def _progress(self) -> Progress:
         return Progress(
             received_bytes=self._received_bytes,
-            have_bytes=self._part.size_bytes,
+            have_bytes=self._held_bytes,
             total_bytes=self._total_bytes,
         )
 
@@ -715,6 +794,12 @@ class _Fetch:
         self._reported_s = self._clock.monotonic()
         if not self._transfer.report(self._attempt, progress):
             raise NotWanted
+
+    def _tell_if_due(self) -> None:
+        now_s = self._clock.monotonic()
+        self._check_deadline(now_s)
+        if now_s - self._reported_s >= _REPORT_S:
+            self._tell(self._progress())
 
     def _tell_hashed(self, hashed_bytes: int, size_bytes: int) -> None:
         now_s = self._clock.monotonic()
@@ -726,28 +811,10 @@ class _Fetch:
         return self._transfer.report(self._attempt, Progress())
 
     def _is_wanted(self) -> bool:
+        crew = self._crew
+        if crew is not None and not crew.first_wanted():
+            return False
         return self._transfer.report(self._attempt, self._progress())
-
-
-def _let_go(exc: BaseException) -> None:
-    """Let the frames that an error has passed through hold nothing any more.
-
-    Some of them hold an error themselves, and so each other: what they had open would stay so until
-    the garbage collector looks.
-    """
-    link: BaseException | None = exc
-    while link is not None:
-        traceback.clear_frames(link.__traceback__)
-        link = link.__cause__ or link.__context__
-
-
-def _is_same(previous: FileRecord, standing: Existing) -> bool:
-    """Tell whether the file still is as it was when it was published."""
-    return (previous.size_bytes, previous.mtime_ns, previous.inode) == (
-        standing.size_bytes,
-        standing.mtime_ns,
-        standing.inode,
-    )
 
 
 def _says_something(validator: Validator) -> bool:

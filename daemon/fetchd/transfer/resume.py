@@ -101,6 +101,12 @@ def is_strong(validator: Validator) -> bool:
     return bool(_conditions(validator))
 
 
+def rest_of(journal: PartJournal, start: int) -> Plan | None:
+    """Return how to ask for bytes of the version that a journal describes; None: never provable."""
+    conditions = _conditions(journal.validator)
+    return Plan(start=start, if_range=conditions[0]) if conditions else None
+
+
 def unless_of(validator: Validator) -> Validator | None:
     """Return what may be asked whether a file is another by now; None: nothing that would tell.
 
