@@ -54,6 +54,7 @@ class Place:
             file = case.data.files[0]
             lines = [f"url: {case.first_url}", f"dest: {name}"]
             lines += [f"checksum: sha256:{file.sha256}"] * case.workload.verified
+            lines += [f"segments: {case.connections}"] * (case.connections > 1)
             path = self.base / f"{name}.yaml"
         else:
             lines = [

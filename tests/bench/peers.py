@@ -190,8 +190,6 @@ def show(case: Case, outcomes: Mapping[str, Outcome], options: argparse.Namespac
         one, two = (outcomes[f"{name}-{way}"] for name in (first, other))
         if one.runs.keys() & two.runs.keys():
             print(f"\n{other}-{way}: {two.ratio(one):.2f} of {first}-{way}")
-    if case.connections > 1:
-        print("\nfetchd has no segments: it fetches this over its one connection.")
     sys.stdout.flush()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import sqlite3
 import time
@@ -95,6 +96,48 @@ def test_a_crash_at_this_step_loses_nothing(tmp_path, failpoint, durability):
     assert crashed == -signal.SIGKILL
     assert again == 0
     check_all_right(daemon, "crash", "crash.yaml", {n: sha256(b) for n, b in BODIES.items()})
+
+
+def held_bytes(daemon: DaemonProcess) -> int:
+    """Return how many bytes the journals on the disk vouch for, in a front and behind gaps."""
+    held = 0
+    for journal in (daemon.downloads / ".fetchd/parts").glob("*.json"):
+        said = json.loads(journal.read_text())
+        held += said["durable_bytes"]
+        held += sum(end - start for start, end in said.get("ranges", ()))
+    return held
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "least_mib"), [("transfer.received:40", 0), ("transfer.checkpointed", 4)]
+)
+def test_a_crash_with_several_connections_at_work_costs_what_no_journal_knew(
+    tmp_path, failpoint, least_mib
+):
+    mib = 1024 * 1024
+    body = content("several", 16 * mib + 5)
+    broken = file(body, rate=24e6, cut_after=3 * mib)
+    with (
+        Server({"/f": broken}) as server,
+        DaemonProcess(tmp_path, "retry.poison=0") as daemon,
+    ):
+        url = server.url("/f")
+        daemon.drop("a.yaml", f"url: {url}\nsegments: 4\nchecksum: sha256:{sha256(body)}\n")
+        crashed = daemon.start("--once", failpoint=failpoint).wait()
+        pieces = [request for request in server.requests if request.header("Range")]
+        held = held_bytes(daemon)
+        before = len(server.requests)
+        server.routes["/f"] = file(body, rate=24e6)
+
+        again = daemon.run_once()
+
+        sent = [request.sent for request in server.requests[before:]]
+
+    assert (crashed, again) == (-signal.SIGKILL, 0)
+    assert pieces
+    assert held >= least_mib * mib
+    assert sum(sent) <= len(body) - held + len(sent) * mib // 2  # what was on its way
+    check_all_right(daemon, "a", "a.yaml", {"f": sha256(body)})
 
 
 @pytest.mark.parametrize("failpoint", ["folder.claimed", "folder.accepted", "expand.second_batch"])
