@@ -674,6 +674,7 @@ class _Fetch:
     def _drop_ranges(self) -> None:
         """Keep the front alone, durably: what is written behind it next may be of other bytes."""
         self._ranges = ()
+        self._resumed_from_bytes = min(self._resumed_from_bytes, self._part.size_bytes)
         self._part.checkpoint(replace(self._journal, durable_bytes=self._part.size_bytes))
         self._part.truncate(self._part.size_bytes)
 
