@@ -363,6 +363,7 @@ def split_world(tmp_path_factory):
         patch.setattr(resuming, "WORTH_ASKING_BYTES", WORTH_ASKING_BYTES)
         patch.setattr(attempt, "_LITTLE_BYTES", 0)
         patch.setattr(segments, "LEAST_BYTES", 3_000)
+        patch.setattr(attempt, "LEAST_BYTES", 3_000)
         patch.setattr(crew, "_READ_BYTES", 1_000)
         patch.setattr(attempt, "_BUFFER_BYTES", 2_000)
         made = World(tmp_path_factory.mktemp("root"), segments=3)

@@ -46,7 +46,7 @@ from fetchd.threads import Worker
 from fetchd.transfer.crew import Crew, Lending, Mismatch
 from fetchd.transfer.pace import Pace
 from fetchd.transfer.resume import WHOLE, Plan, contradicts, is_strong, plan, rest_of
-from fetchd.transfer.segments import Growth, Range, Tiling
+from fetchd.transfer.segments import LEAST_BYTES, Growth, Range, Tiling
 from fetchd.transfer.standing import Standing
 from fetchd.transfer.sums import SumsBusy, SumsFiles
 from fetchd.transfer.verify import (
@@ -440,7 +440,8 @@ class _Fetch:
         )
         self._resumable = bool(self._wanted) or is_strong(vouched)
         self._marked_bytes = part.size_bytes
-        lending = self._lending_for(stream)
+        many = self._ranges or (stream.total or 0) - part.size_bytes >= 2 * LEAST_BYTES
+        lending = self._lending_for(stream) if many else None
         while True:
             if got:
                 self._keep(self._buffer[:got])
