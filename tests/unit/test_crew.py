@@ -344,7 +344,13 @@ def test_one_connection_it_is_where_more_may_not_be(bench, case, rules) -> None:
 
 
 def test_auto_asks_for_a_second_connection_once_the_first_was_measured(bench) -> None:
+    def change(number: int, answer: Answer) -> None:
+        if number == 0:
+            answer.hold_after = SIZE // 2
+            answer.hold = lambda: len(bench.origin.requests) < 2
+
     bench.origin.on_read = lambda: bench.clock.advance(0.5)  # 128 KiB a second
+    bench.origin.change = change
     fetched(bench, bench.fetch())
     assert bench.lender.most_lent >= 1
     first = bench.origin.requests[1]
@@ -497,6 +503,7 @@ def test_n34_a_file_that_changes_between_two_segments_is_of_one_version(bench, f
 
 def test_n37_other_bytes_under_the_same_etag_are_caught_by_the_digest(bench) -> None:
     def change(number: int, answer: Answer) -> None:
+        hold_first(lambda: bench.origin.served.get(1, 0) > 0)(number, answer)
         if number == 1:
             answer.body = OTHER[answer.start : answer.request.stop]
 

@@ -520,14 +520,17 @@ class QueueMachine(RuleBasedStateMachine):
     def lend(self, got):
         if got is not None:
             origins, runs = self.busy(), Counter(e.run for e in self.out.values())
-            awaited = any(
-                e.origin == got.origin and e.due_s <= self.clock.monotonic() and runs[e.run] < 3
+            now_s = self.clock.monotonic()
+            shut = self.shut.get(got.origin, 0.0) > now_s
+            awaited = not shut and any(
+                e.origin == got.origin and e.due_s <= now_s and runs[e.run] < 3
                 for e in self.waiting.values()
             )
-            full = origins[got.origin] >= 2
-            assert self.queue.recalled(got) == (full and awaited)
-            assert self.queue.lend(got) == (not full and not awaited)
-            self.lent[got.ready.task.id] += not full and not awaited
+            left = self.limits.get(got.origin, 2) - origins[got.origin]
+            assert self.queue.recalled(got) == (left < 0 or (left == 0 and awaited))
+            lends = left > 0 and not awaited and not shut
+            assert self.queue.lend(got) == lends
+            self.lent[got.ready.task.id] += lends
 
     @rule(got=taken)
     def give_back(self, got):

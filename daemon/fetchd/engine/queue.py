@@ -225,7 +225,7 @@ class TaskQueue:
         """Occupy the entry's origin once more, unless it is full or shut, or somebody waits."""
         with self._changed:
             origin = entry.origin
-            free = self._busy.get(origin, 0) < self._limit(origin) and origin not in self._shut
+            free = self._busy.get(origin, 0) < self._limit(origin) and not self._is_shut(origin)
             if self._closed or not free or self._is_awaited(origin):
                 return False
             self._busy[entry.origin] += 1
@@ -273,8 +273,13 @@ class TaskQueue:
             self._gates.pop(origin, None)
             self._paces.pop(origin, None)
 
+    def _is_shut(self, origin: str) -> bool:
+        return self._shut.get(origin, 0.0) > self._clock.monotonic()
+
     def _is_awaited(self, origin: str) -> bool:
         """Tell whether an entry of the origin could start, if there were room at the origin."""
+        if self._is_shut(origin):
+            return bool(self._alone)
         now_s = self._clock.monotonic()
         while self._later and self._later[0][0] <= now_s:
             self._line_up(heapq.heappop(self._later)[2])

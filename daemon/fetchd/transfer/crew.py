@@ -384,7 +384,7 @@ class Crew:
             with self._changed:
                 own = self._tiling.arrived(piece, got)
                 self._received_bytes += got
-                self._waited_s += now_s - before_s
+                self._waited_s += now_s - before_s - stream.held_s
                 connection.seen_s = now_s
                 if self._tiling.complete:
                     self._changed.notify_all()
