@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
@@ -39,6 +39,9 @@ WARM_UP_S = 60.0
 LIFE_S = 200.0
 #: Jobs that may be under way at once; more than the workers can do.
 MOST_OPEN = 30
+#: Servers that files are spread over. Each of them asks to be left alone for a second now and then,
+#: which keeps all its files waiting: one alone would leave the daemon idle for most of the time.
+SERVERS = 8
 #: A job takes a few seconds, stalls and retries included.
 SLOWEST_JOB_S = 60.0
 SETTINGS = (
@@ -171,12 +174,15 @@ def _troubles(body: bytes) -> dict[str, tuple[int, Handler, bool]]:
 class Load:
     """Drops jobs, and checks and takes away what has ended. One thread."""
 
-    def __init__(self, server: Server, daemon: DaemonProcess, dice: random.Random) -> None:
-        self._server = server
+    def __init__(
+        self, servers: Sequence[Server], daemon: DaemonProcess, dice: random.Random
+    ) -> None:
+        self._servers = servers
         self._daemon = daemon
         self._dice = dice
         self._number = 0
         self._open: dict[str, tuple[float, dict[str, str | None]]] = {}  # since, path -> digest
+        self._routes: dict[str, Server] = {}  # of the files of open jobs
         self.jobs = 0
         self.files = 0
         self.wrong: list[str] = []
@@ -232,7 +238,7 @@ class Load:
                 path.unlink()
             if found != digest:
                 self.wrong.append(f"{name}: {found} instead of {digest}")
-            del self._server.routes[f"/{name}"]
+            del self._routes.pop(name).routes[f"/{name}"]
         self.jobs += 1
         self.files += len(expected)
 
@@ -242,9 +248,10 @@ class Load:
         kinds = _troubles(body)
         kind = self._dice.choices(list(kinds), [weight for weight, _, _ in kinds.values()])[0]
         _, handler, fine = kinds[kind]
-        self._server.routes[f"/{name}"] = handler
+        server = self._routes[name] = self._dice.choice(self._servers)
+        server.routes[f"/{name}"] = handler
         digest = hashlib.sha256(body).hexdigest()
-        return f"{self._server.url('/' + name)} sha256:{digest}", digest if fine else None
+        return f"{server.url('/' + name)} sha256:{digest}", digest if fine else None
 
 
 def _db_bytes(daemon: DaemonProcess) -> int:
@@ -300,8 +307,10 @@ def soak(folder: Path, minutes: float, seed: int, life_s: float | None = None) -
     samples: list[Sample] = []
     began_s = time.monotonic()
     ends_s = began_s + minutes * 60
-    with Server() as server, daemon:
-        load = Load(server, daemon, dice)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(Server()) for _ in range(SERVERS)]
+        stack.enter_context(daemon)
+        load = Load(servers, daemon, dice)
         life = 0
         while (now_s := time.monotonic()) < ends_s:
             life += 1
@@ -310,7 +319,8 @@ def soak(folder: Path, minutes: float, seed: int, life_s: float | None = None) -
             wait_until((daemon.jobs / "failed").is_dir, what="the start")
             _live(daemon, load, until_s, samples, began_s, life)
             daemon.kill()
-            server.requests.clear()
+            for server in servers:
+                server.requests.clear()
         daemon.start()
         wait_until(load.all_collected, SLOWEST_JOB_S, "the last jobs")
         code = daemon.terminate()

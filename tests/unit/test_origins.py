@@ -172,6 +172,82 @@ def test_what_is_too_much_halves_the_window_once_for_all_that_were_under_way(han
     assert hand.window == 1
 
 
+@pytest.mark.parametrize("sign", [status(429), status(503), REFUSED])
+def test_an_origin_that_refuses_one_in_ten_however_few_ask_keeps_several_connections(hand, sign):
+    windows, number = [], 0
+    hand.one(WELL)
+    for _ in range(1000):
+        began = hand.begin(hand.window)
+        hand.now_s += 0.2
+        for began_s in began:
+            number += 1
+            hand.end(WELL if number % 10 else sign, began_s, number)
+        windows.append(hand.window)
+
+    assert min(windows) >= 2
+    assert sum(windows) / len(windows) > 3
+
+
+def test_an_origin_that_bears_three_connections_refuses_little_in_the_long_run(hand):
+    hand.one(WELL)
+    asked = refused = 0
+    for second in range(600):
+        began = hand.begin(hand.window)
+        hand.now_s += 1.0
+        for place, began_s in enumerate(began):
+            hand.end(WELL if place < 3 else status(429), began_s, asked + place)
+        if second >= 60:
+            asked, refused = asked + len(began), refused + max(0, len(began) - 3)
+
+    assert 3 * 540 - 60 < asked < 4 * 540
+    assert refused < 0.08 * asked
+
+
+def test_a_window_that_was_halved_is_halved_again_when_more_than_a_quarter_is_refused(hand):
+    hand.one(status(503))
+    hand.round(count=3)
+    hand.one(status(503))
+    assert hand.window == 4  # three of four went well
+    hand.one(status(503))
+
+    assert hand.window == 2
+
+
+def test_behind_the_cool_down_one_refusal_halves_the_window(hand):
+    hand.one(status(503))
+    for _ in range(9):
+        hand.round(count=3)
+    hand.one(status(503))
+
+    assert hand.window == 2
+
+
+def test_a_window_comes_back_to_where_it_was_too_much_only_behind_the_cool_down(hand):
+    hand.one(status(429))
+    for _ in range(int(COOL_DOWN_S) - 1):
+        hand.round()
+    assert hand.window == 7
+
+    hand.round()
+    hand.round()
+
+    assert hand.window == 8
+
+
+def test_a_round_with_a_refusal_adds_no_connection(hand):
+    hand.one(status(429))
+    hand.now_s += 0.5
+    began = hand.begin(4)
+    hand.now_s += 1.0
+    for outcome, began_s in zip([WELL, WELL, WELL, status(429)], began, strict=True):
+        hand.end(outcome, began_s)
+    hand.round(count=3)
+    assert hand.window == 4
+    hand.one(WELL)
+
+    assert hand.window == 5
+
+
 @pytest.mark.parametrize("sign", [status(404), status(500), status(502)])
 def test_other_failures_leave_the_window_alone(hand, sign):
     hand.one(sign)
@@ -179,12 +255,10 @@ def test_other_failures_leave_the_window_alone(hand, sign):
     assert hand.limits == {}
 
 
-def test_a_round_of_successes_after_the_cool_down_adds_one_connection(hand):
+def test_a_round_of_successes_that_filled_the_window_adds_one_connection(hand):
     hand.one(status(429))
-    hand.round(count=4)
+    hand.round(count=3)
     assert hand.window == 4
-
-    hand.now_s += COOL_DOWN_S
     hand.round(count=4)
     assert hand.limits == {A: 5}
     for _ in range(3):

@@ -36,8 +36,11 @@ from fetchd.model import (
 TASKS_TO_OPEN = 5
 #: An outage of which nothing was seen for so long is over; the next one is another.
 FORGET_OUTAGE_S = 600.0
-#: A window that was halved does not grow before this time.
+#: Before this time a window that was halved does not come back to where it was too much, and is
+#: not halved for single refusals.
 COOL_DOWN_S = 5.0
+#: What an origin refuses of all that is asked of it, and no sign that it is asked too much.
+BEARABLE = 0.25
 #: What was learned counts half after this time, and is forgotten after ten times as long.
 HALF_LIFE_S = 86400.0
 FORGET_S = 10 * HALF_LIFE_S
@@ -71,7 +74,9 @@ _NOTHING: tuple[Ruling, ...] = ()
 class _Origin:
     """``round``: attempts that went well since the last one was over, or the window was halved.
 
-    ``filled``: the window was full in it. ``calm``: the window before the outage.
+    ``filled``: the window was full in it. ``too_much``: the window before it was halved. ``well``,
+    ``refused``: attempts since, of the refused those that began since. ``calm``: the window before
+    the outage.
     """
 
     name: str
@@ -80,6 +85,9 @@ class _Origin:
     seen_s: float
     why: str = ""  # the window is below the bound
     cut_s: float = -math.inf
+    too_much: int = 0
+    well: int = 0
+    refused: int = 0
     round: int = 0
     filled: bool = False
     out: int = 0
@@ -244,6 +252,7 @@ class Origins:
         known.learn(stalled=False)
         self._unrecorded[known.name] = None
         changed = self._answered(known, now_s, happened)
+        known.well += 1
         known.round += 1
         if known.round >= known.window:
             known.round = 0
@@ -291,7 +300,9 @@ class Origins:
 
     def _grow(self, known: _Origin, now_s: float, happened: list[events.Event]) -> bool:
         bound = known.bounds.connections
-        if known.window >= bound or now_s < known.cut_s + COOL_DOWN_S:
+        if known.window >= bound:
+            return False
+        if now_s < known.cut_s + COOL_DOWN_S and known.window + 1 >= known.too_much:
             return False
         known.window += 1
         if known.window == bound:
@@ -311,10 +322,22 @@ class Origins:
         now_s: float,
         happened: list[events.Event],
     ) -> bool:
-        """Halve the window, once for all attempts that were under way together."""
+        """Halve the window, once for all attempts that were under way together.
+
+        An origin that refuses now and then, however few ask, would be left one connection for ever
+        if each refusal counted.
+        """
         if began_s <= known.cut_s:
             return False
-        known.cut_s, known.round, known.filled = now_s, 0, False
+        known.refused += 1
+        known.round = 0
+        if now_s < known.cut_s + COOL_DOWN_S and known.refused <= BEARABLE * (
+            known.well + known.refused
+        ):
+            return False
+        known.cut_s, known.too_much = now_s, known.window
+        known.well = known.refused = 0
+        known.filled = False
         if known.window == 1:
             return False
         before, known.window = known.window, known.window // 2
