@@ -20,7 +20,7 @@ The house, from the street door down; imports go down only (``[tool.importlinter
 ``transports/``         URL from an offset -> stream of bytes
 ``ports``               the seams between the rooms, on one page
 ``events``, ``model``   what can happen; the nouns
-``config``, ``logs``    settings; where log lines go
+``config/``, ``logs/``  settings; where log lines go
 ======================  ==========================================================================
 
 Below these: ``variables``, ``rates``, ``yamldoc``, ``units``, ``digests``, ``urls``, ``threads``,
