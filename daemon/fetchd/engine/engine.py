@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -14,6 +14,7 @@ from fetchd import events
 from fetchd.clock import Clock, Random, SteadyWall
 from fetchd.engine import retry
 from fetchd.engine.admission import Admission
+from fetchd.engine.deciding import Deciding
 from fetchd.engine.decisions import (
     Decisions,
     Effects,
@@ -768,9 +769,9 @@ class Engine:
         """What made the engine decide nothing more, None: it goes on."""
         return self._failure
 
-    def _deciding(self) -> _Deciding:
+    def _deciding(self) -> Deciding:
         """Decide under the lock, and act after it."""
-        return _Deciding(
+        return Deciding(
             self._lock, self._begin, self._take_note, self._act, self._break_off, self._tell_failure
         )
 
@@ -872,62 +873,3 @@ class Engine:
             self._to_expand.put(effects.to_expand)
         for event in effects.happened:
             self._tell(event)
-
-
-class _Deciding:
-    """Take a lock and ``begin``, then ``note`` and, the lock given back, ``act``.
-
-    What cannot be done to its end is lost: ``lose`` hears of it, before the lock is given back,
-    and its error is raised. A generator would take three times as long, twice a task.
-    """
-
-    __slots__ = ("_act", "_begin", "_effects", "_lock", "_lose", "_note", "_tell")
-
-    def __init__(
-        self,
-        lock: threading.Lock,
-        begin: Callable[[], None],
-        note: Callable[[Effects], None],
-        act: Callable[[Effects], None],
-        lose: Callable[[BaseException], StoreError],
-        tell: Callable[[BaseException], None],
-    ) -> None:
-        self._lock = lock
-        self._begin = begin
-        self._note = note
-        self._act = act
-        self._lose = lose
-        self._tell = tell
-        self._effects = Effects()
-
-    def __enter__(self) -> Effects:
-        self._lock.acquire()
-        try:
-            self._begin()
-        except BaseException:
-            self._lock.release()
-            raise
-        return self._effects
-
-    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
-        lost = exc
-        try:
-            if lost is None:
-                self._note(self._effects)
-        except BaseException as late:  # noqa: BLE001 -- raised as what it means, below
-            lost = late
-        try:
-            error = None if lost is None else self._lose(lost)
-        finally:
-            self._lock.release()
-        if lost is None:
-            try:
-                self._act(self._effects)
-            except BaseException as late:  # noqa: BLE001 -- as above
-                lost, error = late, self._lose(late)
-        if lost is None or error is None or error is exc:  # that goes on by itself
-            return
-        if error is lost:
-            raise error
-        self._tell(lost)
-        raise error from lost
