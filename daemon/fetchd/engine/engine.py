@@ -26,6 +26,7 @@ from fetchd.engine.decisions import (
     source_of,
 )
 from fetchd.engine.desk import Desk
+from fetchd.engine.origin_records import OriginRecords
 from fetchd.engine.origins import FORGET_S, Origins
 from fetchd.engine.queue import Entry, Ruling, TaskQueue
 from fetchd.engine.runs import ORIGINS_A_READ, TASKS_AN_ORIGIN, Group, OpenedRun
@@ -56,27 +57,21 @@ from fetchd.model import (
 from fetchd.ports import (
     A,
     Appended,
-    Change,
     Expander,
     NewGroup,
     NewJob,
     OpenRun,
-    OriginForgotten,
-    OriginKept,
     RunCancelled,
     RunChanged,
     Started,
     Store,
     Window,
 )
-from fetchd.urls import origin_of
 
 #: A view shows so many origins.
 MOST_ORIGINS_SHOWN = 100
 #: Runs that have ended and are still shown.
 RECENT_RUNS = 20
-#: What was learned of origins is recorded this often; what shuts one, at once.
-KEEP_ORIGINS_EVERY_S = 30.0
 #: Parts of failed tasks, of tasks that are not ours (``get`` leaves some), and what was refused
 #: are kept this long.
 KEEP_PARTS_S = 7 * 86400.0
@@ -113,6 +108,7 @@ class Engine:
         self._clock = clock
         self._steady = SteadyWall(clock)
         self._origins = Origins(bounds, origins)  # guarded by _lock
+        self._origin_records = OriginRecords(self._origins, clock, self._steady)  # as well
         self._decide = Decisions(clock, self._steady, random, poison, self._origins)
         self._queue = TaskQueue(
             clock,
@@ -137,7 +133,6 @@ class Engine:
         self._asking: set[Group] = set()  # groups for which the store is being read
         self._ending = 0  # runs whose end is decided and not yet on record
         self._admission = Admission()
-        self._keep_origins_s = clock.monotonic() + KEEP_ORIGINS_EVERY_S
         self._put_off: list[PutOff] = []  # verified parts that are published later
         self._recent: deque[RunView] = deque(maxlen=RECENT_RUNS)
         self._stopping = False
@@ -156,8 +151,7 @@ class Engine:
         open_runs = self._store.open_runs()
         publications = []
         with self._deciding() as effects:
-            now_s = self._clock.monotonic()
-            effects.rulings += self._origins.load(origins, now_s, self._steady.now_s() - now_s)
+            self._origin_records.load(origins, effects)
             for open_run in open_runs:
                 run = self._adopt(open_run)
                 for group in run.groups.values():
@@ -201,7 +195,7 @@ class Engine:
         """
         try:
             with self._lock:
-                self._store.record(self._learned())
+                self._store.record(self._origin_records.learned())
             self._store.flush()
         finally:
             self._to_publish.close()
@@ -212,10 +206,7 @@ class Engine:
         with self._deciding() as effects:
             now_s = self._clock.monotonic()
             effects.entries += self._admission.let_go(now_s)
-            effects.happened += self._origins.tick(now_s)
-            if now_s >= self._keep_origins_s:
-                self._keep_origins_s = now_s + KEEP_ORIGINS_EVERY_S
-                effects.changes += self._learned()
+            self._origin_records.tick(now_s, effects)
             self._publish_again(now_s)
             for run in self._runs.values():
                 for group in run.groups.values():
@@ -284,7 +275,7 @@ class Engine:
                 if out is not None:
                     self._end_loans(out)
                     self._note_room(attempt, outcome, effects)
-                    self._note_origin(out, outcome, effects)
+                    self._origin_records.note(out, outcome, effects)
                     self._decide.settle(out, outcome, effects)
 
     # ------------------------------------------------------------ ports.Loans
@@ -599,53 +590,11 @@ class Engine:
                 )
             )
 
-    def _note_origin(self, out: Out, outcome: Outcome, effects: Effects) -> None:
-        if out.entry is None:
-            return
-        rulings = self._origins.note(
-            out.entry.origin,
-            out.entry.ready.task.id,
-            outcome,
-            out.group.rules.retry,
-            began_s=out.began_s,
-            now_s=self._clock.monotonic(),
-            happened=effects.happened,
-        )
-        if rulings:
-            self._rule(rulings, effects)
-
     def _heed(self, attempt: Attempt, group: Group, origin: str, wish_s: float) -> None:
         """Leave an origin alone that has said so in the head of an answer."""
         assert isinstance(attempt, Fetch)
         with self._deciding() as effects:
-            rulings = self._origins.leave_alone(
-                (origin, origin_of(attempt.source)),
-                wish_s,
-                "its limit of requests is used up",
-                group.rules.retry,
-                self._clock.monotonic(),
-                effects.happened,
-            )
-            self._rule(rulings, effects)
-
-    def _rule(self, rulings: Sequence[Ruling], effects: Effects) -> None:
-        """Let rulings hold, and what shuts an origin outlive a crash."""
-        effects.rulings += rulings
-        steady_s = self._steady.now_s() - self._clock.monotonic()
-        effects.changes += (
-            OriginKept(record=self._origins.record(ruling.origin, steady_s))
-            for ruling in rulings
-            if ruling.shut_until_s
-        )
-
-    def _learned(self) -> list[Change]:
-        """Return the records of what was learned of origins since the last call (lock held)."""
-        steady_s = self._steady.now_s() - self._clock.monotonic()
-        records, forgotten = self._origins.take_records(steady_s)
-        return [
-            *(OriginKept(record=record) for record in records),
-            *(OriginForgotten(origin=origin) for origin in forgotten),
-        ]
+            self._origin_records.leave_alone(attempt, group, origin, wish_s, effects)
 
     def _budget_bytes(self, run: OpenedRun) -> int | None:
         """Return what limits.total leaves for one more file, beside those under way."""
