@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from faults import own_network
-from faults.rig import BODY, Rig, Trial, bounds
-from faults.server import Authority, Server, file
+from faults.rig import BODY, Detour, Rig, Trial, bounds
+from faults.server import Authority, Server, file, redirect
 from fetchd import service, transports
 from fetchd.transports.resolver import SystemDialer
 
@@ -62,6 +62,31 @@ def names(monkeypatch):
 
     monkeypatch.setattr(transports, "SystemDialer", Names)
     return known
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("http://other.test:{same}/g.bin", id="N44-host"),
+        pytest.param("http://files.test:{other}/g.bin", id="N44-port"),
+        pytest.param("https://files.test:{secure}/g.bin", id="N44-scheme"),
+        pytest.param("http://sub.files.test:{same}/g.bin", id="N44-subdomain"),
+    ]
+)
+def detour(request, rig, tmp_path, names):
+    """Yield an origin that redirects to another one, in each way in which it can be another."""
+    names |= dict.fromkeys(("files.test", "other.test", "sub.files.test"), "127.0.0.1")
+    authority = Authority(tmp_path)
+    tls = authority.context("files.test")
+    routes = {"/g.bin": file(BODY)}
+    with Server(routes) as server, Server(routes) as other, Server(routes, tls=tls) as secure:
+        target = request.param.format(same=server.port, other=other.port, secure=secure.port)
+        server.routes["/f.bin"] = redirect(target)
+        yield Detour(
+            origin=f"http://files.test:{server.port}",
+            other=target.removesuffix("/g.bin"),
+            ca=authority.ca,
+            servers=(server, other, secure),
+        )
 
 
 def pytest_configure(config):

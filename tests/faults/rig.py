@@ -264,6 +264,21 @@ class Trial:
         return ended
 
 
+@dataclass(frozen=True)
+class Detour:
+    """``origin`` redirects from its /f.bin to the /g.bin of ``other``, which ``ca`` certifies."""
+
+    origin: str
+    other: str
+    ca: str
+    servers: tuple[Server, ...]
+
+    @property
+    def requests(self) -> list[Request]:
+        """What both were asked, the first one first."""
+        return [request for server in self.servers for request in server.requests]
+
+
 def recovered(ended: Ended, *codes: str, body: bytes = BODY) -> bool:
     """Assert that attempts failed with these codes, then the whole file was published.
 
