@@ -16,6 +16,8 @@ from fetchd.model import (
     Expanded,
     Fetch,
     Fetched,
+    FileRecord,
+    History,
     IfExists,
     Intent,
     Item,
@@ -27,7 +29,9 @@ from fetchd.model import (
     Published,
     RetryPolicy,
     Rules,
+    Run,
     Submit,
+    Task,
     TaskGroup,
     TaskSpec,
     Validator,
@@ -124,6 +128,32 @@ def job(
         priority=priority,
         concurrency=concurrency,
         max_total_bytes=max_total_bytes,
+    )
+
+
+RUN = Run(id=1, job="j", revision="r", scheduled_for_s=0.0)
+
+
+def first_fetch(
+    group: TaskGroup,
+    spec: TaskSpec,
+    source: str,
+    *,
+    run: Run = RUN,
+    previous: FileRecord | None = None,
+    budget_bytes: int | None = None,
+) -> Fetch:
+    """The first attempt at the only task of a job."""
+    return Fetch(
+        fence=1,
+        job=Job(name=run.job, revision=run.revision, groups=(group,)),
+        run=run,
+        group=group,
+        task=Task(id=1, group=1, spec=spec, history=History()),
+        number=1,
+        source=source,
+        previous=previous,
+        budget_bytes=budget_bytes,
     )
 
 

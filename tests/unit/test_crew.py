@@ -21,17 +21,12 @@ from fetchd.errors import AttemptError, NotWanted
 from fetchd.model import (
     Deferred,
     Failure,
-    Fetch,
     Fetched,
-    History,
     Interrupted,
     Item,
-    Job,
     Outcome,
     Progress,
     Rules,
-    Run,
-    Task,
     TaskGroup,
     TaskSpec,
     Timeouts,
@@ -41,7 +36,7 @@ from fetchd.ports import OtherRange, RangeRefused, Request
 from fetchd.transfer import Transfer
 from fetchd.transfer.crew import STALLED_S
 from fetchd.transfer.segments import LEAST_BYTES
-from harness import ONE_CORE, FakeClock
+from harness import ONE_CORE, FakeClock, first_fetch
 
 URL, MIRROR = "http://h/a.bin", "http://m/a.bin"
 READ_BYTES = 64 * 1024
@@ -228,18 +223,7 @@ class Bench:
         )
         group = TaskGroup(name="g", items=(Item(url=URL),), rules=Rules(**rules))
         spec = TaskSpec(key="a.bin", sources=(URL,), path="a.bin", digests=digests)
-        outcome = transfer(
-            Fetch(
-                fence=1,
-                job=Job(name="j", revision="r", groups=(group,)),
-                run=Run(id=1, job="j", revision="r", scheduled_for_s=0.0),
-                group=group,
-                task=Task(id=1, group=1, spec=spec, history=History()),
-                number=1,
-                source=url,
-                previous=None,
-            )
-        )
+        outcome = transfer(first_fetch(group, spec, url))
         assert self.origin.open_now == 0
         assert self.lender.lent == 0
         assert transfer.threads() == []

@@ -21,16 +21,11 @@ from fetchd.errors import AttemptError, NotWanted
 from fetchd.model import (
     Attempt,
     Failure,
-    Fetch,
     Fetched,
-    History,
     Interrupted,
     Item,
-    Job,
     Outcome,
     Progress,
-    Run,
-    Task,
     TaskGroup,
     TaskSpec,
     Validator,
@@ -38,7 +33,7 @@ from fetchd.model import (
 from fetchd.ports import RangeRefused, Request
 from fetchd.transfer import Transfer
 from fetchd.transports.file import FileStream
-from harness import ONE_CORE
+from harness import ONE_CORE, first_fetch
 
 BODY = os.urandom(300_000)
 
@@ -421,18 +416,7 @@ class Copying:
         url = f"file://{self.house.file}"
         group = TaskGroup(name="g", items=(Item(url=url),))
         spec = TaskSpec(key="a.bin", sources=(url,), path="a.bin")
-        return self.transfer(
-            Fetch(
-                fence=1,
-                job=Job(name="j", revision="r", groups=(group,)),
-                run=Run(id=1, job="j", revision="r", scheduled_for_s=0.0),
-                group=group,
-                task=Task(id=1, group=1, spec=spec, history=History()),
-                number=1,
-                source=url,
-                previous=None,
-            )
-        )
+        return self.transfer(first_fetch(group, spec, url))
 
     def stop_midway(self) -> None:
         reads: list[None] = []

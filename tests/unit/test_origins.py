@@ -21,19 +21,15 @@ from fetchd.engine.origins import (
 from fetchd.model import (
     Deferred,
     Failure,
-    Fetch,
     Fetched,
-    History,
     Interrupted,
     OriginBounds,
     OriginView,
     RetryPolicy,
-    Run,
-    Task,
     UpToDate,
     Verify,
 )
-from harness import SPECS, group, intent_for, job, spec  # noqa: F401
+from harness import first_fetch, group, intent_for, spec
 
 A = "https://a.example:443"
 POLICY = RetryPolicy(attempts=4, delay_s=2.0, max_delay_s=60.0, max_retry_after_s=3600.0)
@@ -42,16 +38,7 @@ STEADY_S = 1_700_000_000.0
 
 def fetched(size_bytes: int = 1_000_000, elapsed_s: float = 2.0, ranges: bool | None = None):
     one = group("g", spec("f"))
-    attempt = Fetch(
-        fence=1,
-        job=job("j", one),
-        run=Run(id=1, job="j", revision="r", scheduled_for_s=0.0),
-        group=one,
-        task=Task(id=1, group=1, spec=spec("f"), history=History()),
-        number=1,
-        source="https://a.example/f",
-        previous=None,
-    )
+    attempt = first_fetch(one, spec("f"), "https://a.example/f")
     intent = replace(intent_for(attempt, size_bytes), elapsed_s=elapsed_s)
     return Fetched(intent=intent, ranges=ranges)
 

@@ -15,13 +15,10 @@ from fetchd.digests import Digest
 from fetchd.errors import AttemptError, NotWanted
 from fetchd.model import (
     Fetch,
-    History,
     Item,
-    Job,
     Rules,
     Run,
     Share,
-    Task,
     TaskGroup,
     TaskSpec,
     Timeouts,
@@ -42,11 +39,10 @@ from fetchd.transfer.sums import (
     SumsFiles,
 )
 from fetchd.urls import origin_of, path_beside
-from harness import FakeClock
+from harness import RUN, FakeClock, first_fetch
 
 A, B = Digest("sha256", "ab" * 32), Digest("sha256", "cd" * 32)
 ONE, TWO = "http://one.example/r/SHA256SUMS", "http://two.example/m/SHA256SUMS"
-RUN = Run(id=1, job="j", revision="r", scheduled_for_s=0.0)
 
 
 @dataclass
@@ -125,16 +121,7 @@ def attempt(
     if sources is None:
         sources = (f"http://one.example/r/{path}", f"http://two.example/m/{path}")
     spec = TaskSpec(key=path, path=path, sources=sources, digests=digests, sums=sums)
-    return Fetch(
-        fence=1,
-        job=Job(name="j", revision="r", groups=(group,)),
-        run=run,
-        group=group,
-        task=Task(id=1, group=1, spec=spec, history=History()),
-        number=1,
-        source=sources[0],
-        previous=None,
-    )
+    return first_fetch(group, spec, sources[0], run=run)
 
 
 class Bench:

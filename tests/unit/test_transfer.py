@@ -25,20 +25,16 @@ from fetchd.model import (
     Fetch,
     Fetched,
     FileRecord,
-    History,
     IfExists,
     Interrupted,
     Item,
-    Job,
     Magic,
     Outcome,
     Progress,
     Publish,
     Published,
     Rules,
-    Run,
     SizeRange,
-    Task,
     TaskGroup,
     TaskSpec,
     Timeouts,
@@ -51,7 +47,7 @@ from fetchd.transfer import Transfer
 from fetchd.transfer import resume as resuming
 from fetchd.transfer.resume import WHOLE, Plan, plan
 from fetchd.transfer.verify import text_of
-from harness import ONE_CORE
+from harness import ONE_CORE, first_fetch
 from harness import FakeClock as StandingClock
 
 KIB, MIB = 1024, 1024 * 1024
@@ -273,17 +269,7 @@ class Bench:
     ) -> Fetch:
         group = TaskGroup(name="g", items=(Item(url=url),), rules=Rules(**rules))
         spec = TaskSpec(key=path, sources=(URL, MIRROR), path=path, digests=digests, sums=sums)
-        return Fetch(
-            fence=1,
-            job=Job(name="j", revision="r", groups=(group,)),
-            run=Run(id=1, job="j", revision="r", scheduled_for_s=0.0),
-            group=group,
-            task=Task(id=1, group=1, spec=spec, history=History()),
-            number=1,
-            source=url,
-            previous=previous,
-            budget_bytes=budget_bytes,
-        )
+        return first_fetch(group, spec, url, previous=previous, budget_bytes=budget_bytes)
 
     def fetch(self, **asked) -> Outcome:
         transfer = Transfer(
