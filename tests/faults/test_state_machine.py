@@ -656,7 +656,6 @@ def tell_stories(examples: int, steps: int) -> None:
                 database=None,
                 max_examples=examples,
                 stateful_step_count=steps,
-                deadline=None,
                 phases=[Phase.generate, Phase.shrink],
                 suppress_health_check=list(HealthCheck),
             ),

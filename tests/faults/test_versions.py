@@ -400,7 +400,6 @@ YOUNG_DATE = Script(
 @settings(
     derandomize=True,
     max_examples=1000,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 def test_p8_whatever_an_origin_does_only_one_whole_version_is_published(world, script):
@@ -425,7 +424,6 @@ CONDITION_IGNORED = Script(
 @settings(
     derandomize=True,
     max_examples=400,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 def test_p8_whatever_an_origin_does_to_several_connections_of_a_file(split_world, script):

@@ -605,7 +605,7 @@ steps = st.lists(
 )
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(derandomize=True, max_examples=300)
 @given(steps, st.integers(1, 16))
 def test_whatever_happens_the_window_is_within_its_bounds_and_no_gate_opens_early(story, most):
     hand = Hand(most)

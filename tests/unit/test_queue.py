@@ -572,7 +572,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueueMachine = QueueMachine.TestCase
-TestQueueMachine.settings = settings(derandomize=True, max_examples=60, deadline=None)
+TestQueueMachine.settings = settings(derandomize=True, max_examples=60)
 
 
 def test_whoever_waits_for_one_that_runs_alone_goes_on_when_its_run_is_dropped():

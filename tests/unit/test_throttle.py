@@ -130,7 +130,7 @@ def allowed_bytes(bytes_per_s: int, streams: int) -> float:
     bytes_per_s=st.integers(1024, 200 * MIB),
     streams=st.integers(1, 6),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_window_of_time_brings_more_than_the_rate_and_a_small_burst(data, bytes_per_s, streams):
     waits = st.sampled_from([0.0, 0.0, 0.001, 0.03, 0.4, 3.0])
     parts = st.sampled_from([1.0, 1.0, 0.5, 0.01])
@@ -149,7 +149,7 @@ def test_no_window_of_time_brings_more_than_the_rate_and_a_small_burst(data, byt
     bytes_per_s=st.integers(1024, 20 * MIB),
     lives=st.lists(st.tuples(st.floats(0, 3), st.floats(0.0, 1.0)), min_size=1, max_size=40),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_streams_that_come_and_leave_unpaid_add_up_to_no_more_than_the_rate(bytes_per_s, lives):
     readers = [Reader(joins_s=begin, leaves_s=begin + life) for begin, life in lives]
     simulation = Simulation(bytes_per_s, readers, seconds=6.0)

@@ -2100,7 +2100,7 @@ VERSIONS = [
 
 
 @given(data=st.data(), digest=st.booleans(), strong=st.booleans(), etags=st.booleans())
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(derandomize=True, max_examples=200)
 def test_p8_no_file_ever_mixes_two_versions(tmp_path_factory, data, digest, strong, etags):
     """The origin cuts, changes, ignores ranges or conditions, and has a mirror that differs.
 

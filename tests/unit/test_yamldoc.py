@@ -578,7 +578,7 @@ YAML_SNIPPETS = st.lists(st.sampled_from([*MARKS, *WORDS, *ESCAPES, ": ", "- "])
 )
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(derandomize=True, max_examples=150)
 @given(data=st.binary(max_size=200))
 def test_any_bytes_give_a_tree_or_an_error(data):
     gives_a_tree_or_an_error(parse_yaml, data)
@@ -586,7 +586,7 @@ def test_any_bytes_give_a_tree_or_an_error(data):
 
 
 @pytest.mark.parametrize("loader", LOADERS, ids=lambda loader: loader.__name__)
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(derandomize=True, max_examples=200)
 @given(text=YAML_SNIPPETS)
 def test_any_characters_that_mean_something_give_a_tree_or_an_error(loader, text):
     def parse(data, source, *, max_bytes):
@@ -595,7 +595,7 @@ def test_any_characters_that_mean_something_give_a_tree_or_an_error(loader, text
     gives_a_tree_or_an_error(parse, text.encode())
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(derandomize=True, max_examples=100)
 @given(
     value=st.recursive(
         st.text(st.characters(codec="utf-8", exclude_characters="\0")) | st.booleans() | st.none(),
