@@ -8,6 +8,9 @@ from fetchd.transfer import segments
 from fetchd.transfer.segments import (
     LEAST_BYTES,
     MEASURED_S,
+    MOST_CONNECTIONS,
+    PAYS,
+    PLAIN_S,
     WARM_UP_S,
     Growth,
     Piece,
@@ -184,40 +187,118 @@ def test_the_front_alone_is_kept_and_one_piece_brings_the_rest() -> None:
 
 
 class Measured:
-    """Connections of one speed each, up to what the path carries, and what a Growth says."""
+    """Connections of one speed each, up to what the path carries, and what a Growth says.
 
-    def __init__(self, each: int, path: int, missing: int = 10_000 * MIB) -> None:
+    ``lends``: so many connections there can be. A new one brings nothing for ``latency_s``.
+    """
+
+    def __init__(
+        self,
+        each: float,
+        path: float,
+        missing: int = 100_000 * MIB,
+        lends: int = 16,
+        latency_s: float = 0.1,
+    ) -> None:
         self.growth = Growth(None, 0.0, 0)
-        self.each, self.path, self.missing = each, path, missing
-        self.now_s, self.received, self.connections = 0.0, 0, 1
+        self.each, self.path, self.missing, self.lends = each, path, missing, lends
+        self.latency_s = latency_s
+        self.now_s, self.received = 0.0, 0.0
+        self.since_s = [-latency_s]  # when each connection was asked for
+        self.numbers = [1]
 
-    def run(self, seconds: float) -> list[int]:
+    @property
+    def connections(self) -> int:
+        return len(self.since_s)
+
+    def run(self, seconds: float, every_s: float = 0.25) -> list[int]:
         """Return every change that was decided, looking four times a second."""
         changes = []
-        for _ in range(int(seconds * 4)):
-            self.now_s += 0.25
-            self.received += min(self.connections * self.each, self.path) // 4
-            change = self.growth.decide(
-                self.now_s, self.received, self.missing - self.received, self.connections
-            )
-            self.connections += change
-            if change:
+        for _ in range(int(seconds / every_s)):
+            self.now_s += every_s
+            flowing = sum(self.now_s - since_s > self.latency_s for since_s in self.since_s)
+            self.received += min(flowing * self.each, self.path) * every_s
+            while change := self._decide():
                 changes.append(change)
+                if change < 0:
+                    self.since_s.pop()
+                    break
+                if self.connections == self.lends:
+                    changes.pop()
+                    self.growth.settle_for(self.now_s, int(self.received), self.connections)
+                    break
+                self.since_s.append(self.now_s)
+            self.numbers.append(self.connections)
         return changes
+
+    def _decide(self) -> int:
+        received = int(self.received)
+        return self.growth.decide(self.now_s, received, self.missing - received, self.connections)
 
 
 def test_the_first_connection_is_measured_before_a_second_is_asked_for() -> None:
     path = Measured(10 * MIB, 1000 * MIB)
     assert path.run(MEASURED_S - 0.25) == []
     assert path.run(0.25) == [1]
-    assert path.run(WARM_UP_S + MEASURED_S - 0.25) == []
+    assert path.run(WARM_UP_S + PLAIN_S - 0.25) == []
 
 
-def test_connections_are_added_as_long_as_each_makes_all_a_fifth_faster() -> None:
+def test_connections_are_doubled_as_long_as_all_the_new_ones_pay() -> None:
     path = Measured(10 * MIB, 1000 * MIB)
-    changes = path.run(120)
-    assert changes == [1, 1, 1, 1, 1, 1, -1]
+    assert path.run(MEASURED_S) == [1]
+    assert path.run(WARM_UP_S + PLAIN_S) == [1, 1]
+    assert path.run(WARM_UP_S + PLAIN_S) == [1] * 4
+    assert path.run(WARM_UP_S + PLAIN_S) == [1] * 8
+    assert path.run(120) == []
+    assert path.connections == MOST_CONNECTIONS
+
+
+def test_of_a_step_those_stay_that_pay_and_none_is_asked_for_again() -> None:
+    path = Measured(10 * MIB, 55 * MIB)
+    assert path.run(120) == [1] * 7 + [-1] * 2
     assert path.connections == 6
+
+
+def test_what_is_not_plain_is_measured_as_long_as_the_first_connection() -> None:
+    path = Measured(10 * MIB, 15 * MIB)
+    assert path.run(MEASURED_S) == [1]
+    assert path.run(WARM_UP_S + MEASURED_S - 0.25) == []
+    assert path.run(0.25) == [1, 1]  # half of what it could is more than a fifth
+
+
+@given(
+    each=st.integers(64 * 1024, 100 * MIB),
+    path=st.floats(0.5, 20.0),
+    lends=st.integers(1, 20),
+    latency_s=st.floats(0.0, 0.9),
+)
+def test_on_any_path_that_many_connections_are_kept_as_pay(each, path, lends, latency_s) -> None:
+    """The last one adds a fifth of what a single one brings, and one more would not."""
+    best = min(float(lends), MOST_CONNECTIONS, path)
+    measured = Measured(each, path * each, lends=lends, latency_s=latency_s, missing=10**15)
+    measured.run(MEASURED_S - 0.25)
+    assert measured.connections == 1
+    measured.run(60.0)
+    assert max(measured.numbers) <= min(lends, MOST_CONNECTIONS)
+    alone = min(1.0, path)
+    kept = measured.connections
+    before = [n for n in measured.numbers if n < kept]
+    assert min(kept, path) >= best - 1.01 * PAYS * alone
+    if kept > 1:
+        assert min(kept, path) - min(kept - 1, path) >= 0.99 * PAYS * alone
+    settled = measured.numbers[-1]
+    measured.run(60.0)
+    assert set(measured.numbers[-200:]) == {settled}
+    assert before == sorted(before)
+
+
+@given(lends=st.integers(1, 20), noise=st.lists(st.floats(0.9, 1.1), min_size=400, max_size=400))
+def test_a_speed_that_wavers_takes_no_more_than_a_fifth_of_the_path(lends, noise) -> None:
+    path = Measured(10 * MIB, 1000 * MIB, lends=lends)
+    for factor in noise:
+        path.each = 10 * MIB * factor
+        path.run(0.25)
+    assert path.connections >= 0.8 * min(lends, MOST_CONNECTIONS)
 
 
 def test_one_that_does_not_pay_is_given_back_and_none_is_asked_for_again() -> None:
@@ -234,10 +315,28 @@ def test_nothing_is_asked_for_when_the_rest_comes_soon_anyway() -> None:
 def test_what_was_refused_is_asked_for_after_another_measurement() -> None:
     path = Measured(10 * MIB, 1000 * MIB)
     assert path.run(MEASURED_S) == [1]
-    path.connections -= 1
-    path.growth.undo(path.now_s, path.received)
+    path.since_s.pop()
+    path.growth.settle_for(path.now_s, int(path.received), 1)
     assert path.run(MEASURED_S - 0.25) == []
     assert path.run(0.25) == [1]
+
+
+def test_what_is_left_of_a_step_is_judged_all_the_same() -> None:
+    path = Measured(10 * MIB, 20 * MIB)
+    assert path.run(MEASURED_S + WARM_UP_S + PLAIN_S) == [1, 1, 1]
+    path.since_s.pop()
+    path.growth.settle_for(path.now_s, int(path.received), 3)
+    assert path.run(WARM_UP_S + MEASURED_S) == [-1]
+    assert path.connections == 2
+
+
+def test_what_was_added_is_judged_even_when_another_connection_fails() -> None:
+    path = Measured(10 * MIB, 20 * MIB)
+    assert path.run(MEASURED_S + WARM_UP_S + PLAIN_S) == [1, 1, 1]
+    path.since_s.pop()
+    path.growth.stop()
+    assert path.run(60) == [-1]
+    assert path.connections == 2
 
 
 def test_a_number_is_reached_at_once_where_the_pieces_are_worth_it() -> None:

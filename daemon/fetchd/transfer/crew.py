@@ -46,11 +46,11 @@ class Lending:
     def change(self, now_s: float, received_bytes: int, missing_bytes: int, now: int) -> int:
         """Return +1: one more than ``now`` was lent; -1: one is to be given back; 0: neither."""
         if now > 1 and self._loans.recalled(self._attempt):
-            self._growth.undo(now_s, received_bytes)
+            self._growth.settle_for(now_s, received_bytes, now - 1)
             return -1
         change = self._growth.decide(now_s, received_bytes, missing_bytes, now)
         if change > 0 and not self._loans.lend(self._attempt):
-            self._growth.undo(now_s, received_bytes)
+            self._growth.settle_for(now_s, received_bytes, now)
             return 0
         return change
 

@@ -128,64 +128,93 @@ class Tiling:
         self.ranges = tuple(sorted(kept))
 
 
-#: So long the speed is measured before it is compared, and so long a new connection may take to
-#: come to speed.
+#: So long the speed is measured before the number of connections is judged; where more of them
+#: are plainly faster, only the shorter time. New ones may take so long to come to speed.
 MEASURED_S = 5.0
+PLAIN_S = 1.0
 WARM_UP_S = 1.0
 #: What was refused is asked for again after so long.
 ASK_AGAIN_S = 1.0
-#: Less time than this is not worth another connection.
+#: Less time than this is not worth more connections.
 WORTH_S = 10.0
-#: A connection stays if all together have become so much faster by it.
-PAYS = 1.2
+#: A connection stays if it adds so much of what each one brought before it came. It is a fifth of
+#: all for the second connection.
+PAYS = 0.2
+#: It is plain that all new ones pay when they add so much of what they could.
+PLAINLY = 0.8
+#: With ``auto`` no file gets more.
+MOST_CONNECTIONS = 16
 
 
 class Growth:
-    """When one more connection is worth asking for, and whether the latest has paid.
+    """How many connections a file is worth: twice as many, as long as the new ones pay.
 
-    ``most``: so many are wanted, at once; None: as many as pay, one after the other.
+    ``most``: so many, at once; None: as many as pay.
     """
 
     def __init__(self, most: int | None, now_s: float, received_bytes: int) -> None:
         self._most = most
-        self._began = now_s, received_bytes  # of the measurement
-        self._warm_s = now_s  # the measurement begins then
-        self._before_bytes_per_s: float | None = None  # without the latest connection
+        self._wanted = 1
+        self._tried: tuple[int, float] | None = None  # connections and bytes/s before a step
         self._again_s = now_s  # nothing is asked for before
         self._over = most == 1
+        self._measure(now_s, received_bytes)
 
     def decide(
         self, now_s: float, received_bytes: int, missing_bytes: int, connections: int
     ) -> int:
         """Return +1: one more connection, -1: one less, 0: it is well as it is."""
-        if self._over or now_s < self._again_s:
-            return 0
         if self._most is not None:
+            if self._over or now_s < self._again_s:
+                return 0
             return int(connections < min(self._most, missing_bytes // LEAST_BYTES))
-        began_s, began_bytes = self._began
-        if began_s < self._warm_s:
-            if now_s >= self._warm_s:
-                self._began = now_s, received_bytes
-            return 0
-        if now_s - began_s < MEASURED_S:
-            return 0
-        bytes_per_s = (received_bytes - began_bytes) / (now_s - began_s)
-        self._began = now_s, received_bytes
-        before, self._before_bytes_per_s = self._before_bytes_per_s, None
-        if before is not None and bytes_per_s < PAYS * before:
-            self._over = True
-            return -1
-        if missing_bytes <= max(WORTH_S * bytes_per_s, 2 * LEAST_BYTES):
-            return 0
-        self._before_bytes_per_s = bytes_per_s
-        self._warm_s = now_s + WARM_UP_S
-        return 1
+        if self._over:
+            self._wanted = min(self._wanted, connections)  # what has failed is not replaced
+        if now_s >= self._warm_s > self._began_s:
+            self._measure(now_s, received_bytes)
+        elif now_s > self._began_s >= self._warm_s:
+            bytes_per_s = (received_bytes - self._began_bytes) / (now_s - self._began_s)
+            if self._judge(bytes_per_s, now_s - self._began_s):
+                self._grow(bytes_per_s, missing_bytes)
+                self._measure(now_s, received_bytes, WARM_UP_S if self._tried else 0.0)
+        return (self._wanted > connections) - (self._wanted < connections)
 
-    def undo(self, now_s: float, received_bytes: int) -> None:
-        """Take in that the connections are others than was decided: wait, and measure anew."""
+    def _measure(self, now_s: float, received_bytes: int, warm_up_s: float = 0.0) -> None:
+        self._began_s, self._began_bytes = now_s, received_bytes
+        self._warm_s = now_s + warm_up_s
+
+    def _judge(self, bytes_per_s: float, measured_s: float) -> bool:
+        """Tell whether it was measured for long enough; let go then what has not paid."""
+        if self._tried is None:
+            return measured_s >= MEASURED_S
+        before, before_bytes_per_s = self._tried
+        new = self._wanted - before
+        each_bytes_per_s = max(before_bytes_per_s / before, 1.0)
+        gain = (bytes_per_s - before_bytes_per_s) / each_bytes_per_s  # as so many connections
+        if measured_s < (PLAIN_S if gain >= PLAINLY * new else MEASURED_S):
+            return False
+        paying = min(new, max(0, int(gain + 1.0 - PAYS)))
+        self._wanted = before + paying
+        self._tried = None
+        self._over = self._over or paying < new
+        return True
+
+    def _grow(self, bytes_per_s: float, missing_bytes: int) -> None:
+        most = min(2 * self._wanted, MOST_CONNECTIONS, missing_bytes // LEAST_BYTES)
+        if not self._over and most > self._wanted and missing_bytes > WORTH_S * bytes_per_s:
+            self._tried = self._wanted, bytes_per_s
+            self._wanted = most
+
+    def settle_for(self, now_s: float, received_bytes: int, connections: int) -> None:
+        """Take in that there can only be so many connections for now: wait, and measure anew.
+
+        Those of a step that are left are still to be judged.
+        """
         self._again_s = now_s + ASK_AGAIN_S
-        self._began, self._warm_s = (now_s, received_bytes), now_s
-        self._before_bytes_per_s = None
+        self._wanted = connections
+        if self._tried is not None and connections <= self._tried[0]:
+            self._tried = None
+        self._measure(now_s, received_bytes, WARM_UP_S if self._tried else 0.0)
 
     def stop(self) -> None:
         """Ask for no more: a connection has failed."""
