@@ -13,6 +13,7 @@ from fetchd.model import (
     Attempt,
     Batch,
     Command,
+    Failure,
     FileRecord,
     FileView,
     History,
@@ -52,6 +53,10 @@ class Loans(Protocol):
 
     def recalled(self, attempt: Attempt) -> bool:
         """Tell whether somebody waits for a connection that is lent to the attempt."""
+        ...
+
+    def connection_failed(self, attempt: Attempt, failure: Failure) -> None:
+        """Say how one connection has failed, while the attempt goes on; raises StoreError."""
         ...
 
     def give_back(self, attempt: Attempt) -> None:

@@ -8,6 +8,7 @@ from fetchd.clock import Failpoints, SystemClock
 from fetchd.disk import RootSpec, build
 from fetchd.model import (
     Attempt,
+    Failure,
     Fetch,
     Fetched,
     FileRecord,
@@ -38,6 +39,9 @@ class Bank:
 
     def recalled(self, attempt: Attempt) -> bool:
         return False
+
+    def connection_failed(self, attempt: Attempt, failure: Failure) -> None:
+        pass
 
     def give_back(self, attempt: Attempt) -> None:
         pass

@@ -17,7 +17,7 @@ from fetchd.clock import Failpoints
 from fetchd.digests import Digest
 from fetchd.disk import RootSpec, build
 from fetchd.disk.part import part_name
-from fetchd.errors import AttemptError, NotWanted
+from fetchd.errors import AttemptError, NotWanted, StoreError
 from fetchd.model import (
     Deferred,
     Failure,
@@ -180,6 +180,7 @@ class Lender:
         self.lent = 0
         self.most_lent = 0
         self.asked = 0
+        self.failures: list[tuple[Failure, int]] = []  # each with what was lent then
         self.recall: Callable[[], bool] = lambda: False
         self._lock = threading.Lock()
 
@@ -194,6 +195,9 @@ class Lender:
 
     def recalled(self, attempt) -> bool:
         return self.recall()
+
+    def connection_failed(self, attempt, failure: Failure) -> None:
+        self.failures.append((failure, self.lent))
 
     def give_back(self, attempt) -> None:
         with self._lock:
@@ -506,11 +510,37 @@ def test_a_refusal_ends_one_connection_and_costs_the_attempt_nothing(bench, stat
     def change(number: int, answer: Answer) -> None:
         hold_first(lambda: len(bench.origin.requests) > 1)(number, answer)
         if number == 1:
-            answer.error = AttemptError("bad_status", f"{status}", status=status)
+            answer.error = AttemptError("bad_status", f"{status}", status=status, retry_after_s=7.0)
 
     bench.origin.change = change
     fetched(bench, bench.fetch(segments=2, digests=SHA256))
     assert bench.lender.asked == 1  # and none is asked for again
+    ((failure, lent),) = bench.lender.failures
+    assert (failure.code, failure.status, failure.retry_after_s) == ("bad_status", status, 7.0)
+    assert lent == 1  # the origin is judged before anybody else gets the connection
+
+
+def test_the_failure_of_the_only_connection_is_that_of_the_attempt_alone(bench) -> None:
+    leave_ranges(bench)
+    bench.lender.failures.clear()
+    bench.origin.change = lambda _, answer: setattr(answer, "cut_after", LEAST_BYTES // 2)
+    outcome = bench.fetch(segments=1)
+    assert isinstance(outcome, Failure)
+    assert bench.lender.failures == []
+
+
+def test_when_the_engine_has_broken_off_a_failed_connection_ends_the_attempt(bench) -> None:
+    def broken(attempt, failure) -> None:
+        raise StoreError("broken off")
+
+    def change(number: int, answer: Answer) -> None:
+        hold_first(lambda: len(bench.origin.requests) > 1)(number, answer)
+        if number == 1:
+            answer.error = AttemptError("bad_status", "503", status=503)
+
+    bench.lender.connection_failed, bench.origin.change = broken, change
+    with pytest.raises(StoreError):
+        bench.fetch(segments=2)
 
 
 def test_n39_a_segment_that_ends_early_is_gone_on_with_where_it_ended(bench) -> None:

@@ -582,6 +582,45 @@ def test_loans_count_against_the_origin_and_end_with_the_attempt(hasty):
     assert [engine.lend(last) for _ in range(8)] == [True] * 7 + [False]
 
 
+def test_what_a_lent_connection_meets_holds_for_its_origin_at_once(hasty):
+    hasty.submit(job("a", group("a", spec("f"))))
+    attempt, engine = hasty.fetch(), hasty.engine
+    assert all(engine.lend(attempt) for _ in range(7))
+
+    engine.connection_failed(attempt, failure("connect_failed"))
+
+    assert engine.recalled(attempt)  # four may be open now, and eight are
+    for _ in range(4):
+        engine.give_back(attempt)
+    assert not engine.recalled(attempt)
+    hasty.clock.advance(1.0)
+    engine.connection_failed(attempt, failure("connect_failed"))  # one of those seven
+    assert not engine.recalled(attempt)
+    engine.give_back(attempt)
+    assert engine.lend(attempt)
+    engine.connection_failed(attempt, failure("connect_failed"))
+    assert engine.recalled(attempt)
+    hasty.submit(job("b", group("b", spec("g"))))
+    assert hasty.fetch() is None
+
+
+def test_a_wish_that_a_lent_connection_meets_keeps_all_from_its_origin_until_then(hand):
+    hand.submit(job("a", group("a", spec("f"))))
+    attempt, engine = hand.fetch(), hand.engine
+    assert engine.lend(attempt)
+
+    engine.connection_failed(attempt, failure("bad_status", status=429, retry_after_s=60.0))
+    engine.give_back(attempt)
+
+    assert not engine.lend(attempt)
+    hand.submit(job("b", group("b", spec("g"))))
+    assert hand.fetch() is None
+    hand.clock.advance(59.0)
+    assert hand.fetch() is None
+    hand.clock.advance(1.0)
+    assert hand.fetch() is not None
+
+
 def test_nothing_is_lent_to_an_attempt_that_is_not_wanted_or_known(hand):
     hand.submit(job("a", group("a", spec("f"))))
     attempt = hand.fetch()

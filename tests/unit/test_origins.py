@@ -92,6 +92,14 @@ class Hand:
         )
         self.take(rulings)
 
+    def beside(self, failure: Failure, began_s: float) -> None:
+        """Let one connection fail of an attempt that goes on by others."""
+        self.take(
+            self.origins.note_connection(
+                A, failure, POLICY, began_s=began_s, now_s=self.now_s, happened=self.told
+            )
+        )
+
     def one(self, outcome, task: int = 1, **policy) -> None:
         """Let one attempt take a second."""
         (began_s,) = self.begin()
@@ -331,6 +339,45 @@ def test_who_answers_behind_a_redirect_and_the_door_to_it_are_both_left_alone(ha
 
     assert hand.shut == dict.fromkeys([A, "https://cdn.example:443"], hand.now_s + 30)
     assert hand.window == 8
+
+
+@pytest.mark.parametrize("sign", [status(429), status(503), REFUSED], ids=["429", "503", "refused"])
+def test_a_connection_beside_others_that_is_too_much_halves_the_window_once(hand, sign):
+    hand.begin()
+    began_s = hand.now_s
+    hand.now_s += 1
+    for _ in range(3):
+        hand.beside(sign, began_s)
+    assert hand.limits[A] == 4
+    hand.beside(sign, hand.now_s + 1)
+    assert hand.limits[A] == 2
+    hand.now_s += COOL_DOWN_S
+    hand.end(WELL)
+    assert hand.view().breaker == "closed"
+
+
+def test_connections_beside_others_never_open_the_breaker(hand):
+    for task in range(3 * TASKS_TO_OPEN):
+        hand.begin()
+        hand.beside(status(503), hand.now_s)
+        hand.end(Interrupted(), task=task)
+        hand.now_s += 1
+    assert hand.view().breaker == "closed"
+
+
+def test_a_wish_that_one_of_several_connections_meets_shuts_the_origin(hand):
+    hand.begin()
+    hand.beside(status(429, 30.0), hand.now_s)
+    assert hand.shut[A] == hand.now_s + 30
+    hand.beside(status(429, 50.0, origin="https://cdn.example:443"), hand.now_s)
+    assert hand.shut == {A: hand.now_s + 50, "https://cdn.example:443": hand.now_s + 50}
+
+
+def test_what_a_connection_beside_others_meets_otherwise_says_nothing(hand):
+    hand.begin()
+    hand.beside(status(403), hand.now_s)
+    hand.beside(Failure(code="short_body", reason="cut", transient=True), hand.now_s)
+    assert hand.limits == {}
 
 
 def test_a_quota_that_is_used_up_shuts_the_origin_too(hand):

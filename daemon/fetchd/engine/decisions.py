@@ -70,7 +70,10 @@ _NO_PROGRESS = Progress()
 
 @dataclass(slots=True)
 class Out:
-    """An attempt that was taken and not settled. ``began_s``: monotonic; ``lent``: connections."""
+    """An attempt that was taken and not settled. ``began_s``: monotonic.
+
+    ``lent``: so many connections, the latest at ``lent_s``.
+    """
 
     attempt: Attempt
     group: Group
@@ -79,6 +82,7 @@ class Out:
     previous: FileRecord | None = None
     progress: Progress = _NO_PROGRESS
     lent: int = 0
+    lent_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from fetchd.model import (
     Command,
     Deferred,
     Expand,
+    Failure,
     Fetch,
     ListFile,
     OriginBounds,
@@ -288,6 +289,7 @@ class Engine:
             if out.entry.alone or not self._queue.lend(out.entry):
                 return False
             out.lent += 1
+            out.lent_s = self._clock.monotonic()
             return True
 
     def recalled(self, attempt: Attempt) -> bool:
@@ -299,6 +301,22 @@ class Engine:
                 and out.lent > 0
                 and self._queue.recalled(out.entry)
             )
+
+    def connection_failed(self, attempt: Attempt, failure: Failure) -> None:
+        with self._deciding() as effects:
+            out = self._out.get(attempt.fence)
+            if out is None or out.entry is None:
+                return
+            rulings = self._origins.note_connection(
+                out.entry.origin,
+                failure,
+                out.group.rules.retry,
+                began_s=max(out.began_s, out.lent_s),
+                now_s=self._clock.monotonic(),
+                happened=effects.happened,
+            )
+            if rulings:
+                self._rule(rulings, effects)
 
     def give_back(self, attempt: Attempt) -> None:
         with self._lock:

@@ -185,6 +185,32 @@ class Origins:
             case _:
                 return _NOTHING
 
+    def note_connection(
+        self,
+        origin: str,
+        failure: Failure,
+        policy: RetryPolicy,
+        *,
+        began_s: float,
+        now_s: float,
+        happened: list[events.Event],
+    ) -> Sequence[Ruling]:
+        """As ``note``, of one connection of an attempt that goes on by others.
+
+        Of the task that says nothing, so the breaker does not hear of it.
+        """
+        if origin == _LOCAL:
+            return _NOTHING
+        known = self._at(origin, now_s)
+        rulings = self._heed_wish(known, failure, policy, now_s, happened)
+        if failure.origin and failure.origin != known.name:
+            return rulings
+        if _is_too_much(failure) and not known.worn:
+            self._unrecorded[known.name] = None
+            if self._cut(known, failure, began_s, now_s, happened):
+                rulings = [known.ruling()]
+        return rulings
+
     def leave_alone(
         self,
         names: Iterable[str],
@@ -271,19 +297,11 @@ class Origins:
         now_s: float,
         happened: list[events.Event],
     ) -> Sequence[Ruling]:
-        rulings: list[Ruling] = []
-        asked = (failure.retry_after_s or None) if failure.status is not None else None
+        rulings = self._heed_wish(known, failure, policy, now_s, happened)
         if failure.origin and failure.origin != known.name:
-            # Another one answered, behind a redirect. Its wish is met at the door that leads there.
-            if asked is not None:
-                why = f"status {failure.status} from {failure.origin}"
-                names = (failure.origin, known.name)
-                return self.leave_alone(names, asked, why, policy, now_s, happened)
             return rulings
+        asked = _wish_of(failure)
         self._unrecorded[known.name] = None
-        if asked is not None:
-            why = f"status {failure.status}"
-            rulings = self.leave_alone((known.name,), asked, why, policy, now_s, happened)
         if not known.streak and not known.tries:
             known.calm = known.window
         changed = False
@@ -297,6 +315,24 @@ class Origins:
         elif failure.code in _STALLED:
             known.learn(stalled=True)
         return [known.ruling()] if changed or rulings else _NOTHING
+
+    def _heed_wish(
+        self,
+        known: _Origin,
+        failure: Failure,
+        policy: RetryPolicy,
+        now_s: float,
+        happened: list[events.Event],
+    ) -> list[Ruling]:
+        """Leave alone who asks for it in a refusal, and the door that leads there."""
+        if (wish_s := _wish_of(failure)) is None:
+            return []
+        if failure.origin and failure.origin != known.name:  # it answered behind a redirect
+            why = f"status {failure.status} from {failure.origin}"
+            names = (failure.origin, known.name)
+            return self.leave_alone(names, wish_s, why, policy, now_s, happened)
+        why = f"status {failure.status}"
+        return self.leave_alone((known.name,), wish_s, why, policy, now_s, happened)
 
     def _grow(self, known: _Origin, now_s: float, happened: list[events.Event]) -> bool:
         bound = known.bounds.connections
@@ -516,6 +552,10 @@ class Origins:
                 del self._known[oldest]
                 self._unrecorded.pop(oldest, None)
                 self._forgotten.append(oldest)
+
+
+def _wish_of(failure: Failure) -> float | None:
+    return (failure.retry_after_s or None) if failure.status is not None else None
 
 
 def _is_too_much(failure: Failure) -> bool:

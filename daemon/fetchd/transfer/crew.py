@@ -9,8 +9,9 @@ from contextlib import closing
 from fetchd import threads
 from fetchd.clock import Clock
 from fetchd.errors import AttemptError, NotWanted, let_go
-from fetchd.model import Attempt
+from fetchd.model import Attempt, Failure
 from fetchd.ports import Loans, Part, Stream
+from fetchd.secrets import hide
 from fetchd.threads import Worker
 from fetchd.transfer.segments import LEAST_BYTES, Growth, Piece, Range, Tiling
 
@@ -35,7 +36,7 @@ Ask = Callable[[int, int, Callable[[], bool]], Stream]
 class Lending:
     """How many connections an attempt has, by what pays and by what its origin can spare.
 
-    For the attempt's thread, but for ``give_back``.
+    For the attempt's thread, but for ``failed`` and ``give_back``.
     """
 
     def __init__(self, loans: Loans, attempt: Attempt, growth: Growth) -> None:
@@ -57,6 +58,18 @@ class Lending:
     def stop(self) -> None:
         """Ask for no more."""
         self._growth.stop()
+
+    def failed(self, error: AttemptError) -> None:
+        """Tell of a connection that has failed, before its loan is given back."""
+        failure = Failure(
+            code=error.code,
+            reason=hide(error.reason),
+            transient=error.transient,
+            retry_after_s=error.retry_after_s,
+            status=error.status,
+            origin=error.origin,
+        )
+        self._loans.connection_failed(self._attempt, failure)
 
     def give_back(self) -> None:
         self._loans.give_back(self._attempt)
@@ -287,6 +300,8 @@ class Crew:
     def _left(self, connection: _Connection, worker: Worker, error: BaseException | None) -> None:
         """Take in that a connection has ended (called on its thread)."""
         self._watched.discard(worker)
+        if isinstance(error, AttemptError):
+            self._tell(error)
         with self._changed:
             self._connections.pop(connection, None)
             self._ended.append(worker)
@@ -302,6 +317,13 @@ class Crew:
             self._changed.notify_all()
         if connection.extra:
             self._give_back()
+
+    def _tell(self, error: AttemptError) -> None:
+        """Let the origin be judged by a failure, unless it will be the attempt's own."""
+        with self._changed:
+            last = len(self._connections) == 1 and self._failed is None
+        if self._lending is not None and not last:
+            self._lending.failed(error)
 
     # ------------------------------------------------------------ a connection's thread
 
