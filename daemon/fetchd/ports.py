@@ -55,6 +55,13 @@ class Loans(Protocol):
         """Tell whether somebody waits for a connection that is lent to the attempt."""
         ...
 
+    def ask(self, attempt: Attempt) -> bool:
+        """Count one more request of the attempt to its origin; False: not now.
+
+        The request that an attempt begins with is counted when it is taken.
+        """
+        ...
+
     def connection_failed(self, attempt: Attempt, failure: Failure) -> None:
         """Say how one connection has failed, while the attempt goes on; raises StoreError."""
         ...

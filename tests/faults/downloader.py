@@ -40,6 +40,9 @@ class Bank:
     def recalled(self, attempt: Attempt) -> bool:
         return False
 
+    def ask(self, attempt: Attempt) -> bool:
+        return True
+
     def connection_failed(self, attempt: Attempt, failure: Failure) -> None:
         pass
 

@@ -116,6 +116,34 @@ def test_the_connections_of_an_origin_are_never_more_than_it_may_have(rig, serve
     assert any(ranges(server))  # towards the end some are left over
 
 
+def test_n22_a_429_to_one_piece_keeps_all_from_its_server_until_then(rig, server):
+    """By the server's own log: what is under way goes on, and nothing new is asked for."""
+    cut = file(BIG, rate=PACE, cut_after=4_000_000)
+    served = Pieces(status(429, "No", {"Retry-After": "2"}), good=PACED, most=1)
+
+    def whole_is_cut(exchange: Exchange) -> None:
+        (served if exchange.request.header("Range") else cut)(exchange)
+
+    names = [f"/{number}.bin" for number in range(2)]
+    server.routes.update(dict.fromkeys(names, whole_is_cut))
+    urls = "".join(f"  - {server.url(name)}\n" for name in names)
+
+    ended = rig.get(
+        f"segments: 4\nurls:\n{urls}",
+        {"workers": "6", "limits.connections_per_origin": "5"},
+        within_s=30.0,
+    )
+
+    assert ended.state == "succeeded"
+    assert set(ended.files.values()) == {BIG}
+    assert set(ended.codes) <= {"short_body"}
+    (refused_s,) = (request.at_s for request in server.requests if request.status == 429)
+    later = sorted(request.at_s - refused_s for request in server.requests)
+    # What was on its way when the answer was; then nothing; then the rest.
+    assert not [after_s for after_s in later if 0.15 < after_s < 2.0]
+    assert later[-1] >= 2.0
+
+
 # ---------------------------------------------------------------- pieces
 
 

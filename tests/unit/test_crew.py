@@ -70,6 +70,7 @@ class Answer:
     cut_after: int | None = None
     stall_after: int | None = None
     error: BaseException | None = None
+    wish: tuple[str, float] | None = None
     hold_after: int = 0
     hold: Callable[[], bool] = lambda: False  # nothing more comes behind that while it says so
 
@@ -134,10 +135,10 @@ class FakeStream:
     content_type = "application/octet-stream"
     final_url = URL
     held_s = 0.0
-    wish: tuple[str, float] | None = None
 
     def __init__(self, origin: Origin, number: int, answer: Answer) -> None:
         self.start, self.total, self.validator = answer.start, answer.total, answer.validator
+        self.wish = answer.wish
         self._origin = origin
         self._number = number
         self._answer = answer
@@ -182,6 +183,7 @@ class Lender:
         self.asked = 0
         self.failures: list[tuple[Failure, int]] = []  # each with what was lent then
         self.recall: Callable[[], bool] = lambda: False
+        self.shut: Callable[[], bool] = lambda: False
         self._lock = threading.Lock()
 
     def lend(self, attempt) -> bool:
@@ -195,6 +197,9 @@ class Lender:
 
     def recalled(self, attempt) -> bool:
         return self.recall()
+
+    def ask(self, attempt) -> bool:
+        return not self.shut()
 
     def connection_failed(self, attempt, failure: Failure) -> None:
         self.failures.append((failure, self.lent))
@@ -541,6 +546,52 @@ def test_when_the_engine_has_broken_off_a_failed_connection_ends_the_attempt(ben
     bench.lender.connection_failed, bench.origin.change = broken, change
     with pytest.raises(StoreError):
         bench.fetch(segments=2)
+
+
+def test_nothing_is_asked_of_an_origin_that_is_left_alone_and_what_is_under_way_ends(bench) -> None:
+    def change(number: int, answer: Answer) -> None:
+        hold_first(lambda: len(bench.origin.requests) > 2)(number, answer)
+        if number == 1:
+            answer.cut_after = answer.hold_after = LEAST_BYTES // 2  # the rest is nobody's
+            answer.hold = lambda: len(bench.origin.requests) < 3
+
+    bench.origin.change = change
+    bench.lender.shut = lambda: len(bench.origin.requests) > 2
+    outcome = bench.fetch(segments=3, digests=SHA256)
+    assert isinstance(outcome, Deferred)
+    assert (outcome.reason, outcome.delay_s) == ("origin", 0.0)
+    assert len(bench.origin.requests) == 3
+    held = bench.journal["durable_bytes"] + sum(b - a for a, b in bench.journal.get("ranges", []))
+    assert held == bench.bytes_served() > SIZE // 2
+
+    bench.lender.shut = lambda: False
+    fetched(bench, bench.fetch(segments=3, digests=SHA256))
+    assert bench.bytes_served() == SIZE
+
+
+def test_a_quota_that_the_answer_to_a_piece_tells_is_reported(bench) -> None:
+    def change(number: int, answer: Answer) -> None:
+        hold_first(lambda: len(bench.origin.requests) > 1)(number, answer)
+        if number == 1:
+            answer.wish = ("http://h:80", 9.0)
+
+    bench.origin.change = change
+    fetched(bench, bench.fetch(segments=2))
+    assert [report.wish for report in bench.reports if report.wish] == [("http://h:80", 9.0)]
+
+
+def test_as_long_as_others_are_at_work_a_connection_waits_for_its_origin(bench) -> None:
+    def change(number: int, answer: Answer) -> None:
+        if number == 0:
+            answer.hold_after = LEAST_BYTES
+            answer.hold = lambda: len(bench.origin.requests) < 3
+
+    refusals = iter([False, *[True] * 20])
+    bench.origin.change = change
+    bench.lender.shut = lambda: next(refusals, False)
+    fetched(bench, bench.fetch(segments=2, digests=SHA256))
+    assert next(refusals, None) is None
+    assert len(bench.origin.requests) >= 3
 
 
 def test_n39_a_segment_that_ends_early_is_gone_on_with_where_it_ended(bench) -> None:

@@ -617,7 +617,9 @@ def test_a_wish_that_a_lent_connection_meets_keeps_all_from_its_origin_until_the
     assert hand.fetch() is None
     hand.clock.advance(59.0)
     assert hand.fetch() is None
+    assert not engine.ask(attempt)
     hand.clock.advance(1.0)
+    assert engine.ask(attempt)
     assert hand.fetch() is not None
 
 

@@ -307,6 +307,23 @@ def test_entries_of_an_origin_with_a_rate_begin_that_far_apart():
     assert [b - a >= 0.49 for a, b in itertools.pairwise([1000.0, *began])] == [True] * 3
 
 
+def test_what_an_entry_asks_for_besides_keeps_to_the_rate_too():
+    clock = FakeClock()
+    queue = TaskQueue(clock, connections_per_origin=8, intervals_s={"o": 5.0})
+    queue.add_run(1, Priority.NORMAL, None)
+    queue.put([entry(1), entry(2), entry(7, origin="other")])
+    first = queue.take()
+    assert first is not None
+
+    assert not queue.ask(first)
+    clock.advance(5)
+    assert queue.ask(first)
+    assert not queue.ask(first)
+    assert take_all(queue, 1) == [7]  # and entry 2 waits five seconds more
+    clock.advance(5)
+    assert take_all(queue, 1) == [2]
+
+
 def test_a_rate_is_kept_behind_a_gate_and_a_gate_behind_a_rate():
     clock = FakeClock()
     queue = TaskQueue(clock, connections_per_origin=8, intervals_s={"o": 5.0})
@@ -531,6 +548,12 @@ class QueueMachine(RuleBasedStateMachine):
             lends = left > 0 and not awaited and not shut
             assert self.queue.lend(got) == lends
             self.lent[got.ready.task.id] += lends
+
+    @rule(got=taken)
+    def ask(self, got):
+        if got is not None:
+            shut = self.shut.get(got.origin, 0.0) > self.clock.monotonic()
+            assert self.queue.ask(got) == (not shut)
 
     @rule(got=taken)
     def give_back(self, got):

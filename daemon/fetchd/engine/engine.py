@@ -302,6 +302,11 @@ class Engine:
                 and self._queue.recalled(out.entry)
             )
 
+    def ask(self, attempt: Attempt) -> bool:
+        with self._lock:
+            out = self._out.get(attempt.fence)
+            return out is None or out.entry is None or self._queue.ask(out.entry)
+
     def connection_failed(self, attempt: Attempt, failure: Failure) -> None:
         with self._deciding() as effects:
             out = self._out.get(attempt.fence)

@@ -82,7 +82,8 @@ class TaskQueue:
     that is shut are passed over. A take costs O(entries out + origins),
     whatever the number of runs; not-before times cost O(log n).
 
-    ``intervals_s``: by origin, the least time from the start of one entry to that of the next.
+    ``intervals_s``: by origin, the least time from one request to the next, which is the start of
+    an entry or what one that is out asks for.
 
     Whoever releases an entry is expected to take the next one itself, so nobody is woken for it.
     """
@@ -237,6 +238,15 @@ class TaskQueue:
             origin = entry.origin
             left = self._limit(origin) - self._busy.get(origin, 0)
             return bool(self._alone) or left < 0 or (left == 0 and self._is_awaited(origin))
+
+    def ask(self, entry: Entry) -> bool:
+        """Count one more request to the entry's origin as a start; False: the origin is shut."""
+        with self._changed:
+            if self._is_shut(entry.origin):
+                return False
+            if entry.origin in self._intervals_s:
+                self._pace(entry.origin, self._clock.monotonic())
+            return True
 
     def give_back(self, entry: Entry, count: int) -> None:
         """End ``count`` loans of an entry that is out; whoever waited for them is woken."""

@@ -30,7 +30,7 @@ from fetchd.ports import Disk, Loans, Part, PartBusy, PartJournal, Stream, Trans
 from fetchd.secrets import hide
 from fetchd.threads import Worker
 from fetchd.transfer.asking import Asking
-from fetchd.transfer.crew import Mismatch
+from fetchd.transfer.crew import LeftAlone, Mismatch
 from fetchd.transfer.dossier import REFUSALS, START_BYTES, describe
 from fetchd.transfer.kept import Kept
 from fetchd.transfer.resume import WHOLE, Plan, plan
@@ -95,6 +95,9 @@ class Transfer:
         work = _Fetch(self, attempt)
         try:
             return work.run()
+        except LeftAlone as exc:
+            let_go(exc)
+            return Deferred(reason="origin", detail="its server is left alone", delay_s=0.0)
         except NotWanted as exc:
             let_go(exc)
             return Interrupted()

@@ -29,6 +29,10 @@ class Mismatch(Exception):
     """An answer is of another version, or of other bytes, than the piece that was asked for."""
 
 
+class LeftAlone(NotWanted):
+    """What is missing cannot be asked for now, and nothing is under way any more."""
+
+
 #: Asks for the bytes of a piece (start, end, wanted). Raises Mismatch, AttemptError, NotWanted.
 Ask = Callable[[int, int, Callable[[], bool]], Stream]
 
@@ -36,7 +40,7 @@ Ask = Callable[[int, int, Callable[[], bool]], Stream]
 class Lending:
     """How many connections an attempt has, by what pays and by what its origin can spare.
 
-    For the attempt's thread, but for ``failed`` and ``give_back``.
+    For the attempt's thread, but for ``ask``, ``failed`` and ``give_back``.
     """
 
     def __init__(self, loans: Loans, attempt: Attempt, growth: Growth) -> None:
@@ -58,6 +62,10 @@ class Lending:
     def stop(self) -> None:
         """Ask for no more."""
         self._growth.stop()
+
+    def ask(self) -> bool:
+        """Count one more request; False: not now."""
+        return self._loans.ask(self._attempt)
 
     def failed(self, error: AttemptError) -> None:
         """Tell of a connection that has failed, before its loan is given back."""
@@ -347,30 +355,37 @@ class Crew:
             self._left(connection, worker, None)
 
     def _next(self, connection: _Connection) -> Piece | None:
-        """Return the next piece, waiting for one as long as others are at work; None: go home."""
+        """Return the next piece, waiting for one as long as others are at work; None: go home.
+
+        Raises LeftAlone.
+        """
         with self._changed:
             connection.first = None
             if connection.piece is not None:
                 self._tiling.leave(connection.piece)
                 connection.piece = None
             while not connection.leaving and self._trouble is None and not self._tiling.complete:
-                piece = self._tiling.take() or self._take_over()
-                if piece is not None:
-                    connection.piece = piece
-                    connection.seen_s = self._clock.monotonic()
-                    return piece
+                stalled = None if self._tiling.offers else self._stalled()
+                if self._tiling.offers or stalled is not None:
+                    if self._lending is None or self._lending.ask():
+                        if stalled is not None:
+                            self._tiling.empty(stalled)
+                        connection.piece = self._tiling.take()
+                        connection.seen_s = self._clock.monotonic()
+                        return connection.piece
+                    if not any(c.piece and c.piece.left_bytes for c in self._connections):
+                        raise LeftAlone
                 with threads.ANOTHER:
                     self._clock.wait(self._changed, _LOOK_S)
             return None
 
-    def _take_over(self) -> Piece | None:
-        """Take the piece of a connection that has stalled; the lock is held."""
+    def _stalled(self) -> Piece | None:
+        """Return the piece of a connection that has stalled; the lock is held."""
         now_s = self._clock.monotonic()
         for other in self._connections:
             piece = other.piece
             if piece is not None and piece.left_bytes and now_s - other.seen_s >= STALLED_S:
-                self._tiling.empty(piece)
-                return self._tiling.take()
+                return piece
         return None
 
     def _left_bytes(self, connection: _Connection, piece: Piece) -> int:

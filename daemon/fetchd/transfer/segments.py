@@ -51,6 +51,12 @@ class Tiling:
     def missing_bytes(self) -> int:
         return self.total_bytes - self.front_bytes - sum(end - at for at, end in self.ranges)
 
+    @property
+    def offers(self) -> bool:
+        """Whether ``take`` would return a piece."""
+        most = max((piece.left_bytes for piece in self._pieces), default=0)
+        return most >= 2 * LEAST_BYTES or next(self._gaps(), None) is not None
+
     def take(self) -> Piece | None:
         """Return a new piece: the first that nobody brings, else the half of the largest.
 

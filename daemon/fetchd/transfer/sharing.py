@@ -107,6 +107,8 @@ class Sharing:
             stream = self._asking.open(asked, end, wanted)
         except (OtherRange, RangeRefused) as exc:
             raise Mismatch(str(exc)) from None
+        if stream.wish is not None:
+            self._watch.pass_on(stream.wish)
         if stream.start != start or not asked.agrees(self._kept.journal, stream):
             stream.close()
             raise Mismatch(f"other bytes than the range {start}-{end - 1} of this version")

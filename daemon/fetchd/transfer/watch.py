@@ -64,6 +64,10 @@ class Watch:
         """Report what was received and what is held; raises NotWanted. ``wish``: see Progress."""
         self._tell(self._progress(wish))
 
+    def pass_on(self, wish: tuple[str, float]) -> None:
+        """Report what an origin asked for. Any thread."""
+        self._report(self._attempt, self._progress(wish))
+
     def tell_if_due(self) -> None:
         if self._due():
             self.tell()
