@@ -157,6 +157,16 @@ class Exchange(Connection):
         self.request.sent += count
 
 
+def hung_up(sock: socket.socket) -> bool:
+    """Tell whether the peer has closed a connection without TLS."""
+    try:
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def _unsent(sock):
     """Return how many bytes the peer's kernel has not acknowledged yet."""
     return struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]

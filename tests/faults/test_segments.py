@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from faults.rig import Ended, recovered, refused, sha256
-from faults.server import Exchange, Handler, content, file, html, status
+from faults.server import Exchange, Handler, content, file, html, hung_up, status
 
 SIZE = 12 * 1024 * 1024 + 77
 BIG, NEXT = content("a big file", SIZE), content("its next version", SIZE)
@@ -56,15 +56,6 @@ class Pieces:
         finally:
             with self._lock:
                 self._open.discard(exchange.sock)
-
-
-def hung_up(sock: socket.socket) -> bool:
-    try:
-        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
 
 
 def get(rig, server, handler: Handler, keys: str = "", **options) -> Ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -10,32 +11,33 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from faults.server import Exchange, Handler, Server, content, file, status
+from faults.server import Exchange, Handler, Server, content, file, hung_up, status
 from process import DaemonProcess, wait_until
 
 
 class Gauge:
-    """How many requests are being answered at an instant, and the most there ever were."""
+    """The most requests that were ever being answered at an instant, to peers still there."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         self._lock = threading.Lock()
-        self.now = 0
+        self._open: set[socket.socket] = set()
         self.most = 0
 
     def __call__(self, exchange: Exchange) -> None:
         with self._lock:
-            self.now += 1
-            self.most = max(self.most, self.now)
+            self._open = {sock for sock in self._open if not hung_up(sock)} | {exchange.sock}
+            self.most = max(self.most, len(self._open))
         try:
             self._handler(exchange)
         finally:
             with self._lock:
-                self.now -= 1
+                self._open.discard(exchange.sock)
 
 
 def slow(seed: str, seconds: float = 0.1) -> Handler:
@@ -56,6 +58,10 @@ def drop_jobs(daemon: DaemonProcess, server: Server, count: int, files: int = 1)
 
 def ended(daemon: DaemonProcess, names: list[str]) -> Callable[[], bool]:
     return lambda: all(daemon.ended(name) for name in names)
+
+
+def some_ended(daemon: DaemonProcess, names: list[str], count: int) -> bool:
+    return sum(daemon.ended(name) for name in names) >= count
 
 
 def states(daemon: DaemonProcess, names: list[str]) -> set[str]:
@@ -101,6 +107,28 @@ def test_fifty_jobs_for_one_origin_never_exceed_its_connections(tmp_path: Path, 
         assert states(daemon, names) == {"succeeded"}
         assert gauge.most == (3 if keys else 5)
         assert len(server.requests) == 100
+
+
+def test_fifty_jobs_of_several_connections_each_never_exceed_those_of_their_origin(tmp_path: Path):
+    """In waves, so that connections are lent, called back for the next wave, and lent again."""
+    gauge = Gauge(file(content("f", 5_000_000), rate=20e6))
+    with (
+        Server(fallback=gauge) as server,
+        DaemonProcess(tmp_path, "workers=8", "limits.connections_per_origin=5") as daemon,
+    ):
+        daemon.start()
+        names = [f"j{number}" for number in range(50)]
+        for at in range(0, 50, 3):
+            for name in names[at : at + 3]:
+                daemon.drop(f"{name}.yaml", f"url: {server.url(f'/{name}')}\nsegments: 4\n")
+            wait_until(partial(some_ended, daemon, names, at + 1), 50, "one of the wave")
+        wait_until(ended(daemon, names), 50, "the end of all jobs")
+
+        assert states(daemon, names) == {"succeeded"}
+        assert gauge.most == 5
+        pieces = [r for r in server.requests if (r.header("Range") or "")[-1:].isdigit()]
+        assert len(pieces) > 10
+        assert not daemon.events("origin.window")
 
 
 def test_a_429_of_one_run_stops_all_requests_of_all_runs_until_its_time(tmp_path: Path):
