@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench bench-task bench-transport bench-daemon bench-disk bench-bytes bench-threads bench-segments clean
+.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench bench-task bench-transport bench-daemon bench-disk bench-bytes bench-threads bench-segments bench-governor clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -65,6 +65,9 @@ bench-threads: .venv/developed ## measure where the CPU of a workload goes, by t
 
 bench-segments: .venv/developed ## measure a large file over a slow way, by auto and fixed numbers of connections
 	@$(BIN)/python tests/bench/segments_path.py
+
+bench-governor: .venv/developed ## measure what being polite costs: decisions on origins, reads under rates
+	@$(BIN)/python tests/bench/governor_cost.py
 
 bench-daemon: .venv/developed ## measure drop to request, idle CPU, a long list, many job files, start-up
 	@$(BIN)/python tests/bench/daemon_bench.py
