@@ -62,6 +62,10 @@ class Loans(Protocol):
         """
         ...
 
+    def left_alone_s(self, origin: str) -> float:
+        """Return for how long nothing is to be asked of an origin, 0.0: now it may be."""
+        ...
+
     def connection_failed(self, attempt: Attempt, failure: Failure) -> None:
         """Say how one connection has failed, while the attempt goes on; raises StoreError."""
         ...

@@ -43,6 +43,9 @@ class Bank:
     def ask(self, attempt: Attempt) -> bool:
         return True
 
+    def left_alone_s(self, origin: str) -> float:
+        return 0.0
+
     def connection_failed(self, attempt: Attempt, failure: Failure) -> None:
         pass
 

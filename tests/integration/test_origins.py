@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import sqlite3
@@ -158,6 +159,29 @@ def test_a_429_of_one_run_stops_all_requests_of_all_runs_until_its_time(tmp_path
         assert (one["origin"], one["shut_reason"]) == (server.origin, "status 429")
         wait_until(lambda: daemon.events("origin.opened"), what="the word that it is open")
         assert len(daemon.events("origin.opened")) == 1
+
+
+def test_a_429_of_one_run_keeps_another_from_the_sums_file_there(tmp_path: Path):
+    body = content("f", 20_000)
+    sums = file(f"{hashlib.sha256(body).hexdigest()}  f.bin\n".encode(), type="text/plain")
+    with (
+        Server({"/f.bin": file(body)}) as server,
+        Server({"/busy.bin": status(429, headers={"Retry-After": "3"}), "/sums": sums}) as other,
+        DaemonProcess(tmp_path) as daemon,
+    ):
+        daemon.start()
+        daemon.drop("first.yaml", f"url: {other.url('/busy.bin')}\n")
+        wait_until(lambda: daemon.events("origin.shut"), what="the gate")
+        other.routes["/busy.bin"] = file(body)
+        daemon.drop("second.yaml", f"url: {server.url('/f.bin')}\nsums: {other.url('/sums')}\n")
+        wait_until(ended(daemon, ["first", "second"]), 20, "the end of both jobs")
+
+        assert states(daemon, ["first", "second"]) == {"succeeded"}
+        met, *rest = other.requests
+        assert min(request.at_s for request in rest) >= met.at_s + 3.0
+        assert attempts(daemon, "second") == [1]
+        (waited,) = daemon.events("task.deferred")
+        assert waited["wait"] == "sums"
 
 
 def _once(first: Handler, server: Server) -> Handler:

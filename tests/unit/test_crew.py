@@ -201,6 +201,9 @@ class Lender:
     def ask(self, attempt) -> bool:
         return not self.shut()
 
+    def left_alone_s(self, origin: str) -> float:
+        return 0.0
+
     def connection_failed(self, attempt, failure: Failure) -> None:
         self.failures.append((failure, self.lent))
 

@@ -618,7 +618,9 @@ def test_a_wish_that_a_lent_connection_meets_keeps_all_from_its_origin_until_the
     hand.clock.advance(59.0)
     assert hand.fetch() is None
     assert not engine.ask(attempt)
+    assert engine.left_alone_s("http://one.example:80") == pytest.approx(1.0)
     hand.clock.advance(1.0)
+    assert engine.left_alone_s("http://one.example:80") == 0.0
     assert engine.ask(attempt)
     assert hand.fetch() is not None
 

@@ -129,7 +129,8 @@ class Bench:
         places = {"one": ONE, "two": TWO}
         self.wire = Wire({places[name]: answer for name, answer in answers.items()})
         self.clock = FakeClock()
-        self.files = SumsFiles(self.wire, self.clock)
+        self.shut: dict[str, float] = {}
+        self.files = SumsFiles(self.wire, self.clock, lambda origin: self.shut.get(origin, 0.0))
         self.wanted = True
 
     def of(self, asking: Fetch, deadline_s: float | None = None) -> tuple[Digest, ...]:
@@ -151,6 +152,31 @@ def lines(**names: Digest) -> bytes:
 AB = f"{A.hex}  a.iso\n{B.hex}  b.iso\n".encode()
 GONE = AttemptError("bad_status", "status 404", status=404)
 CUT = AttemptError("short_body", "cut")
+
+
+def test_a_server_that_is_left_alone_is_not_asked_for_sums():
+    bench = Bench(one=AB, two=AB)
+    bench.shut = {"http://one.example:80": 40.0, "http://two.example:80": 30.0}
+
+    with pytest.raises(SumsBusy) as caught:
+        bench.of(attempt(sums=(ONE, TWO)))
+
+    assert bench.wire.asked == []
+    assert caught.value.delay_s == 30.0
+    del bench.shut["http://two.example:80"]
+    assert bench.of(attempt(sums=(ONE, TWO))) == (A,)
+    assert bench.wire.asked == [TWO]
+
+
+def test_what_one_place_has_not_another_one_that_is_left_alone_may_have():
+    bench = Bench(one=GONE, two=AB)
+    bench.shut = {"http://two.example:80": 30.0}
+
+    with pytest.raises(SumsBusy):
+        bench.of(attempt(sums=(ONE, TWO)))
+
+    bench.shut.clear()
+    assert bench.of(attempt(sums=(ONE, TWO))) == (A,)
 
 
 # ---------------------------------------------------------------- what is said of a file

@@ -307,6 +307,9 @@ class Engine:
             out = self._out.get(attempt.fence)
             return out is None or out.entry is None or self._queue.ask(out.entry)
 
+    def left_alone_s(self, origin: str) -> float:
+        return self._queue.left_alone_s(origin)
+
     def connection_failed(self, attempt: Attempt, failure: Failure) -> None:
         with self._deciding() as effects:
             out = self._out.get(attempt.fence)

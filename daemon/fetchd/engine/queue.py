@@ -248,6 +248,11 @@ class TaskQueue:
                 self._pace(entry.origin, self._clock.monotonic())
             return True
 
+    def left_alone_s(self, origin: str) -> float:
+        """Return for how long an origin is shut by ruling yet."""
+        with self._changed:
+            return max(0.0, self._gates.get(origin, 0.0) - self._clock.monotonic())
+
     def give_back(self, entry: Entry, count: int) -> None:
         """End ``count`` loans of an entry that is out; whoever waited for them is woken."""
         with self._changed:

@@ -57,7 +57,6 @@ _BUFFER_BYTES = 1024 * 1024
 _LITTLE_BYTES = 512 * 1024  # up to here a file is fetched at home
 _DISK_DELAY_S = 30.0
 _BUSY_DELAY_S = 5.0
-_SUMS_DELAY_S = 2.0
 #: The latest date that a file gets from its origin: all file systems know it, and the store too.
 _LATEST_S = 2.0**32
 
@@ -86,7 +85,10 @@ class Transfer:
         self.clock = clock
         self.failpoints = failpoints
         self.cores = cores
-        self.sums = SumsFiles(transport, clock)
+        if loans is None:
+            self.sums = SumsFiles(transport, clock)
+        else:
+            self.sums = SumsFiles(transport, clock, loans.left_alone_s)
         self.segments: set[Worker] = set()  # each call is one step of the interpreter
         self._local = threading.local()
 
@@ -105,7 +107,7 @@ class Transfer:
             let_go(exc)
             return Deferred(reason="same_dest", detail=str(exc), delay_s=_BUSY_DELAY_S)
         except SumsBusy as exc:
-            return Deferred(reason="sums", detail=str(exc), delay_s=_SUMS_DELAY_S)
+            return Deferred(reason="sums", detail=str(exc), delay_s=exc.delay_s)
         except AttemptError as exc:
             let_go(exc)
             if exc.code in DISK_WAITS and not work.overflowed:

@@ -34,6 +34,9 @@ LONGEST_S = 300.0
 #: So long a thread waits for what another one does, before it turns to other work.
 PATIENCE_S = 1.0
 
+#: So much later it is worth another look whether others are done.
+BUSY_DELAY_S = 2.0
+
 _LOOK_S = 0.25
 _BUFFER_BYTES = 64 * 1024
 _AS_ANY_FILE = Rules()
@@ -43,7 +46,11 @@ _Key = tuple[int, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]]
 
 
 class SumsBusy(Exception):
-    """The sums file cannot be had yet, because of other attempts; ``str()`` says why."""
+    """The sums file cannot be had yet, for reasons of others; ``str()`` says why."""
+
+    def __init__(self, reason: str, delay_s: float = BUSY_DELAY_S) -> None:
+        super().__init__(reason)
+        self.delay_s = delay_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +78,15 @@ class _Entry:
 class SumsFiles:
     """What publishers say of their files. Any thread; memory is bounded."""
 
-    def __init__(self, transport: Transport, clock: Clock) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        clock: Clock,
+        left_alone_s: Callable[[str], float] = lambda _: 0.0,
+    ) -> None:
+        """``left_alone_s``: as in ``ports.Loans``."""
         self._transport = transport
+        self._left_alone_s = left_alone_s
         self._clock = clock
         self._lock = threading.Lock()
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()  # guarded by _lock
@@ -166,10 +180,17 @@ class SumsFiles:
         wanted: Callable[[], bool],
         deadline_s: float | None,
     ) -> _Told | AttemptError:
-        """Ask one place after the other; a failure that may pass goes before one that is final."""
+        """Ask one place after the other; a failure that may pass goes before one that is final.
+
+        Places that are left alone are not asked. If no other one has the sums, they may: SumsBusy.
+        """
         timeouts = attempt.group.rules.timeouts
         failures = []
+        shut: dict[str, float] = {}
         for url, headers in key[1]:
+            if wait_s := self._left_alone_s(origin_of(url)):
+                shut[url] = wait_s
+                continue
             request = Request(
                 url=url,
                 headers=headers,
@@ -185,6 +206,9 @@ class SumsFiles:
                 if deadline_s is not None and self._clock.monotonic() >= deadline_s:
                     raise failure from None  # the limit of this attempt, and of no other
                 failures.append(failure)
+        if shut:
+            url, wait_s = min(shut.items(), key=lambda one: one[1])
+            raise SumsBusy(f"the server of the sums file {redact_url(url)} is left alone", wait_s)
         return next((one for one in failures if one.transient), failures[0])
 
     def _fetch(self, request: Request, pace: Pace, wanted: Callable[[], bool]) -> _Told:
