@@ -301,6 +301,16 @@ class TaskVerified(TaskEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRepaired(TaskEvent):
+    """A file with a wrong digest was mended from another source; ``url``: that one."""
+
+    attempt: int
+    size_bytes: int
+    compared_bytes: int
+    replaced_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRetryScheduled(TaskEvent):
     attempt: int
     code: str

@@ -436,6 +436,14 @@ class Expanded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """How a file with a wrong digest was mended: by blocks of another source that differed."""
+
+    compared_bytes: int
+    replaced_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
     """A verified part waits to be published. ``home``: as in ``ports.Part``.
 
@@ -445,6 +453,7 @@ class Fetched:
     intent: Intent
     home: str = ""
     ranges: bool | None = None
+    repaired: Repaired | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

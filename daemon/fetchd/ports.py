@@ -300,11 +300,24 @@ class Os(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mending:
+    """How far a complete part with a wrong digest was held against ``url``'s version of the file.
+
+    ``compared``: ranges in which they are the same by now, as those of a journal.
+    """
+
+    url: str
+    validator: Validator
+    compared: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartJournal:
     """What is known of a part's first ``durable_bytes`` bytes, which are on the disk.
 
     ``ranges``: more of the same version that is there behind them, each from its first byte to the
-    one behind its last, in order, with a gap before each.
+    one behind its last, in order, with a gap before each. ``seams``: where bytes of one answer
+    meet those of another, or of another attempt; ``mixed``: some came from other URLs than ``url``.
     """
 
     url: str
@@ -313,6 +326,9 @@ class PartJournal:
     validator: Validator
     durable_bytes: int
     ranges: tuple[tuple[int, int], ...] = ()
+    seams: tuple[int, ...] = ()
+    mixed: bool = False
+    mending: Mending | None = None
 
     @property
     def held_bytes(self) -> int:
@@ -347,6 +363,10 @@ class Part(Protocol):
 
     def write_at(self, data: memoryview, offset: int) -> None:
         """Write anywhere behind ``size_bytes``; any thread. Raises as ``write``."""
+        ...
+
+    def overwrite(self, data: memoryview, offset: int) -> None:
+        """Replace bytes before ``size_bytes`` that are wrong; raises as ``write``."""
         ...
 
     def advance(self, size_bytes: int) -> None:

@@ -178,3 +178,43 @@ def check_all_right(
     assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert database.execute("SELECT count(*) FROM run").fetchone() == (1,)
     database.close()
+
+
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        "transfer.suspected",
+        "repair.replaced",
+        "repair.replaced:2",
+        "repair.checkpointed",
+        "repair.checkpointed:2",
+        "transfer.verified",
+    ],
+)
+def test_a_crash_while_a_wrong_file_is_mended_costs_no_right_byte(tmp_path, failpoint):
+    mib = 1024 * 1024
+    body = content("mended", 12 * mib + 5)
+    wrong = bytearray(body)
+    for at in (3 * mib + 7, 9 * mib):
+        wrong[at] ^= 1
+    with (
+        Server({"/f": file(bytes(wrong))}) as bad,
+        Server({"/f": file(body)}) as good,
+        DaemonProcess(tmp_path, "retry.poison=0") as daemon,
+    ):
+        daemon.drop(
+            "a.yaml",
+            f"base: [{bad.origin}, {good.origin}]\nurl: f\nchecksum: sha256:{sha256(body)}\n",
+        )
+        crashed = daemon.start("--once", failpoint=failpoint).wait()
+        visible = visible_files(daemon.downloads)
+        before = len(good.requests)
+        again = daemon.run_once()
+        sent = sum(request.sent for request in good.requests[before:])
+
+    assert (crashed, again) == (-signal.SIGKILL, 0)
+    assert visible == []
+    assert sent <= len(body)
+    if failpoint == "repair.checkpointed:2":
+        assert sent < 4 * mib  # all but the end was compared
+    check_all_right(daemon, "a", "a.yaml", {"f": sha256(body)})

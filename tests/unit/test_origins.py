@@ -25,6 +25,7 @@ from fetchd.model import (
     Interrupted,
     OriginBounds,
     OriginView,
+    Repaired,
     RetryPolicy,
     UpToDate,
     Verify,
@@ -545,6 +546,13 @@ def test_means_follow_what_comes(hand):
     view = hand.view()
     assert view.bytes_per_s == 2_000_000
     assert view.stall_rate == 0.2
+
+
+def test_the_speed_of_a_repair_is_not_that_of_its_origin(hand):
+    repaired = Repaired(compared_bytes=1_000_000, replaced_bytes=1)
+    hand.one(replace(fetched(1_000_000, 50.0), repaired=repaired))
+
+    assert hand.view().bytes_per_s is None
 
 
 def test_ranges_are_as_they_were_seen_last(hand):

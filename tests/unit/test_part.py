@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fetchd.disk import DownloadDisk, RootSpec, SystemOs, build, part_name
 from fetchd.errors import AttemptError
 from fetchd.model import Validator
-from fetchd.ports import PartBusy, PartJournal
+from fetchd.ports import Mending, PartBusy, PartJournal
 
 
 class FaultyOs(SystemOs):
@@ -712,3 +712,64 @@ def test_a_journal_of_an_older_fetchd_has_no_ranges(tmp_path, disk) -> None:
     with disk.open_part("default", "a") as part:
         assert part.journal is not None
         assert part.journal.ranges == ()
+
+
+# ---------------------------------------------------------------- what a repair needs to know
+
+
+def test_a_journal_keeps_seams_and_how_far_a_repair_has_come(disk):
+    said = replace(
+        journal(10, 10),
+        seams=(4, 7),
+        mixed=True,
+        mending=Mending(
+            url="http://m/a", validator=Validator(etag='"2"'), compared=((0, 2), (4, 6))
+        ),
+    )
+    with disk.open_part("default", "a") as part:
+        part.write(memoryview(b"0123456789"))
+        part.checkpoint(said)
+
+    with disk.open_part("default", "a") as part:
+        assert part.journal == said
+
+
+def test_a_journal_without_them_is_written_as_ever(disk, tmp_path):
+    with disk.open_part("default", "a") as part:
+        part.write(memoryview(b"0123456789"))
+        part.checkpoint(journal(10, 10))
+
+    (file,) = hidden(tmp_path).glob("*.json")
+    assert not {"seams", "mixed", "mending", "ranges"} & json.loads(file.read_text()).keys()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seams": [0]},
+        {"seams": ["4"]},
+        {"seams": [True]},
+        {"mending": {}},
+        {"mending": {"url": "u", "compared": [[5, 4]]}},
+        {"mending": {"url": "u", "compared": [[0, 11]]}},
+    ],
+    ids=str,
+)
+def test_a_journal_with_a_flaw_in_them_vouches_for_nothing(disk, tmp_path, wrong):
+    with disk.open_part("default", "a") as part:
+        part.write(memoryview(b"0123456789"))
+        part.checkpoint(journal(10, 10))
+    (file,) = hidden(tmp_path).glob("*.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
+
+    with disk.open_part("default", "a") as part:
+        assert (part.journal, part.size_bytes) == (None, 0)
+
+
+def test_bytes_that_are_overwritten_leave_the_length_as_it_is(disk):
+    with disk.open_part("default", "a") as part:
+        part.write(memoryview(b"0123456789"))
+        part.overwrite(memoryview(b"xyz"), 4)
+        part.checkpoint(journal(10, 10))
+
+    assert content(disk, "a") == b"0123xyz789"

@@ -10,13 +10,14 @@ import json
 import os
 import stat
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, NamedTuple, Self
 
 from fetchd.disk.roots import HIDDEN, Folder, Root, explain, explained, shown
 from fetchd.disk.space import Claim, Space
 from fetchd.errors import AttemptError
 from fetchd.model import Validator
-from fetchd.ports import Os, PartBusy, PartJournal
+from fetchd.ports import Mending, Os, PartBusy, PartJournal
 
 _PARTS = "parts"
 _FOLDER_OF_PARTS = f"{HIDDEN}/{_PARTS}"
@@ -149,6 +150,9 @@ class DiskPart:
 
     def write_at(self, data: memoryview, offset: int) -> None:
         self._ahead = True
+        self.overwrite(data, offset)
+
+    def overwrite(self, data: memoryview, offset: int) -> None:
         try:
             _write_all(self._system, self._fd, data, offset)
         except OSError as exc:
@@ -326,13 +330,18 @@ class DiskPart:
             "url": journal.url,
             "final_url": journal.final_url,
             "total": journal.total,
-            "etag": journal.validator.etag,
-            "last_modified": journal.validator.last_modified,
-            "date": journal.validator.date,
+            **asdict(journal.validator),
             "durable_bytes": journal.durable_bytes,
         }
-        if journal.ranges:
-            document["ranges"] = journal.ranges
+        for name in ("ranges", "seams", "mixed"):
+            if said := getattr(journal, name):
+                document[name] = said
+        if (mending := journal.mending) is not None:
+            document["mending"] = {
+                "url": mending.url,
+                **asdict(mending.validator),
+                "compared": mending.compared,
+            }
         return memoryview(json.dumps(document, ensure_ascii=True).encode("ascii"))
 
 
@@ -633,15 +642,39 @@ def _decode(raw: bytes) -> tuple[str, str, PartJournal]:
         url=_text(document, "url"),
         final_url=_text(document, "final_url"),
         total=total,
-        validator=Validator(
-            etag=_text_or_none(document, "etag"),
-            last_modified=_text_or_none(document, "last_modified"),
-            date=_text_or_none(document, "date"),
-        ),
+        validator=_validator(document),
         durable_bytes=durable_bytes,
         ranges=_ranges(document.get("ranges", ()), durable_bytes, total),
+        seams=_seams(document.get("seams", ())),
+        mixed=document.get("mixed") is True,
+        mending=_mending(document.get("mending"), durable_bytes),
     )
     return _text(document, "root"), _text(document, "path"), journal
+
+
+def _validator(document: dict[str, Any]) -> Validator:
+    return Validator(
+        etag=_text_or_none(document, "etag"),
+        last_modified=_text_or_none(document, "last_modified"),
+        date=_text_or_none(document, "date"),
+    )
+
+
+def _seams(said: object) -> tuple[int, ...]:
+    seams = said if isinstance(said, list) else []
+    if not all(type(seam) is int and seam > 0 for seam in seams):
+        raise ValueError("no seams")
+    return tuple(seams)
+
+
+def _mending(said: object, size_bytes: int) -> Mending | None:
+    if not isinstance(said, dict):
+        return None
+    return Mending(
+        url=_text(said, "url"),
+        validator=_validator(said),
+        compared=_ranges(said.get("compared", ()), -1, size_bytes),
+    )
 
 
 def _ranges(said: object, durable_bytes: int, total: int | None) -> tuple[tuple[int, int], ...]:

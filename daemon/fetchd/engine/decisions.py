@@ -159,7 +159,17 @@ class Decisions:
             self._cancelled(group, task, TaskState.RUNNING, effects)
             return
         match outcome:
-            case Fetched(intent=intent):
+            case Fetched(intent=intent, repaired=repaired):
+                if repaired is not None:
+                    effects.happened.append(
+                        events.TaskRepaired(
+                            **about_task(attempt, attempt.source),
+                            attempt=attempt.number,
+                            size_bytes=intent.size_bytes,
+                            compared_bytes=repaired.compared_bytes,
+                            replaced_bytes=repaired.replaced_bytes,
+                        )
+                    )
                 self._fetched(attempt, out, intent, effects)
             case UpToDate():
                 self._up_to_date(attempt, out, outcome, effects)

@@ -175,7 +175,8 @@ class Origins:
                     return _NOTHING
                 if ranges is not None:
                     known.ranges = ranges
-                if intent.received_bytes >= _TELLING_BYTES and intent.elapsed_s > 0:
+                telling = intent.received_bytes >= _TELLING_BYTES and intent.elapsed_s > 0
+                if telling and outcome.repaired is None:  # which is the disk's speed, too
                     known.learn_rate(intent.received_bytes / intent.elapsed_s)
                 return self._well(known, now_s, happened)
             case UpToDate(how="not_modified"):

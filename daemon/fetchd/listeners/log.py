@@ -50,6 +50,7 @@ LINES: dict[type[Event], Line] = {
     events.TasksAdded: Line("tasks.added", _DEBUG),
     events.TaskStarted: Line("task.started", _DEBUG),
     events.TaskVerified: Line("task.verified", _DEBUG),
+    events.TaskRepaired: Line("task.repaired", _INFO),
     events.TaskRetryScheduled: Line("task.retry_scheduled", _WARNING),
     events.TaskDeferred: Line("task.deferred", _INFO),
     events.RootFull: Line("root.full", _WARNING),

@@ -5,8 +5,8 @@ that vouches for its bytes, ``watch`` time, limits and reports, ``asking`` the q
 origin. ``standing`` knows what is at the destination already, ``resume`` what a part is good for,
 ``verify`` what a file must prove, ``sums`` what its publisher says of it, ``dossier`` what is told
 of refused content. ``sharing`` lets a ``crew`` of connections bring one body in ``segments``, each
-at its ``pace``. No library, no file and no socket here: bytes come from a Transport and go to the
-Disk.
+at its ``pace``; ``repair`` mends a wrong file from another source, in the order of ``blocks``. No
+library, no file and no socket here: bytes come from a Transport and go to the Disk.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import replace
 
 from fetchd.clock import Clock, Failpoints
 from fetchd.cores import Cores
@@ -22,6 +23,7 @@ from fetchd.model import (
     Interrupted,
     Outcome,
     Progress,
+    Repaired,
     UpToDate,
     Validator,
     Verify,
@@ -33,6 +35,7 @@ from fetchd.transfer.asking import Asking
 from fetchd.transfer.crew import LeftAlone, Mismatch
 from fetchd.transfer.dossier import REFUSALS, START_BYTES, describe
 from fetchd.transfer.kept import Kept
+from fetchd.transfer.repair import Repair, Unfit, is_mendable, is_worth_keeping
 from fetchd.transfer.resume import WHOLE, Plan, plan
 from fetchd.transfer.segments import LEAST_BYTES
 from fetchd.transfer.sharing import Sharing
@@ -173,6 +176,7 @@ class _Fetch:
         self._watch = Watch(attempt, transfer.clock, transfer.report)
         self._answered = False  # a head came, with a body to receive
         self._start = b""  # the first bytes that came, written or not
+        self._repaired = False  # in vain: all is as this source has it, and wrong
         self._one_stream = False  # several connections have met a mismatch
 
     def run(self) -> Outcome:
@@ -213,10 +217,11 @@ class _Fetch:
                 return self._fetch(unless)
             except (AttemptError, NotWanted) as exc:
                 code = exc.code if isinstance(exc, AttemptError) else ""
-                self.dossier = kept.leave(code, self.dossier)
+                suspect = code == "checksum_mismatch" and self._is_worth_keeping()
+                self.dossier = kept.leave(code, self.dossier, suspect=suspect)
                 self.overflowed = kept.overflowed
                 self.elsewhere = self._answered and not (kept.wrote and part.size_bytes)
-                self.progressed = kept.durable_bytes > began_bytes
+                self.progressed = not suspect and kept.durable_bytes > began_bytes
                 raise
 
     def _take_over(self, part: Part) -> Kept:
@@ -250,9 +255,11 @@ class _Fetch:
             # Before connecting: no origin waits patiently while gigabytes are read.
             self._spread()
             kept.hash_all(self._watch.tell_hashed)
-            if complete and kept.digests_hold():
-                return self._use_kept()
             if complete:
+                if kept.digests_hold():
+                    return self._use_kept()
+                if is_mendable(self._attempt, kept) and (outcome := self._repair()):
+                    return outcome
                 asked = WHOLE
         if unless is None and not complete:
             # No origin is asked for what there is no room for.
@@ -402,6 +409,48 @@ class _Fetch:
             transfer.failpoints,
             transfer.segments,
             reads_back=bool(self._wanted or self._rules.magic),
+        )
+
+    # ------------------------------------------------------------ mending
+
+    def _is_worth_keeping(self) -> bool:
+        """Tell whether bytes with a wrong digest, which no repair was tried on, are for one."""
+        return (
+            not self._repaired and self._kept.ended and is_worth_keeping(self._attempt, self._kept)
+        )
+
+    def _repair(self) -> Outcome | None:
+        """Mend the part by this source; None: it is to begin anew."""
+        kept, transfer = self._kept, self._transfer
+        repair = Repair(
+            self._attempt,
+            self._wanted,
+            kept,
+            self._watch,
+            self._asking,
+            transfer.clock,
+            transfer.failpoints,
+        )
+        try:
+            repair.run()
+        except Unfit as exc:
+            let_go(exc)
+            return None
+        except AttemptError as exc:
+            if exc.code == "checksum_mismatch":
+                self._repaired = kept.wrote = kept.ended = True
+                self.dossier = describe(self._attempt, repair.stream, kept, b"", self._wanted)
+            raise
+        kept.resumed_from_bytes = kept.part.size_bytes - repair.replaced_bytes
+        self._watch.tell()
+        # What was not compared may be other bytes there, so its validator vouches for nothing.
+        said = Validator(last_modified=repair.stream.validator.last_modified)
+        fetched = self._fetched(self._attempt.source, repair.stream.final_url, said, Verify.DIGEST)
+        return replace(
+            fetched,
+            repaired=Repaired(
+                compared_bytes=repair.compared_bytes, replaced_bytes=repair.replaced_bytes
+            ),
         )
 
     # ------------------------------------------------------------ how it ends well

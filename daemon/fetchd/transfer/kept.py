@@ -9,7 +9,7 @@ from dataclasses import replace
 from fetchd.clock import Clock, Failpoints
 from fetchd.digests import Digest, Hashes
 from fetchd.errors import AttemptError
-from fetchd.model import Dossier, Rules
+from fetchd.model import Dossier, Rules, Validator
 from fetchd.ports import Part, PartJournal
 from fetchd.transfer.resume import is_strong
 from fetchd.transfer.segments import Range
@@ -17,6 +17,8 @@ from fetchd.transfer.verify import fits_magic
 
 #: Given up of a part on a full disk, so that its journal finds room.
 _JOURNAL_ROOM_BYTES = 64 * 1024
+#: No journal names more places where bytes of several answers meet.
+_MOST_SEAMS = 32
 #: With these the bytes that an attempt has written are of no use to the next one.
 _WORTHLESS = {"checksum_mismatch", "bad_size", "expectation_failed", "too_large"}
 
@@ -24,10 +26,11 @@ _WORTHLESS = {"checksum_mismatch", "bad_size", "expectation_failed", "too_large"
 class Kept:
     """An open part and all that is known of it. One thread.
 
-    ``ranges``: what it has behind its front; ``total_bytes``: of the whole file, as its journal or
-    the latest answer says; ``resumed_from_bytes``: how many of an earlier attempt are used;
-    ``wrote``: it holds bytes of this attempt; ``ended``: the body came to its end; ``overflowed``:
-    bytes without an announced end met a full disk.
+    ``ranges``: what it has behind its front; ``seams``, ``mixed``: as in its journal;
+    ``total_bytes``: of the whole file, as its journal or the latest answer says;
+    ``resumed_from_bytes``: how many of an earlier attempt are used; ``wrote``: it holds bytes of
+    this attempt; ``ended``: the body came to its end; ``overflowed``: bytes without an announced
+    end met a full disk.
     """
 
     journal: PartJournal  # what a checkpoint says, but for lengths; from ``begin`` on
@@ -49,6 +52,8 @@ class Kept:
         self.part = part
         said = part.journal
         self.ranges: tuple[Range, ...] = said.ranges if said else ()
+        self.seams = said.seams if said else ()
+        self.mixed = said.mixed if said else False
         self.total_bytes = said.total if said else None
         self.resumed_from_bytes = 0
         self.wrote = False
@@ -91,7 +96,8 @@ class Kept:
         return True
 
     def hash_all(self, tell: Callable[[int, int], None]) -> None:
-        """Hash what earlier attempts have left; ``tell`` hears how much of how much is read."""
+        """Hash all that is there; ``tell`` hears how much of how much has been read."""
+        self.hashes = Hashes(self._algorithms)
         for _, end in self.read_back(0):
             tell(end, self.part.size_bytes)
 
@@ -116,6 +122,10 @@ class Kept:
         self.total_bytes = journal.total
         self._resumable = bool(self._wanted) or is_strong(journal.validator)
         self._marked_bytes = self.part.size_bytes
+        if self.part.size_bytes:
+            self._note_seam(self.part.size_bytes)
+            was = self.part.journal
+            self.mixed = self.mixed or (was is not None and was.url != journal.url)
 
     def write(self, data: memoryview) -> None:
         self.wrote = True
@@ -127,6 +137,8 @@ class Kept:
         self.wrote = True
         self.ranges = ranges
         self.part.advance(front_bytes)
+        for start, _ in ranges:
+            self._note_seam(start)
 
     def mark_if_due(self) -> None:
         """Make a checkpoint if enough has come for one, or enough time has passed."""
@@ -142,10 +154,21 @@ class Kept:
         """Claim room for what is missing, as far as that is known."""
         self.part.claim(max(0, (self.total_bytes or 0) - self.held_bytes))
 
+    def _note_seam(self, offset: int) -> None:
+        if offset not in self.seams and len(self.seams) < _MOST_SEAMS:
+            self.seams += (offset,)
+
+    def _now(self) -> PartJournal:
+        return replace(
+            self.journal,
+            durable_bytes=self.part.size_bytes,
+            ranges=self.ranges,
+            seams=self.seams,
+            mixed=self.mixed,
+        )
+
     def _checkpoint(self) -> None:
-        front_bytes = self.part.size_bytes
-        journal = replace(self.journal, durable_bytes=front_bytes, ranges=self.ranges)
-        self.part.checkpoint(journal)
+        self.part.checkpoint(self._now())
         self._failpoints.pass_by("transfer.checkpointed")
 
     # ------------------------------------------------------------ what goes from it
@@ -153,7 +176,8 @@ class Kept:
     def empty(self) -> None:
         """Begin at the first byte again."""
         self.part.truncate()
-        self.ranges = ()
+        self.ranges = self.seams = ()
+        self.mixed = False
         self.total_bytes = None
         self.hashes = Hashes(self._algorithms)
         self.resumed_from_bytes = 0
@@ -162,15 +186,18 @@ class Kept:
         """Keep the front alone, durably: what is written behind it next may be of other bytes."""
         self.ranges = ()
         self.resumed_from_bytes = min(self.resumed_from_bytes, self.part.size_bytes)
-        self.part.checkpoint(replace(self.journal, durable_bytes=self.part.size_bytes))
+        self.part.checkpoint(self._now())
         self.part.truncate(self.part.size_bytes)
 
-    def leave(self, code: str, dossier: Dossier | None) -> Dossier | None:
+    def leave(self, code: str, dossier: Dossier | None, *, suspect: bool) -> Dossier | None:
         """Keep what a later attempt can use, remove what it cannot; the first error stands.
 
-        ``code`` of that error, "": nobody wants the file any more. Returns the dossier with the
-        place where refused bytes are kept aside for people.
+        ``code`` of that error, "": nobody wants the file any more; ``suspect``: all of it is to be
+        kept for a repair. Returns the dossier with the place where refused bytes are kept aside
+        for people.
         """
+        if suspect and self._keep_suspect():
+            return dossier
         part = self.part
         useless = self.wrote and (code in _WORTHLESS or not self._resumable)
         # What overflows `size` may have no end, so it is worth no room: only a whole body is.
@@ -191,6 +218,18 @@ class Kept:
                     self.ranges = ()
                 self._checkpoint()
         return dossier
+
+    def _keep_suspect(self) -> bool:
+        """Keep the whole of a file that has a wrong digest; no validator vouches for it any more.
+
+        So only a digest can ever make it good. False: the disk would not have it.
+        """
+        size_bytes = self.part.size_bytes
+        with suppress(AttemptError):
+            self.part.checkpoint(replace(self._now(), total=size_bytes, validator=Validator()))
+            self._failpoints.pass_by("transfer.suspected")
+            return True
+        return False
 
     def _quarantine(self, dossier: Dossier | None) -> Dossier | None:
         """Keep refused bytes aside, or none where even that fails."""
