@@ -95,6 +95,7 @@ class Plan:
             (2, self._no_validator),
             (3, self._large),
             (2, self._mirrors),
+            (1, self._mended),
             (1, self._all_lie),
             (2, self._needs),
             (2, self._list),
@@ -151,6 +152,22 @@ class Plan:
         self._file(work, name, body)
         work.routes[f"/lies/{name}"] = file(bytes(len(body)))
         work.routes[f"/true/{name}"] = file(body, rate=self._rate())
+        self._kept(work, f"/true/{name}", body)
+        return [work]
+
+    def _mended(self, name: str) -> list[Work]:
+        """The first mirror's file has a wrong byte, and is mended by the second one."""
+        body = content(name, self._dice.randint(4 * MIB, 6 * MIB))
+        wrong = bytearray(body)
+        wrong[self._dice.randrange(len(body))] ^= 1
+        work = self._work(
+            name,
+            f"base: [{self._origin}/lies/, {self._origin}/true/]\nurl: {name}\n"
+            f"checksum: sha256:{sha256(body)}\n",
+        )
+        self._file(work, name, body)
+        work.routes[f"/lies/{name}"] = file(bytes(wrong))
+        work.routes[f"/true/{name}"] = file(body, rate=self._dice.uniform(1.0, 4.0) * MIB)
         self._kept(work, f"/true/{name}", body)
         return [work]
 

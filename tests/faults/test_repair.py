@@ -7,14 +7,13 @@ import re
 import pytest
 
 from faults.rig import Ended, recovered, refused, sha256
-from faults.server import Server, content, file, flapping, status
+from faults.server import Exchange, Server, content, file, flapping, status
 from fetchd import events
 
 MIB = 1024 * 1024
 SIZE = 16 * MIB + 77
 BIG = content("a big file", SIZE)
-#: What may be on its way of an answer that is not wanted any more.
-ON_ITS_WAY = MIB
+ETAG = file(BIG).etag
 
 
 def garbled(*places: int, length: int = 100) -> bytes:
@@ -76,7 +75,7 @@ def test_n21_a_garbled_block_is_mended_by_the_next_mirror(rig, mirrors):
     assert len(mirrors[0].requests) == 1
     first, *others = mirrors[1].requests
     assert first.header("If-Range") is None
-    assert {request.header("If-Range") for request in others} == {file(BIG).etag}
+    assert {request.header("If-Range") for request in others} == {ETAG}
     assert ended.view.resumed_from_bytes == SIZE - MIB
     assert ended.parts == {}
 
@@ -92,6 +91,28 @@ def test_n21_garbled_where_two_mirrors_met_costs_few_blocks(rig, mirrors):
     assert repaired(ended).compared_bytes <= 3 * MIB
     mending = stretches(mirrors[0]) + stretches(mirrors[1])
     assert sum(end - start for start, end in mending) <= 3 * MIB
+
+
+def test_n21_garbled_where_a_piece_begins_costs_the_blocks_at_the_pieces(rig, mirrors):
+    garbled_at: list[int] = []
+
+    def pieces(exchange: Exchange) -> None:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", exchange.request.header("Range") or "")
+        body = BIG
+        if asked and not garbled_at:
+            garbled_at.append(int(asked[1]))
+            body = garbled(garbled_at[0])
+        file(body, etag=ETAG, rate=24e6)(exchange)
+
+    settings = {"limits.connections_per_origin": "2"}
+    ended = mirrored(rig, mirrors, pieces, file(BIG), keys="segments: 2\n", settings=settings)
+
+    assert recovered(ended, "checksum_mismatch", body=BIG)
+    assert garbled_at[0] > 6 * MIB
+    assert repaired(ended).replaced_bytes == MIB
+    seams = [start for start, _ in stretches(mirrors[0])]
+    before = sorted(seams).index(garbled_at[0]) + 1
+    assert repaired(ended).compared_bytes <= (2 * before + 1) * MIB
 
 
 @pytest.mark.parametrize("keys", ["segments: 4\n", ""], ids=["pieces", "whole"])

@@ -70,6 +70,7 @@ class Origin:
     validator: Validator = field(default_factory=lambda: Validator(etag='"1"'))
     content_type: str | None = "application/octet-stream"
     ranges: bool = True
+    heeds_if_range: bool = True
     cut_after: int | None = None  # bytes of all its bodies, once
     before: Callable[[Request], None] = lambda _: None
     requests: list[Request] = field(default_factory=list)
@@ -135,7 +136,7 @@ class Bench(SystemOs):
         if not wanted():
             raise NotWanted
         ranged = (request.start or request.stop) and origin.ranges
-        if ranged and request.if_range not in {None, origin.validator.etag}:
+        if origin.heeds_if_range and request.if_range not in {None, origin.validator.etag}:
             ranged = False
         if ranged and request.start >= len(origin.data):
             raise RangeRefused(len(origin.data))
@@ -400,12 +401,15 @@ def test_a_source_that_proves_nothing_gives_the_whole(bench, flaw):
     assert isinstance(outcome, Fetched)
     assert outcome.repaired is None
     assert bench.origins[MIRROR].asked == [(BLOCK, 2 * BLOCK), (0, None)]
+    assert bench.origins[MIRROR].served_bytes == SIZE
     assert bench.part == DATA
 
 
-def test_a_source_that_changes_meanwhile_gives_the_whole(bench):
+@pytest.mark.parametrize("heeds", [True, False])
+def test_a_source_that_changes_meanwhile_gives_the_whole(bench, heeds):
     spoil(bench, 1955)
     mirror = bench.origins[MIRROR]
+    mirror.heeds_if_range = heeds
 
     def change(_: Request) -> None:
         if len(mirror.requests) == 3:
@@ -417,7 +421,9 @@ def test_a_source_that_changes_meanwhile_gives_the_whole(bench):
 
     assert isinstance(outcome, Fetched)
     assert outcome.repaired is None
+    assert len(mirror.requests) == 4
     assert mirror.asked[-1] == (0, None)
+    assert mirror.served_bytes == SIZE + 3 * BLOCK
 
 
 @pytest.mark.parametrize("size", [SIZE - 1, SIZE + 1, 5])
@@ -427,7 +433,8 @@ def test_a_source_with_another_size_is_asked_for_the_whole_and_judged_by_that(be
 
     assert code(bench.fetch(MIRROR)) == "checksum_mismatch"
 
-    assert bench.origins[MIRROR].asked[-1] == (0, None)
+    assert bench.origins[MIRROR].asked == [(BLOCK, 2 * BLOCK), (0, None)]
+    assert bench.origins[MIRROR].served_bytes == size
 
 
 @pytest.mark.parametrize(
