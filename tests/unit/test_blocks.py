@@ -143,3 +143,16 @@ def test_a_search_goes_on_at_the_place_where_it_was_broken_off():
     mending.run()
 
     assert mending.order == [20, 19, 18, 21, 22, 23]
+
+
+@given(st.integers(1, 400), st.integers(0, 400), st.integers(0, 400))
+def test_a_block_that_was_compared_in_part_is_compared(total_bytes, start, length):
+    """As by a later version, with larger blocks."""
+    end = min(total_bytes, start + length)
+    compared = ((start, end),) if start < end else ()
+    mending = Mending(total_bytes, set(range(-(-total_bytes // BLOCK))), compared=compared)
+
+    mending.run()
+
+    first_byte_of = [at * BLOCK for at in mending.damaged]
+    assert all(start <= at and min(at + BLOCK, total_bytes) <= end for at in first_byte_of)

@@ -38,13 +38,15 @@ class Search:
         self._block_bytes = block_bytes
         self._blocks = bytearray(-(-total_bytes // block_bytes))
         compared = tuple(compared)
+        count = len(self._blocks)
         for start, end in compared:
-            first, behind = start // block_bytes, -(-end // block_bytes)
+            first = -(-start // block_bytes)
+            behind = count if end >= total_bytes else end // block_bytes
             self._blocks[first:behind] = bytes([_SAME]) * (behind - first)
         # Where a search was broken off, it may have been at a block that differed.
         places = [*doubtful, *(edge for each in compared for edge in each)]
         both = {at // block_bytes for place in places for at in (place - 1, place)}
-        self._doubtful = sorted(both & set(range(len(self._blocks))))
+        self._doubtful = sorted(at for at in both if 0 <= at < count)
         self._neighbours: list[int] = []
         self._ordered = 1  # how many of the others are asked for next
         self._tries_left = _MOST_TRIES
