@@ -313,18 +313,8 @@ class Engine:
     def connection_failed(self, attempt: Attempt, failure: Failure) -> None:
         with self._deciding() as effects:
             out = self._out.get(attempt.fence)
-            if out is None or out.entry is None:
-                return
-            rulings = self._origins.note_connection(
-                out.entry.origin,
-                failure,
-                out.group.rules.retry,
-                began_s=max(out.began_s, out.lent_s),
-                now_s=self._clock.monotonic(),
-                happened=effects.happened,
-            )
-            if rulings:
-                self._rule(rulings, effects)
+            if out is not None:
+                self._origin_records.note_connection(out, failure, effects)
 
     def give_back(self, attempt: Attempt) -> None:
         with self._lock:

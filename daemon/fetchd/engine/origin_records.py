@@ -12,7 +12,7 @@ from fetchd.engine.decisions import Effects, Out
 from fetchd.engine.origins import Origins
 from fetchd.engine.queue import Ruling
 from fetchd.engine.runs import Group
-from fetchd.model import Fetch, OriginRecord, Outcome
+from fetchd.model import Failure, Fetch, OriginRecord, Outcome
 from fetchd.ports import Change, OriginForgotten, OriginKept
 from fetchd.urls import origin_of
 
@@ -44,6 +44,21 @@ class OriginRecords:
             outcome,
             out.group.rules.retry,
             began_s=out.began_s,
+            now_s=self._clock.monotonic(),
+            happened=effects.happened,
+        )
+        if rulings:
+            self._rule(rulings, effects)
+
+    def note_connection(self, out: Out, failure: Failure, effects: Effects) -> None:
+        """Take in how a lent connection failed, while its attempt goes on."""
+        if out.entry is None:
+            return
+        rulings = self._origins.note_connection(
+            out.entry.origin,
+            failure,
+            out.group.rules.retry,
+            began_s=max(out.began_s, out.lent_s),
             now_s=self._clock.monotonic(),
             happened=effects.happened,
         )
