@@ -234,8 +234,9 @@ class TaskSpec:
 
     ``key`` is stable over edits: the path below the root. ``path`` is relative, cleaned, in the
     surrogate-escaped form of ``os.fsdecode``. ``sums``: URLs of one sums file, to be asked in
-    this order; what it says of the file has to hold beside ``digests``. ``problem``: why this item
-    can only fail ("code", "reason"), None for good ones.
+    this order; what it says of the file has to hold beside ``digests``. ``size_bytes``: what the
+    file has to weigh, None where its item does not say. ``problem``: why this item can only fail
+    ("code", "reason"), None for good ones.
     """
 
     key: str
@@ -243,6 +244,7 @@ class TaskSpec:
     path: str
     digests: tuple[Digest, ...] = ()
     sums: tuple[str, ...] = ()
+    size_bytes: int | None = None
     problem: tuple[str, str] | None = None
 
 

@@ -249,16 +249,17 @@ def test_what_a_task_is_held_against_comes_back_as_it_was(store):
     sums = ("http://one.example/SHA256SUMS", "http://two.example/SHA256SUMS")
     made = [
         replace(spec("a"), sums=sums),
-        replace(spec("b"), sums=sums[:1], digests=(Digest("md5", "0" * 32),)),
-        spec("c"),
+        replace(spec("b"), sums=sums[:1], digests=(Digest("md5", "0" * 32),), size_bytes=2**63 - 1),
+        replace(spec("c"), size_bytes=0),
+        spec("d"),
     ]
     opened = add(store, job("a", group("a", *made)))
 
     kept = window(store, opened.groups[0].id).tasks
-    store.record([Started(task=kept[0].task.id)])
+    store.record([Started(task=one.task.id) for one in kept[:2]])
 
     assert [one.task.spec for one in kept] == made
-    assert [left.task.spec for left in store.unfinished()] == made[:1]
+    assert [left.task.spec for left in store.unfinished()] == made[:2]
 
 
 def test_jobs_that_come_together_are_recorded_together_in_their_order(store):
@@ -1249,7 +1250,7 @@ def rows(path: Path) -> list[tuple]:
     found = []
     for table in ("job", "run", "task_group", "task", "file"):
         columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
-        newer = {("task", "sums"), ("file", "verified")}
+        newer = {("task", "sums"), ("task", "size_bytes"), ("file", "verified")}
         known = ", ".join(c for c in columns if (table, c) not in newer)
         found += db.execute(f"SELECT {known} FROM {table}").fetchall()
     db.close()
@@ -1280,6 +1281,7 @@ def test_s05_what_version_1_left_goes_on(old):
     assert ready_now == {"tools": ["tools/c.zip"], "index": ["index.json"], "crawl": ["x.csv"]}
     assert [one.task.history.barred for one in waiting] == [frozenset({0})]
     assert all(one.task.spec.sums == () for one in (*left, *waiting))
+    assert all(one.task.spec.size_bytes is None for one in (*left, *waiting))
     assert tools.groups[0].group.template == Template(
         base=("https://one.example/", "https://two.example/"), dest="tools"
     )

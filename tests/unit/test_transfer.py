@@ -265,10 +265,18 @@ class Bench:
         previous: FileRecord | None = None,
         budget_bytes: int | None = None,
         sums: tuple[str, ...] = (),
+        size_bytes: int | None = None,
         **rules,
     ) -> Fetch:
         group = TaskGroup(name="g", items=(Item(url=url),), rules=Rules(**rules))
-        spec = TaskSpec(key=path, sources=(URL, MIRROR), path=path, digests=digests, sums=sums)
+        spec = TaskSpec(
+            key=path,
+            sources=(URL, MIRROR),
+            path=path,
+            digests=digests,
+            sums=sums,
+            size_bytes=size_bytes,
+        )
         return first_fetch(group, spec, url, previous=previous, budget_bytes=budget_bytes)
 
     def fetch(self, **asked) -> Outcome:
@@ -421,6 +429,7 @@ def test_rule_20_nothing_is_visible_before_it_is_published(bench):
         (True, True, {}, False, Verify.LENGTH),
         (False, True, {}, False, Verify.LENGTH),
         (False, False, {"size": SizeRange(least_bytes=9, most_bytes=9)}, False, Verify.LENGTH),
+        (False, False, {"size_bytes": 9}, False, Verify.LENGTH),
         (False, False, {"verify": Verify.NONE}, False, Verify.NONE),
         (True, True, {"verify": Verify.NONE}, False, Verify.LENGTH),
     ],
@@ -529,6 +538,9 @@ def test_rule_17_n20_a_login_page_in_answer_to_a_resume_costs_none_of_the_kept_b
         ({"budget_bytes": 99}, "too_large"),
         ({"size": SizeRange(most_bytes=99)}, "bad_size"),
         ({"size": SizeRange(least_bytes=101)}, "bad_size"),
+        ({"size_bytes": 99}, "bad_size"),
+        ({"size_bytes": 101}, "bad_size"),
+        ({"size_bytes": 100}, None),
         ({"max_bytes": 100, "budget_bytes": 100, "size": SizeRange(most_bytes=100)}, None),
         ({"size": SizeRange(least_bytes=100)}, None),
     ],
@@ -556,6 +568,16 @@ def test_n11_an_endless_body_ends_at_the_limit(bench, rules):
 
     assert bench.origin.served_bytes <= 10_000
     assert bench.parts == []
+
+
+def test_a_standing_file_of_another_size_than_its_item_names_is_fetched_anew(bench):
+    bench.origin = Origin(data=b"data")
+    bench.publish(bench.fetch())
+
+    outcome = bench.fetch(previous=bench.record(), size_bytes=5)
+
+    assert failure(outcome) == ("bad_size", False)
+    assert bench.origin.requests[-1].unless is None
 
 
 def test_rule_25_a_body_shorter_than_its_length_is_never_a_file(bench):

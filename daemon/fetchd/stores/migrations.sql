@@ -33,3 +33,7 @@ CREATE TABLE origin (
     document TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX origin_seen ON origin (seen_at);
+
+-- name: 6
+-- An item may say what its file weighs.
+ALTER TABLE task ADD COLUMN size_bytes INTEGER;

@@ -16,8 +16,9 @@ UPDATE task_group SET expanding = ?, offset_bytes = ?, prefix_sha256 = ?, lines 
 SELECT 1 FROM task WHERE path = ? AND root = ? AND run = ? LIMIT 1;
 
 -- name: add_task
-INSERT INTO task (run, grp, root, path, sources, digests, sums, origin, state, due, detail, reason)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?);
+INSERT INTO task
+    (run, grp, root, path, sources, digests, sums, size_bytes, origin, state, due, detail, reason)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?);
 
 -- name: start_task
 UPDATE task SET state = 1 WHERE id = ? AND state = 0;
@@ -82,7 +83,7 @@ SELECT min(origin) FROM task WHERE grp = ? AND state = 0 AND origin > ?;
 
 -- name: ready_of_origin
 -- Tasks whose destination belongs to an earlier open task of another run are marked as held.
-SELECT t.id, t.path, t.sources, t.digests, t.sums, t.due, t.detail, t.history,
+SELECT t.id, t.path, t.sources, t.digests, t.sums, t.size_bytes, t.due, t.detail, t.history,
        EXISTS (
            SELECT 1 FROM task AS e
            WHERE e.path = t.path AND e.root = t.root AND e.run < t.run AND e.state < 3
@@ -101,7 +102,8 @@ SELECT min(due) FROM task WHERE grp = ? AND origin = ? AND state = 0 AND due > ?
 UPDATE task SET due = ? WHERE grp = ? AND state = 0 AND due > ?;
 
 -- name: unfinished
-SELECT t.grp, t.id, t.run, t.path, t.sources, t.digests, t.sums, t.history, t.state, t.result,
+SELECT t.grp, t.id, t.run, t.path, t.sources, t.digests, t.sums, t.size_bytes, t.history, t.state,
+       t.result,
        f.url, f.size_bytes, f.mtime_ns, f.inode, f.digests, f.etag, f.last_modified, f.date,
        f.verified
 FROM task AS t LEFT JOIN file AS f ON f.root = t.root AND f.path = t.path

@@ -57,7 +57,7 @@ from fetchd.stores.pruning import Pruning
 from fetchd.threads import Worker
 from fetchd.urls import origin_of
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 _APPLICATION_ID = 0x66746364  # "ftcd"
 
 #: TaskState <-> column task.state; the queries know these numbers.
@@ -503,6 +503,7 @@ def _add_tasks(
                 "\n".join(spec.sources),
                 codec.digests_text(spec.digests),
                 "\n".join(spec.sums),
+                spec.size_bytes,
                 origin_of(spec.sources[0]) if problem is None else "",
                 state,
                 detail,
@@ -635,7 +636,7 @@ def _window(
         rows = db.execute(Q["ready_of_origin"], (group, origin, until_s, most))
         news = (row for row in rows if row[0] not in known)
         for count, row in enumerate(itertools.islice(news, per_origin), 1):
-            if row[8]:
+            if row[9]:
                 held += 1
             else:
                 ready.append(_ready(row, group, origin))
@@ -653,7 +654,7 @@ def _window(
 # ---------------------------------------------------------------- rows -> values
 
 
-def _spec(path: bytes, sources: str, digests: str, sums: str) -> TaskSpec:
+def _spec(path: bytes, sources: str, digests: str, sums: str, size_bytes: int | None) -> TaskSpec:
     text = codec.path_text(path)
     return TaskSpec(
         key=text,
@@ -661,16 +662,17 @@ def _spec(path: bytes, sources: str, digests: str, sums: str) -> TaskSpec:
         sources=tuple(sources.split("\n")),
         digests=codec.digests_of(digests),
         sums=tuple(sums.split("\n")) if sums else (),
+        size_bytes=size_bytes,
     )
 
 
 def _ready(row: tuple[Any, ...], group: int, origin: str) -> Ready:
-    task_id, path, sources, digests, sums, due_s, wait, history, _held, *record = row
+    task_id, path, sources, digests, sums, size, due_s, wait, history, _held, *record = row
     return Ready(
         task=Task(
             id=task_id,
             group=group,
-            spec=_spec(path, sources, digests, sums),
+            spec=_spec(path, sources, digests, sums, size),
             history=codec.history_of(history),
         ),
         origin=origin,
@@ -681,8 +683,8 @@ def _ready(row: tuple[Any, ...], group: int, origin: str) -> Ready:
 
 
 def _unfinished(row: tuple[Any, ...]) -> Unfinished:
-    group, task_id, run, path, sources, digests, sums, history, state, result, *record = row
-    spec = _spec(path, sources, digests, sums)
+    group, task_id, run, path, sources, digests, sums, size, history, state, result, *record = row
+    spec = _spec(path, sources, digests, sums, size)
     return Unfinished(
         run=run,
         task=Task(id=task_id, group=group, spec=spec, history=codec.history_of(history)),

@@ -49,6 +49,7 @@ from fetchd.transfer.verify import (
     check_start,
     check_type,
     grade,
+    rules_of,
 )
 from fetchd.transfer.watch import Watch
 from fetchd.urls import local_path
@@ -170,7 +171,7 @@ class _Fetch:
         self._transfer = transfer
         self._attempt = attempt
         self._buffer = transfer.buffer
-        self._rules = attempt.group.rules
+        self._rules = rules_of(attempt)
         self._path = attempt.task.spec.path
         self._wanted = attempt.task.spec.digests
         self._watch = Watch(attempt, transfer.clock, transfer.report)
@@ -190,7 +191,7 @@ class _Fetch:
         found = disk.existing(self._rules.root, self._path)
         standing = None
         if found is not None:
-            standing = Standing(disk, self._attempt, found, self._watch.tell_hashed)
+            standing = Standing(disk, self._attempt, self._rules, found, self._watch.tell_hashed)
         if standing is not None and (outcome := standing.unconditional()):
             return outcome
         if spec.sums:

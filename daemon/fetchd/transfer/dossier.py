@@ -10,7 +10,7 @@ from fetchd.model import Dossier, Fetch
 from fetchd.ports import Stream
 from fetchd.secrets import hide, hide_in_start
 from fetchd.transfer.kept import Kept
-from fetchd.transfer.verify import expected_of, text_of
+from fetchd.transfer.verify import expected_of, rules_of, text_of
 
 #: With these it is the content that is refused, and a dossier says what it was.
 REFUSALS = {"checksum_mismatch", "bad_size", "expectation_failed", "unexpected_html"}
@@ -31,7 +31,7 @@ def describe(
     return Dossier(
         url=attempt.source,
         final_url=hide(stream.final_url)[:_LONGEST_TEXT],
-        expected=expected_of(attempt.group.rules, wanted),
+        expected=expected_of(rules_of(attempt), wanted),
         content_type=None if content_type is None else hide(content_type)[:_LONGEST_TEXT],
         size_bytes=kept.part.size_bytes if kept.ended else stream.total,
         digests=kept.hashes.digests() if kept.ended else (),

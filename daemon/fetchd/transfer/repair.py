@@ -18,7 +18,13 @@ from fetchd.transfer.asking import Asking
 from fetchd.transfer.blocks import Search
 from fetchd.transfer.kept import Kept
 from fetchd.transfer.resume import Plan, is_strong, rest_of
-from fetchd.transfer.verify import check_digests, check_magic, check_size, check_type
+from fetchd.transfer.verify import (
+    check_digests,
+    check_magic,
+    check_size,
+    check_type,
+    rules_of,
+)
 from fetchd.transfer.watch import Watch
 
 BLOCK_BYTES = 1024 * 1024
@@ -79,7 +85,7 @@ class Repair:
         self.replaced_bytes = 0
         self._attempt = attempt
         self._wanted = wanted
-        self._rules = attempt.group.rules
+        self._rules = rules_of(attempt)
         self._kept = kept
         self._watch = watch
         self._asking = asking

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fetchd.digests import Digest, Hashes
 from fetchd.errors import AttemptError
-from fetchd.model import Fetch, FileRecord, IfExists, UpToDate, Validator, Verify
+from fetchd.model import Fetch, FileRecord, IfExists, Rules, UpToDate, Validator, Verify
 from fetchd.ports import Disk, Existing
 from fetchd.transfer.resume import unless_of
 from fetchd.transfer.verify import fits_magic
@@ -16,12 +16,17 @@ class Standing:
     """A standing file, held against what a job asks for. One thread."""
 
     def __init__(
-        self, disk: Disk, attempt: Fetch, file: Existing, tell: Callable[[int, int], None]
+        self,
+        disk: Disk,
+        attempt: Fetch,
+        rules: Rules,
+        file: Existing,
+        tell: Callable[[int, int], None],
     ) -> None:
         """``tell`` hears how many bytes of how many have been read; it may raise."""
         self._disk = disk
         self._attempt = attempt
-        self._rules = attempt.group.rules
+        self._rules = rules
         self._path = attempt.task.spec.path
         self._file = file
         self._tell = tell

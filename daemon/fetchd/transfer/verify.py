@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fetchd.digests import Digest
 from fetchd.errors import AttemptError
-from fetchd.model import Magic, Rules, Verify
+from fetchd.model import Fetch, Magic, Rules, SizeRange, Verify
 
 #: How many first bytes are looked at before any is written.
 SNIFF_BYTES = 1024
@@ -22,6 +23,14 @@ _HTML_START = re.compile(
     rb"<(?:!doctype\s+html|html|head|title|body|script)[\s>/]",
     re.IGNORECASE | re.DOTALL,
 )
+
+
+def rules_of(attempt: Fetch) -> Rules:
+    """Return the rules of the group, with the size that the item itself names."""
+    rules, size_bytes = attempt.group.rules, attempt.task.spec.size_bytes
+    if size_bytes is None:
+        return rules
+    return replace(rules, size=SizeRange(least_bytes=size_bytes, most_bytes=size_bytes))
 
 
 def check_type(path: str, rules: Rules, content_type: str | None) -> None:
