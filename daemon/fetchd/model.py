@@ -133,9 +133,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListFile:
-    """Items stand in a ``*.urls`` file, read in batches; ``path`` is absolute, in ``active/``."""
+    """Items stand in a file, read in batches; ``path`` is absolute, in ``active/``.
+
+    ``format``: "urls", or another key of the formats of ``expand``.
+    """
 
     path: str
+    format: str = "urls"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -426,10 +430,14 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Some tasks of a group, and where the next ones begin (None: that was all)."""
+    """Some tasks of a group, and where the next ones begin (None: that was all).
+
+    ``lines``: of a list, the line where each of the tasks stands.
+    """
 
     specs: tuple[TaskSpec, ...]
     position: Position | None
+    lines: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -237,6 +237,15 @@ def test_a_job_that_was_recorded_before_there_were_rates_is_read():
     assert codec.job_of(json.dumps(fields), "a", "r", ()) == made
 
 
+def test_a_list_keeps_its_form_and_is_one_of_lines_where_none_was_recorded():
+    made = TaskGroup(name="g", items=ListFile(path="/a/x.meta4", format="metalink"))
+    fields = json.loads(codec.group_text(made))
+    older = {key: value for key, value in fields.items() if key != "format"}
+
+    assert codec.group_of(json.dumps(fields)) == made
+    assert codec.group_of(json.dumps(older)).items == ListFile(path="/a/x.meta4", format="urls")
+
+
 def test_a_group_that_was_recorded_before_there_was_magic_is_read():
     made = TaskGroup(name="g", items=(Item(url="http://one.example/f"),), rules=Rules())
     fields = json.loads(codec.group_text(made))

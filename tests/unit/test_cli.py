@@ -381,6 +381,46 @@ def test_check_counts_comments_and_blank_lines_of_a_list(capsys):
     assert problem["message"] == "a is the destination of an earlier line"
 
 
+def metalink_of(*files: str) -> str:
+    inside = "\n".join(files)
+    return f'<metalink xmlns="urn:ietf:params:xml:ns:metalink">\n{inside}\n</metalink>\n'
+
+
+def test_check_shows_what_a_metalink_asks_for_and_where_it_is_wrong(capsys):
+    sha256 = "ab" * 32
+    good = (
+        f'<file name="d/a.bin"><size>5</size><hash type="sha-256">{sha256}</hash>'
+        '<url priority="2">https://two.example/a</url><url priority="1">https://one.example/a</url>'
+        "</file>"
+    )
+    right = written(
+        "a.meta4", metalink_of(good, *(good.replace("a.bin", f"{n}") for n in range(2000)))
+    )
+    wrong = written(
+        "b.metalink", metalink_of(good, '<file name="../b"><url>http://h/b</url></file>', good)
+    )
+    cut = written("c.meta4", metalink_of(good).removesuffix("\n</metalink>\n"))
+
+    shown = ran(capsys, "check", "--show", right)
+    told = ran(capsys, "check", wrong, cut)
+
+    assert shown[0] == 0
+    assert shown[1].splitlines()[:6] == [
+        "a.meta4: ok: job a, 2001 files",
+        "  default:d/a.bin",
+        "    from https://one.example/a",
+        "    or   https://two.example/a",
+        "    of   5 bytes",
+        f"    with sha256:{sha256}",
+    ]
+    assert told[0] == 2
+    assert told[2].splitlines() == [
+        "b.metalink:3: '../b' has the component '..'",
+        "b.metalink:4: d/a.bin is the destination of an earlier line",
+        f"c.meta4:2:{len(good) + 1}: the file is cut off: it ends before </metalink>",
+    ]
+
+
 def test_check_as_json(capsys):
     good, bad = written("a.yaml", GOOD), written("b.yaml", BAD)
 
@@ -443,6 +483,17 @@ def test_get_fetches_urls_and_files_in_place(capsys):
         "get #3 succeeded  1/1 files  97.7 KiB",
     ]
     assert not Path("state").exists()
+
+
+def test_get_fetches_the_files_of_a_metalink(capsys):
+    with Server({"/a.bin": file(BODY)}) as server:
+        inside = f"<size>{len(BODY)}</size><url>{server.url('/a.bin')}</url>"
+        path = written("a.meta4", metalink_of(f'<file name="sub/b.bin">{inside}</file>'))
+
+        code, out, _ = ran(capsys, "get", path, "--dest", "out", *LOOPBACK)
+
+    assert (code, out.splitlines()[-1]) == (0, "a #1 succeeded  1/1 files  97.7 KiB")
+    assert Path("out/sub/b.bin").read_bytes() == BODY
 
 
 def test_get_ends_with_1_when_a_file_fails_and_says_why(capsys):
@@ -799,6 +850,17 @@ def test_submit_of_urls_is_a_list_with_checksums(capsys, daemon):
     assert code == 0
     assert made.suffix == ".urls"
     assert made.read_text() == f"https://h.example/a\t{digest}\nhttps://h.example/b\n"
+
+
+def test_submit_of_a_metalink_keeps_its_ending(capsys, daemon):
+    text = metalink_of('<file name="b"><url>https://h.example/b</url></file>')
+
+    code, _, _ = ran(capsys, "submit", written("my tools.meta4", text))
+
+    (made,) = dropped(daemon)
+    assert code == 0
+    assert made.suffix == ".meta4"
+    assert made.read_text() == text
 
 
 def test_submit_drops_nothing_without_a_daemon_or_when_a_file_is_bad(capsys, daemon):

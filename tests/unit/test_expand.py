@@ -626,9 +626,9 @@ def test_another_process_goes_on_where_the_last_one_stopped(tmp_path: Path) -> N
     text = "".join(f"https://example.org/{n}\n" for n in range(25))
     path.write_text(text)
     group = TaskGroup(name="x", items=ListFile(path=str(path)))
-    first = Expander(ListReader(batch_lines=10))(job_of(group), group, RUN, None)
+    first = Expander(ListReader(batch_tasks=10))(job_of(group), group, RUN, None)
 
-    second = Expander(ListReader(batch_lines=10))(job_of(group), group, RUN, first.position)
+    second = Expander(ListReader(batch_tasks=10))(job_of(group), group, RUN, first.position)
 
     prefix = "".join(text.splitlines(keepends=True)[:10])
     assert (
@@ -647,7 +647,7 @@ def test_another_process_goes_on_where_the_last_one_stopped(tmp_path: Path) -> N
 def test_reasons_can_be_encoded_whatever_the_list_is_called(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.urls")
     path.write_bytes(b"https://example.org/1\nnothing\n")
-    expander = Expander(ListReader(batch_lines=1))
+    expander = Expander(ListReader(batch_tasks=1))
     group = TaskGroup(name="x", items=ListFile(path=str(path)))
     position = expander(job_of(group), group, RUN, None).position
 
@@ -676,7 +676,7 @@ def test_an_edited_list_is_noticed(tmp_path: Path, same_reader: bool) -> None:
     path = tmp_path / "x.urls"
     path.write_text("".join(f"https://example.org/{n}\n" for n in range(25)))
     group = TaskGroup(name="x", items=ListFile(path=str(path)))
-    expander = Expander(ListReader(batch_lines=10))
+    expander = Expander(ListReader(batch_tasks=10))
     position = expander(job_of(group), group, RUN, None).position
     path.write_text("".join(f"https://example.org/{n}\n" for n in range(1, 26)))
     os.utime(path, (1, 1))
@@ -692,7 +692,7 @@ def test_a_list_that_is_not_what_it_was_is_noticed(tmp_path: Path, change: str) 
     path = tmp_path / "x.urls"
     path.write_text("".join(f"https://example.org/{n}\n" for n in range(25)))
     group = TaskGroup(name="x", items=ListFile(path=str(path)))
-    expander = Expander(ListReader(batch_lines=10))
+    expander = Expander(ListReader(batch_tasks=10))
     position = expander(job_of(group), group, RUN, None).position
     if change == "shortened":
         path.write_text("https://example.org/0\n")
@@ -748,20 +748,21 @@ def test_batches_of_any_size_give_what_one_pass_gives(
 ) -> None:
     path = tmp_path / "x.urls"
     path.write_bytes(b"\n".join(lines))
-    group = TaskGroup(name="x", items=ListFile(path=str(path)))
+    listed = ListFile(path=str(path))
+    group = TaskGroup(name="x", items=listed)
     job = job_of(group)
-    reader = ListReader(batch_lines=size)
+    reader = ListReader(batch_tasks=size)
 
     specs: list[TaskSpec] = []
     position: Position | None = None
     for _ in range(100):
-        batch = reader.read(str(path), Recipe(Scope(job, RUN), group), position)
+        batch = reader.read(listed, Recipe(Scope(job, RUN), group), position)
         specs += batch.specs
         position = batch.position
         if position is None:
             break
         if restarts:
-            reader = ListReader(batch_lines=size)
+            reader = ListReader(batch_tasks=size)
 
     assert position is None
     assert read_all(path) == specs
@@ -770,4 +771,9 @@ def test_batches_of_any_size_give_what_one_pass_gives(
 
 
 def _means_something(line: bytes) -> bool:
-    return bool(line.strip(b" \t\r\n")) and not line.strip(b" \t\r\n").startswith(b"#")
+    """Tell whether a line is a task: what is not UTF-8 is a failed one, in a comment too."""
+    try:
+        text = line.decode().strip(" \t\r\n")
+    except UnicodeDecodeError:
+        return True
+    return bool(text) and not text.startswith("#")

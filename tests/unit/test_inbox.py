@@ -678,6 +678,45 @@ def test_what_is_no_list_is_rejected_before_all_of_it_is_read(drop, head, found)
     assert sum(sizes) < 2**20
 
 
+@pytest.mark.parametrize("name", ["x.meta4", "x.metalink"])
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        pytest.param(b"", "is not well-formed XML", id="F06-disk-image"),
+        pytest.param(b"<?xml version='1.0'?>\n<!DOCTYPE a []>", "a document type", id="F06-bomb"),
+        pytest.param(b"<html><body>", "begins with <html>", id="F06-page"),
+    ],
+)
+def test_what_is_no_metalink_is_rejected_before_all_of_it_is_read(drop, name, head, why):
+    path = drop.drop(name, head)
+    os.truncate(path, 300 * 2**20)
+    read, sizes = drop.system.read, []
+
+    def counted(fd, buffer, offset, /):
+        sizes.append(read(fd, buffer, offset))
+        return sizes[-1]
+
+    drop.system.read = counted
+
+    drop.turn()
+
+    assert drop.error(name).startswith(f"{name}: ")
+    assert why in drop.error(name)
+    assert drop.names("failed") == [name]
+    assert drop.accepted() == []
+    assert sum(sizes) < 2**20
+
+
+@pytest.mark.parametrize("name", ["x.meta4", "x.metalink"])
+def test_a_metalink_is_claimed_as_a_list_is(drop, name):
+    drop.drop(name, '<metalink xmlns="urn:ietf:params:xml:ns:metalink"><file name="a"/></metalink>')
+
+    drop.turn()
+
+    assert drop.accepted() == [name]
+    assert drop.names("active") == [name]
+
+
 @pytest.mark.parametrize("size_bytes", [2, 64 * 1024])
 def test_a_list_of_one_line_without_line_end_is_accepted(drop, size_bytes):
     drop.drop("x.urls", b"x" * size_bytes)

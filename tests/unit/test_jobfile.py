@@ -9,7 +9,8 @@ import pytest
 
 from fetchd.config import Settings
 from fetchd.digests import Digest
-from fetchd.expand import Expander
+from fetchd.errors import DocumentError
+from fetchd.expand import LIST_SUFFIXES, Expander
 from fetchd.jobfile import list_job, load, schema, url_job
 from fetchd.jobfile.schema import (
     NOT_BUILT,
@@ -44,6 +45,8 @@ EXAMPLES = sorted((HOUSE / "config" / "examples").iterdir())
 REFERENCE = (HOUSE / "docs" / "job-file.md").read_text()
 SETTINGS = Settings()
 SHA = "sha256:" + "ab" * 32
+METALINK = """<metalink xmlns="urn:ietf:params:xml:ns:metalink">
+<file name="a.bin"><size>5</size><url>https://files.example.org/a.bin</url></file></metalink>"""
 
 
 def read(text: str, file: str = "iso.yaml", config: Settings = SETTINGS) -> Job:
@@ -388,6 +391,28 @@ def test_a_claimed_list_is_a_job_with_the_operators_rules() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["my tools.meta4", "my tools.metalink"])
+def test_a_claimed_metalink_is_a_job_of_its_files(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text(METALINK)
+
+    job = list_job(name, str(path), "cd" * 32, SETTINGS)
+
+    assert job.name == "my-tools"
+    assert job.groups[0].items == ListFile(path=str(path), format="metalink")
+    assert [(spec.path, spec.size_bytes) for spec in specs(job)] == [("a.bin", 5)]
+
+
+def test_a_metalink_that_is_cut_off_is_no_job(tmp_path: Path) -> None:
+    path = tmp_path / "x.meta4"
+    path.write_text(METALINK.removesuffix("</metalink>"))
+
+    with pytest.raises(DocumentError) as caught:
+        list_job("x.meta4", str(path), "cd" * 32, SETTINGS)
+
+    assert str(caught.value) == "x.meta4:2:83: the file is cut off: it ends before </metalink>"
+
+
 def test_arguments_are_a_job() -> None:
     job = url_job(
         ["https://example.org/a", SHA, "https://example.org/b"], SETTINGS, name="get", dest="d"
@@ -414,7 +439,7 @@ def test_fifty_thousand_items_are_one_job() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_is_a_job_whose_tasks_are_all_good(path: Path) -> None:
-    if path.suffix == ".urls":
+    if path.suffix in LIST_SUFFIXES:
         job = list_job(path.name, str(path), "00", SETTINGS)
     else:
         job = load(path.read_bytes(), path.name, SETTINGS)

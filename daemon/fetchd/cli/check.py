@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from fetchd.urls import origin_of
 
 if TYPE_CHECKING:
     from fetchd.config import Settings
-    from fetchd.model import Batch, Job, Position, Run, TaskGroup, TaskSpec
+    from fetchd.model import Batch, Job, Run, TaskGroup, TaskSpec
     from fetchd.rates import Rate
 
 
@@ -116,41 +115,21 @@ def _limits(job: Job, tasks: Sequence[dict[str, Any]], settings: Settings) -> It
 
 @dataclass
 class _Piece:
-    """Tasks of a group; those of a list from ``start`` on."""
+    """Tasks of a group; of a list, some of them."""
 
     job: Job
     run: Run
     group: TaskGroup
-    start: Position | None
     batch: Batch
 
     def problem(self, index: int, message: str) -> Problem:
         """Return what is wrong with a task, with its line in a list."""
-        spec = self.batch.specs[index]
-        if not self._listed:
+        spec, lines = self.batch.specs[index], self.batch.lines
+        if not lines:
             source = f"{spec.sources[0]}: " if spec.sources else ""
             return Problem(message=source + message)
-        line = self._lines[index]
+        line = lines[index]
         return Problem(message=message.partition(f":{line}: ")[2] or message, line=line)
-
-    @property
-    def _listed(self) -> bool:
-        from fetchd.model import ListFile  # noqa: PLC0415
-
-        return isinstance(self.group.items, ListFile)
-
-    @cached_property
-    def _lines(self) -> list[int]:
-        """The line of each task: where a batch of one task ends. Slow, so only for problems."""
-        from fetchd.expand import Expander  # noqa: PLC0415
-        from fetchd.expand.lists import ListReader  # noqa: PLC0415
-
-        one_by_one, position = Expander(ListReader(batch_lines=1)), self.start
-        lines: list[int] = []
-        while len(lines) < len(self.batch.specs):
-            position = one_by_one(self.job, self.group, self.run, position).position
-            lines.append(0 if position is None else position.lines)
-        return lines
 
 
 def _pieces(job: Job) -> Iterator[_Piece]:
@@ -161,10 +140,10 @@ def _pieces(job: Job) -> Iterator[_Piece]:
     run = Run(id=1, job=job.name, revision=job.revision, scheduled_for_s=time.time())
     for group in job.groups:
         batch = expand(job, group, run, None)
-        yield _Piece(job, run, group, None, batch)
-        while (start := batch.position) is not None:
-            batch = expand(job, group, run, start)
-            yield _Piece(job, run, group, start, batch)
+        yield _Piece(job, run, group, batch)
+        while batch.position is not None:
+            batch = expand(job, group, run, batch.position)
+            yield _Piece(job, run, group, batch)
 
 
 def _shown(piece: _Piece, spec: TaskSpec, settings: Settings) -> dict[str, Any]:
@@ -175,6 +154,7 @@ def _shown(piece: _Piece, spec: TaskSpec, settings: Settings) -> dict[str, Any]:
         "root": group.rules.root,
         "path": spec.path,
         "sources": list(spec.sources),
+        "size_bytes": spec.size_bytes,
         "checksums": [str(digest) for digest in spec.digests],
         "sums": list(spec.sums),
         "rates": _rates(piece.job, spec.sources[0], settings, piece.run.scheduled_for_s),
@@ -245,6 +225,8 @@ def _print(checked: Checked) -> None:
         click.echo(f"    from {first}")
         for mirror in mirrors:
             click.echo(f"    or   {mirror}")
+        if task["size_bytes"] is not None:
+            click.echo(f"    of   {task['size_bytes']} bytes")
         for checksum in task["checksums"]:
             click.echo(f"    with {checksum}")
         for number, url in enumerate(task["sums"]):

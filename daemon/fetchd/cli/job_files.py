@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fetchd.errors import UsageError, ValueProblem
-from fetchd.expand import is_checksum
+from fetchd.expand import LIST_SUFFIXES, is_checksum
 from fetchd.urls import check_url
 
 if TYPE_CHECKING:
     from fetchd.config import Settings
     from fetchd.model import Job
 
-SUFFIXES = (".yaml", ".yml", ".json", ".urls")
+SUFFIXES = (".yaml", ".yml", ".json", *LIST_SUFFIXES)
 
 
 def load(path: Path, settings: Settings) -> Job:
@@ -28,7 +28,7 @@ def load(path: Path, settings: Settings) -> Job:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UsageError(f"{path}: not a regular file")
-        if path.suffix == ".urls":
+        if path.suffix in LIST_SUFFIXES:
             return jobfile.list_job(path.name, str(path.absolute()), _digest(path), settings)
         with path.open("rb") as file:
             data = file.read(settings.intake.max_job_bytes + 1)

@@ -17,6 +17,7 @@ from fetchd.cli.board import printable
 from fetchd.cli.daemon import is_running, read_json, require_running
 from fetchd.cli.options import config_options, load_settings
 from fetchd.errors import BusyError, ConfigError
+from fetchd.expand import LIST_SUFFIXES
 
 if TYPE_CHECKING:
     from fetchd.config import Settings
@@ -67,7 +68,7 @@ def _of_file(path: Path, settings: Settings) -> Submission:
 
     job_files.load(path, settings)  # tells what is wrong by the name that the person knows
     data, file = path.read_bytes(), _unique(path.stem, path.suffix)
-    listed = path.suffix == ".urls"
+    listed = path.suffix in LIST_SUFFIXES
     name = jobfile.job_name(file) if listed else jobfile.load(data, file, settings).name
     return Submission(file, name, data)
 

@@ -7,23 +7,39 @@ from collections import deque
 
 from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand.lines import is_checksum, split_line
-from fetchd.expand.lists import ListReader, bad_item
+from fetchd.expand.lists import ListReader, check_list, no_list
+from fetchd.expand.metalink import MetalinkProblem
 from fetchd.expand.paths import shown
-from fetchd.expand.tasks import ItemProblem, Recipe, Scope, names_in, needs_of, texts_of
+from fetchd.expand.tasks import (
+    ItemProblem,
+    Recipe,
+    Scope,
+    bad_item,
+    names_in,
+    needs_of,
+    texts_of,
+)
 from fetchd.model import Batch, Item, Job, ListFile, Position, Run, TaskGroup, TaskSpec
 
 __all__ = [
+    "LIST_SUFFIXES",
     "Expander",
     "ItemProblem",
+    "MetalinkProblem",
     "Recipe",
     "Scope",
+    "check_list",
     "expand",
     "is_checksum",
     "names_in",
     "needs_of",
+    "no_list",
     "split_line",
     "texts_of",
 ]
+
+#: The form of a file that is a list by its name's ending.
+LIST_SUFFIXES = {".urls": "urls", ".meta4": "metalink", ".metalink": "metalink"}
 
 _REMEMBERED = 4
 
@@ -50,7 +66,7 @@ class Expander:
             specs = (bad_item(_place(group, n), str(exc)) for n, _ in enumerate(group.items, 1))
             return Batch(specs=tuple(specs), position=None)
         if isinstance(group.items, ListFile):
-            return self._lists.read(group.items.path, recipe, position)
+            return self._lists.read(group.items, recipe, position)
         specs = (_spec(recipe, group, n, item) for n, item in enumerate(group.items, 1))
         return Batch(specs=tuple(specs), position=None)
 

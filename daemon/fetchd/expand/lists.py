@@ -1,4 +1,4 @@
-"""A ``*.urls`` file of any length, read in batches that each continue where the last one ended."""
+"""Lists of any length, read in batches that each continue where the last one ended."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import os
 import stat
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import BinaryIO, Protocol
 
 from fetchd import threads
 from fetchd.errors import AttemptError, ValueProblem
+from fetchd.expand import metalink
 from fetchd.expand.paths import shown
-from fetchd.expand.tasks import Recipe
-from fetchd.model import Batch, Position, TaskSpec
+from fetchd.expand.tasks import Recipe, bad_item
+from fetchd.model import Batch, ListFile, Position, TaskSpec
 
 LONGEST_LINE_BYTES = 64 * 1024
 #: No line that went wrong is so long, but a disk image with the wrong ending may be all one line.
@@ -23,14 +25,38 @@ ENDLESS_LINE_BYTES = 16 * 1024 * 1024
 
 _BATCH_BYTES = 4 * 1024 * 1024  # a batch of comments and blank lines ends too
 _REMEMBERED = 16
-_LONGEST_REASON = 400
 _BOM = b"\xef\xbb\xbf"
+_NO_MORE = "nothing from here on is read"
 
 
 class _Hasher(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
     def hexdigest(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One batch to be read: of which file, named how, where it goes on, and what is told of it."""
+
+    file: BinaryIO
+    name: str
+    recipe: Recipe
+    position: Position | None
+    hasher: _Hasher  # of all that stands before the file's place, and of what is read
+    most_tasks: int
+
+    def batch(
+        self, specs: list[TaskSpec], lines: list[int], goes_on: tuple[int, int] | None
+    ) -> Batch:
+        """``goes_on``: offset of the next batch, and the lines before it."""
+        position = None
+        if goes_on is not None:
+            offset_bytes, above = goes_on
+            position = Position(
+                offset_bytes=offset_bytes, prefix_sha256=self.hasher.hexdigest(), lines=above
+            )
+        return Batch(specs=tuple(specs), position=position, lines=tuple(lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,62 +71,31 @@ class _Known:
 class ListReader:
     """Reads batches. Any thread; a list that was edited below what was read is noticed."""
 
-    def __init__(self, batch_lines: int = 1000) -> None:
-        self._batch_lines = batch_lines
+    def __init__(self, batch_tasks: int = 1000) -> None:
+        self._batch_tasks = batch_tasks
         self._lock = threading.Lock()
         self._known: OrderedDict[str, _Known] = OrderedDict()  # guarded by _lock
 
-    def read(self, path: str, recipe: Recipe, position: Position | None) -> Batch:
-        """Return the tasks of the next lines; raises AttemptError (list_changed, disk_error)."""
+    def read(self, listed: ListFile, recipe: Recipe, position: Position | None) -> Batch:
+        """Return the tasks of the next items; raises AttemptError (list_changed, disk_error)."""
+        path = listed.path
         name = _name(path)
         try:
             with _open(path) as file:
                 stamp = _stamp(file)
                 hasher = self._hasher_at(file, path, position, stamp, name)
-                return self._batch(file, path, recipe, position, hasher, stamp)
+                batch = FORMATS[listed.format].read(
+                    _Reading(file, PurePath(path).name, recipe, position, hasher, self._batch_tasks)
+                )
         except FileNotFoundError:
             raise AttemptError(
                 "list_changed", f"{name} was removed before its last line was read"
             ) from None
         except OSError as exc:
             raise AttemptError("disk_error", f"{name} cannot be read: {exc.strerror}") from None
-
-    def _batch(
-        self,
-        file: BinaryIO,
-        path: str,
-        recipe: Recipe,
-        position: Position | None,
-        hasher: _Hasher,
-        stamp: tuple[int, ...],
-    ) -> Batch:
-        name = PurePath(path).name
-        start = position.offset_bytes if position else 0
-        offset, lines = start, position.lines if position else 0
-        specs: list[TaskSpec] = []
-        while len(specs) < self._batch_lines and offset - start < _BATCH_BYTES:
-            line = file.readline(LONGEST_LINE_BYTES)
-            if not line:
-                return Batch(specs=tuple(specs), position=None)
-            hasher.update(line)
-            began, too_long = offset, False
-            offset += len(line)
-            while not line.endswith(b"\n") and (more := file.readline(LONGEST_LINE_BYTES)):
-                hasher.update(more)
-                offset += len(more)
-                too_long, line = True, more
-                threads.beat()
-                if offset - began >= ENDLESS_LINE_BYTES:
-                    specs.append(_endless(f"{name}:{lines + 1}"))
-                    return Batch(specs=tuple(specs), position=None)
-            if lines == 0:
-                line = line.removeprefix(_BOM)
-            lines += 1
-            if spec := _spec(line, recipe, f"{name}:{lines}", too_long=too_long):
-                specs.append(spec)
-        reached = Position(offset_bytes=offset, prefix_sha256=hasher.hexdigest(), lines=lines)
-        self._remember(path, _Known(reached, stamp, hasher))
-        return Batch(specs=tuple(specs), position=reached)
+        if batch.position is not None:
+            self._remember(path, _Known(batch.position, stamp, hasher))
+        return batch
 
     def _hasher_at(
         self,
@@ -138,6 +133,19 @@ class ListReader:
                 self._known.popitem(last=False)
 
 
+def check_list(listed: ListFile) -> None:
+    """Raise MetalinkProblem, or OSError, if nothing of the list is to be read at all.
+
+    What is wrong with single items is no reason.
+    """
+    FORMATS[listed.format].check(listed.path)
+
+
+def no_list(form: str, head: bytes) -> str:
+    """Return why no list of this form begins with so much, "" if one may."""
+    return FORMATS[form].refuse(head)
+
+
 def _open(path: str) -> BinaryIO:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -151,7 +159,46 @@ def _stamp(file: BinaryIO) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _spec(line: bytes, recipe: Recipe, place: str, *, too_long: bool) -> TaskSpec | None:
+def _name(path: str) -> str:
+    return shown(PurePath(path).name)
+
+
+# ---------------------------------------------------------------- a URL a line
+
+
+def _read_lines(reading: _Reading) -> Batch:
+    file, hasher, name = reading.file, reading.hasher, reading.name
+    position = reading.position
+    start = position.offset_bytes if position else 0
+    offset, above = start, position.lines if position else 0
+    specs: list[TaskSpec] = []
+    lines: list[int] = []
+    while len(specs) < reading.most_tasks and offset - start < _BATCH_BYTES:
+        line = file.readline(LONGEST_LINE_BYTES)
+        if not line:
+            return reading.batch(specs, lines, None)
+        hasher.update(line)
+        began, too_long = offset, False
+        offset += len(line)
+        while not line.endswith(b"\n") and (more := file.readline(LONGEST_LINE_BYTES)):
+            hasher.update(more)
+            offset += len(more)
+            too_long, line = True, more
+            threads.beat()
+            if offset - began >= ENDLESS_LINE_BYTES:
+                specs.append(_endless(f"{name}:{above + 1}"))
+                lines.append(above + 1)
+                return reading.batch(specs, lines, None)
+        if above == 0:
+            line = line.removeprefix(_BOM)
+        above += 1
+        if spec := _of_line(line, reading.recipe, f"{name}:{above}", too_long=too_long):
+            specs.append(spec)
+            lines.append(above)
+    return reading.batch(specs, lines, (offset, above))
+
+
+def _of_line(line: bytes, recipe: Recipe, place: str, *, too_long: bool) -> TaskSpec | None:
     """Return the task of a line, failed if it is a bad one; None for a blank or a comment."""
     try:
         if too_long:
@@ -172,20 +219,78 @@ def _endless(place: str) -> TaskSpec:
     return bad_item(
         place,
         f"the line has no end within {most_mib} MiB, so this is no list of URLs (one a line); "
-        "nothing from here on is read",
+        f"{_NO_MORE}",
     )
 
 
-def bad_item(place: str, why: str) -> TaskSpec:
-    """Return the task of an item that can only fail.
+def _no_lines(head: bytes) -> str:
+    if b"\0" in head:
+        found = "has NUL bytes"
+    elif len(head) > LONGEST_LINE_BYTES and b"\n" not in head:
+        found = f"has no line end in its first {LONGEST_LINE_BYTES // 1024} KiB"
+    else:
+        return ""
+    return f"the file {found}; a list is UTF-8 text with one URL a line"
 
-    Its path is its place, made unlike any path that a good item can have by the first ``./``.
-    """
-    path = f"./{place}"
-    why = why if len(why) <= _LONGEST_REASON else f"{why[:_LONGEST_REASON]}..."
-    reason = shown(f"{place}: {why}")
-    return TaskSpec(key=path, sources=(), path=path, problem=("bad_item", reason))
+
+# ---------------------------------------------------------------- Metalink
 
 
-def _name(path: str) -> str:
-    return shown(PurePath(path).name)
+def _read_metalink(reading: _Reading) -> Batch:
+    position = reading.position
+    stretch = metalink.read(
+        reading.file,
+        metalink.Start(position.offset_bytes, position.lines) if position else None,
+        reading.hasher.update,
+        most_files=reading.most_tasks,
+        most_bytes=_BATCH_BYTES,
+    )
+    specs = [_of_file(listed, reading.recipe, reading.name) for listed in stretch.files]
+    lines = [listed.line for listed in stretch.files]
+    if (problem := stretch.problem) is not None:
+        specs.append(bad_item(f"{reading.name}:{problem.line}", f"{problem}; {_NO_MORE}"))
+        lines.append(problem.line)
+    if stretch.next is None:
+        return reading.batch(specs, lines, None)
+    return reading.batch(specs, lines, (stretch.next.offset_bytes, stretch.next.lines))
+
+
+def _of_file(listed: metalink.ListedFile, recipe: Recipe, name: str) -> TaskSpec:
+    """Return the task of a ``<file>``, failed if it is a bad one."""
+    try:
+        if listed.problem:
+            raise ValueProblem(f"{listed.name!r}: {listed.problem}")
+        return recipe.of_named(listed.name, listed.urls, listed.digests, listed.size_bytes)
+    except ValueProblem as exc:
+        return bad_item(f"{name}:{listed.line}", str(exc))
+
+
+def _no_metalink(head: bytes) -> str:
+    try:
+        metalink.check_beginning(head)
+    except metalink.MetalinkProblem as exc:
+        return str(exc)
+    return ""
+
+
+def _check_metalink(path: str) -> None:
+    with _open(path) as file:
+        metalink.check(file)
+
+
+# ---------------------------------------------------------------- forms
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """``refuse``: as ``no_list``; ``check``: as ``check_list``."""
+
+    read: Callable[[_Reading], Batch]
+    refuse: Callable[[bytes], str]
+    check: Callable[[str], None]
+
+
+FORMATS = {
+    "urls": _Format(_read_lines, _no_lines, lambda _: None),
+    "metalink": _Format(_read_metalink, _no_metalink, _check_metalink),
+}

@@ -13,7 +13,7 @@ from fetchd.clock import local_date
 from fetchd.digests import Digest
 from fetchd.errors import ValueProblem
 from fetchd.expand.lines import is_checksum, split_line
-from fetchd.expand.paths import clean_folder, clean_path, join_path
+from fetchd.expand.paths import clean_folder, clean_path, join_path, shown
 from fetchd.model import Item, Job, ListFile, Run, TaskGroup, TaskSpec, Template, Verify
 from fetchd.urls import check_url, file_name_of, join_url, path_of, resolve_url
 from fetchd.variables import references, render, unknown
@@ -26,6 +26,7 @@ _PLAIN = re.compile(
 _NEEDED = re.compile(r"needs\.(.+)\.path")
 _LATER = re.compile(r"(?:item|matrix)\..+|needs\..+\.changed|job\.summary|task\.path")
 _MOST_OF_VARIABLES = 4 * 1024 * 1024  # characters; references could multiply a small file
+_LONGEST_REASON = 400
 _OF_URL = {"url", "url.path"}
 _GIVEN = ("url", "url.path", "job.dest", "task.name")
 
@@ -160,14 +161,29 @@ class Recipe:
             checksum = None if item.checksum is None else render(item.checksum, look)
             if filename is not None and is_checksum(filename):
                 raise ValueProblem(f"the file name {filename!r} looks like a checksum")
-        return self._task(sources, filename, checksum)
+            digests = _of_text(checksum)
+        return self._task(sources, filename, digests)
 
     def of_line(self, text: str) -> TaskSpec:
         """Return the task of a line of a list, in which ``${`` means nothing; as ``of_item``."""
         with _IN_ITEM:
             url, filename, checksum = split_line(text)
             sources = self._sources(url)
-        return self._task(sources, filename, checksum)
+            digests = _of_text(checksum)
+        return self._task(sources, filename, digests)
+
+    def of_named(
+        self,
+        name: str,
+        sources: tuple[str, ...],
+        digests: tuple[Digest, ...],
+        size_bytes: int | None,
+    ) -> TaskSpec:
+        """Return the task of a file whose list says all of it, literally; raises ItemProblem."""
+        size = self.group.rules.size
+        if size is not None and size_bytes is not None and size_bytes not in size:
+            raise ItemProblem("item", f"has {size_bytes} bytes, `size` allows {size}")
+        return self._task(sources, name, digests, size_bytes)
 
     def _sources(self, url: str) -> tuple[str, ...]:
         if not self._bases or _ABSOLUTE.match(url):
@@ -177,7 +193,11 @@ class Recipe:
         return tuple([check_url(join_url(base, url)) for base in self._bases])
 
     def _task(
-        self, sources: tuple[str, ...], filename: str | None, checksum: str | None
+        self,
+        sources: tuple[str, ...],
+        filename: str | None,
+        own_digests: tuple[Digest, ...],
+        size_bytes: int | None = None,
     ) -> TaskSpec:
         common = self._common
         if common is None:
@@ -189,14 +209,21 @@ class Recipe:
                 path = join_path(common.folder, filename)
             elif common.filename is None:
                 path = join_path(common.folder, _name_from(sources[0]))
-            if checksum is not None:
-                digests = _consistent((*digests, Digest.parse(checksum)))
+            if own_digests:
+                digests = _consistent((*digests, *own_digests))
             if not (digests or sums) and self.group.rules.verify is Verify.DIGEST:
                 raise ValueProblem("has no checksum, and verify: digest asks for one")
         if filename is None and common.filename is not None:
             with _IN_FILENAME:
                 path = join_path(common.folder, common.filename)
-        return TaskSpec(key=path, sources=sources, path=path, digests=digests, sums=sums)
+        return TaskSpec(
+            key=path,
+            sources=sources,
+            path=path,
+            digests=digests,
+            sums=sums,
+            size_bytes=size_bytes,
+        )
 
     def _sums_are_common(self) -> bool:
         """Tell whether the sums file is the same for every item, wherever that comes from."""
@@ -232,6 +259,17 @@ class Recipe:
                 tuple(Digest.parse(render(text, look)) for text in template.checksums)
             )
         return _Common(folder, filename, digests)
+
+
+def bad_item(place: str, why: str) -> TaskSpec:
+    """Return the task of an item that can only fail.
+
+    Its path is its place, made unlike any path that a good item can have by the first ``./``.
+    """
+    path = f"./{place}"
+    why = why if len(why) <= _LONGEST_REASON else f"{why[:_LONGEST_REASON]}..."
+    reason = shown(f"{place}: {why}")
+    return TaskSpec(key=path, sources=(), path=path, problem=("bad_item", reason))
 
 
 def names_in(texts: Iterable[str]) -> set[str]:
@@ -283,6 +321,10 @@ def _name_from(url: str) -> str:
         except ValueProblem as exc:
             why = f"is no file name: {exc}"
     raise ValueProblem(f"the URL's last segment {why}; give a filename")
+
+
+def _of_text(checksum: str | None) -> tuple[Digest, ...]:
+    return () if checksum is None else (Digest.parse(checksum),)
 
 
 def _consistent(digests: tuple[Digest, ...]) -> tuple[Digest, ...]:

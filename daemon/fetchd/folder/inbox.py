@@ -17,6 +17,7 @@ from pathlib import PurePath
 from fetchd import events
 from fetchd.clock import Clock, Failpoints
 from fetchd.errors import DocumentError, StoreError
+from fetchd.expand import LIST_SUFFIXES, no_list
 from fetchd.folder import readiness
 from fetchd.folder.masking import masked
 from fetchd.folder.places import SUBFOLDERS, Place, Places, Stamp, error_name, error_text
@@ -26,7 +27,8 @@ from fetchd.units import format_size
 from fetchd.yamldoc import has_end_marker
 
 ReadJob = Callable[[bytes, str], Job]
-#: Takes a list's name, its absolute path in ``active/``, and the SHA-256 (hex) of its content.
+#: Takes a list's name, its absolute path in ``active/``, and the SHA-256 (hex) of its content; a
+#: list that cannot be read as a whole is refused by it too.
 ReadList = Callable[[str, str, str], Job]
 
 #: What is no job file as it stands may be on its way to become one; after so long it is told.
@@ -55,12 +57,13 @@ _KINDS = {
     ".yaml": Kind.JOB,
     ".yml": Kind.JOB,
     ".json": Kind.JOB,
-    ".urls": Kind.LIST,
+    **dict.fromkeys(LIST_SUFFIXES, Kind.LIST),
     ".cancel": Kind.COMMAND,
     ".retry": Kind.COMMAND,
     ".pause": Kind.NOT_BUILT,
     ".resume": Kind.NOT_BUILT,
 }
+_ENDINGS = ", ".join(end for end, kind in _KINDS.items() if kind in {Kind.JOB, Kind.LIST})
 _HIDDEN = (".", "_", "#")
 _UNFINISHED = ("~", ".tmp", ".part", ".swp", ".bak")
 
@@ -316,7 +319,7 @@ class Inbox:
             why = f"the ending must be in lower case; rename it to {right}"
             self._ignore_late(name, seen, why, late_s=readiness.STILL_S)
         elif kind is Kind.UNKNOWN:
-            self._ignore_late(name, seen, "is no job file: those end in .yaml, .yml, .json, .urls")
+            self._ignore_late(name, seen, f"is no job file: those end in {_ENDINGS}")
         elif kind is Kind.COMMAND:
             self._obey(name, seen)
         elif kind is Kind.NOT_BUILT:
@@ -512,7 +515,8 @@ class Inbox:
             return
         try:
             if seen.kind is Kind.LIST:
-                if why := _no_list(b"".join(self._places.pieces(fd, LIST_HEAD_BYTES + 1))):
+                head = b"".join(self._places.pieces(fd, LIST_HEAD_BYTES + 1))
+                if why := no_list(LIST_SUFFIXES[PurePath(name).suffix], head):
                     self._reject(Place.ACTIVE, name, f"{name}: {why}")
                     return
                 digest = self._digest(fd)
@@ -632,17 +636,6 @@ class Inbox:
 
 def _is_job(name: str) -> bool:
     return kind_of(name) in {Kind.JOB, Kind.LIST}
-
-
-def _no_list(head: bytes) -> str:
-    """Return why no list begins like this, "" if one may."""
-    if b"\0" in head:
-        found = "has NUL bytes"
-    elif len(head) > LIST_HEAD_BYTES and b"\n" not in head:
-        found = f"has no line end in its first {LIST_HEAD_BYTES // 1024} KiB"
-    else:
-        return ""
-    return f"the file {found}; a list is UTF-8 text with one URL a line"
 
 
 def _not_regular(kind: Kind, mode: int) -> str:

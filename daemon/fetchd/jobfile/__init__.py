@@ -11,8 +11,8 @@ from pathlib import PurePath
 from typing import Any
 
 from fetchd.config import Settings
-from fetchd.errors import ValueProblem
-from fetchd.expand import is_checksum
+from fetchd.errors import DocumentError, Problem, ValueProblem
+from fetchd.expand import LIST_SUFFIXES, MetalinkProblem, check_list, is_checksum
 from fetchd.jobfile.build import Built, build, default_rules, drafts, lower
 from fetchd.jobfile.check import try_out, with_needs
 from fetchd.jobfile.complaints import Complaints
@@ -40,16 +40,23 @@ def load(data: bytes, file: str, settings: Settings) -> Job:
 
 
 def list_job(file: str, path: str, digest: str, settings: Settings) -> Job:
-    """Return the job of a ``*.urls`` file that was claimed.
+    """Return the job of a list that was claimed; ``file``: its name, whose ending tells its form.
 
-    ``path``: where the file stands now, absolute; ``digest`` (hex) of its content.
+    ``path``: where the file stands now, absolute; ``digest`` (hex) of its content. Raises
+    DocumentError where it cannot be read as a whole, and OSError.
     """
     name = job_name(file)
     rules = default_rules(settings)
+    listed = ListFile(path=path, format=LIST_SUFFIXES[PurePath(file).suffix])
+    try:
+        check_list(listed)
+    except MetalinkProblem as exc:
+        problem = Problem(message=str(exc), line=exc.line, column=exc.column)
+        raise DocumentError(file, [problem]) from None
     return Job(
         name=name,
         revision=digest,
-        groups=(TaskGroup(name=name, items=ListFile(path=path), rules=rules),),
+        groups=(TaskGroup(name=name, items=listed, rules=rules),),
         max_total_bytes=settings.limits.total_bytes,
     )
 
@@ -79,7 +86,7 @@ def job_name(file: str) -> str:
     a ValueProblem is raised.
     """
     path = PurePath(file)
-    if path.suffix == ".urls":
+    if path.suffix in LIST_SUFFIXES:
         return re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).lstrip("._-")[:128] or "list"
     if not NAME.fullmatch(path.stem):
         raise ValueProblem(

@@ -87,9 +87,9 @@ def group_text(group: TaskGroup) -> str:
     Literal items have become tasks and are left out; a single one is kept, because other
     groups may refer to the path of its file.
     """
-    listed, items = None, []
+    listed, form, items = None, "", []
     if isinstance(group.items, ListFile):
-        listed = group.items.path
+        listed, form = group.items.path, group.items.format
     elif len(group.items) == 1:
         items = [asdict(group.items[0])]
     return json.dumps(
@@ -97,6 +97,7 @@ def group_text(group: TaskGroup) -> str:
             "name": group.name,
             "needs": group.needs,
             "list": listed,
+            "format": form,
             "items": items,
             "template": asdict(group.template),
             "rules": asdict(group.rules),
@@ -112,7 +113,9 @@ def group_of(text: str) -> TaskGroup:
     return TaskGroup(
         name=fields["name"],
         needs=tuple(fields["needs"]),
-        items=items if fields["list"] is None else ListFile(path=fields["list"]),
+        items=items
+        if fields["list"] is None
+        else ListFile(path=fields["list"], format=fields.get("format", "urls")),
         template=Template(
             base=tuple(template["base"]),
             dest=template["dest"],
