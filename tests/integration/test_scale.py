@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,12 +36,33 @@ def status_in_s(daemon: DaemonProcess) -> float:
     return time.monotonic() - at_s
 
 
-def serves_a_list(base: Path, lines: int, *, accepted_within_s: float) -> None:
+def urls_of(server: Server, count: int) -> str:
+    return "".join(f"{server.url(f'/d/{number}.bin')}\n" for number in range(count))
+
+
+def metalink_of(server: Server, count: int) -> str:
+    files = (
+        f'<file name="{number}.bin"><size>100</size><hash type="sha-256">{number:064x}</hash>'
+        f'<url priority="1">{server.url(f"/d/{number}.bin")}</url>'
+        f'<url priority="2">{server.url(f"/e/{number}.bin")}</url></file>\n'
+        for number in range(count)
+    )
+    return f'<metalink xmlns="urn:ietf:params:xml:ns:metalink">\n{"".join(files)}</metalink>\n'
+
+
+def serves_a_list(
+    base: Path,
+    lines: int,
+    *,
+    accepted_within_s: float,
+    name: str = "many.urls",
+    text_of: Callable[[Server, int], str] = urls_of,
+) -> None:
     with Server(fallback=file(content("x", 100), rate=2000)) as server, DaemonProcess(base) as d:
         started_in_s(d)
-        text = "".join(f"{server.url(f'/d/{number}.bin')}\n" for number in range(lines))
+        text = text_of(server, lines)
         at_s = time.monotonic()
-        d.drop("many.urls", text)
+        d.drop(name, text)
         wait_until(lambda: server.requests, 60, "the first request")
         first_s = server.requests[0].at_s - at_s
         wait_until(lambda: d.events("run.expanded"), accepted_within_s, "the end of the list")
@@ -66,6 +88,12 @@ def serves_a_list(base: Path, lines: int, *, accepted_within_s: float) -> None:
 @pytest.mark.alone
 def test_a_list_of_thirty_thousand_urls_is_a_stream_and_a_restart_is_ready_at_once(tmp_path):
     serves_a_list(tmp_path, 30_000, accepted_within_s=60)
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_a_metalink_of_thirty_thousand_files_is_a_stream_and_a_restart_is_ready_at_once(tmp_path):
+    serves_a_list(tmp_path, 30_000, accepted_within_s=60, name="many.meta4", text_of=metalink_of)
 
 
 @pytest.mark.long

@@ -15,6 +15,7 @@ from fetchd.errors import AttemptError
 from fetchd.expand import Expander, MetalinkProblem
 from fetchd.expand.lists import ListReader
 from fetchd.expand.metalink import (
+    CHECKED_BYTES,
     DEEPEST,
     LONGEST_FILE_BYTES,
     LONGEST_HEAD_BYTES,
@@ -499,6 +500,19 @@ def test_a_beginning_may_be_cut_off_anywhere_but_not_be_another_file() -> None:
         check_beginning(b"\x7fELF" + bytes(1000))
     with pytest.raises(MetalinkProblem):
         check_beginning(b"<!DOCTYPE html><html>")
+
+
+def test_what_shows_only_behind_much_is_no_reason_to_refuse_all_of_it() -> None:
+    files = [one(URL, f"{n}") + f"<!--{'x' * 10_000}-->" for n in range(600)]
+    cut_off = v4(*files)[:-20].encode()
+
+    check(io.BytesIO(cut_off))
+
+    assert len(cut_off) > CHECKED_BYTES
+    with pytest.raises(MetalinkProblem):
+        files_of(cut_off)
+    with pytest.raises(MetalinkProblem):
+        check(io.BytesIO(v4(*files[:300])[:-20].encode()))
 
 
 def test_files_before_the_place_where_a_document_breaks_are_kept(tmp_path) -> None:

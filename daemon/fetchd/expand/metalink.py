@@ -20,6 +20,7 @@ from fetchd.digests import ALGORITHMS, Digest
 from fetchd.errors import ValueProblem
 from fetchd.urls import check_url
 
+CHECKED_BYTES = 4 * 1024 * 1024
 #: Behind so many bytes the first ``<file>`` has to begin; they are read again for each batch.
 LONGEST_HEAD_BYTES = 256 * 1024
 #: Of a tag with its attributes, or a comment: it is held in memory as a whole.
@@ -145,10 +146,13 @@ def read(
 
 
 def check(file: BinaryIO) -> None:
-    """Read all of a document; raises MetalinkProblem where it is no Metalink, or is cut off."""
+    """Raise MetalinkProblem if a document is no Metalink, or is cut off.
+
+    Behind ``CHECKED_BYTES`` it may be: to read more would hold up those who wait behind it.
+    """
     start: Start | None = None
-    while True:
-        stretch = read(file, start, lambda _: None, most_files=1000, most_bytes=LONGEST_FILE_BYTES)
+    while start is None or start.offset_bytes < CHECKED_BYTES:
+        stretch = read(file, start, lambda _: None, most_files=1000, most_bytes=CHECKED_BYTES)
         if stretch.problem is not None:
             raise stretch.problem
         if stretch.next is None:
