@@ -646,19 +646,28 @@ def test_a_long_document_is_read_in_bounded_memory(tmp_path) -> None:
 
 
 def survives(data: bytes, most_files: int) -> None:
+    """Read all of it in stretches, and see that each gives what one pass gives."""
+    whole = read(io.BytesIO(data), None, lambda _: None, most_files=1000, most_bytes=1 << 30)
+    assert whole.next is None
+    files: list[ListedFile] = []
     start: Start | None = None
-    ended_bytes = 0
     while True:
         stretch = read(
-            io.BytesIO(data), start, lambda _: None, most_files=most_files, most_bytes=100
+            io.BytesIO(data), start, lambda _: None, most_files=most_files, most_bytes=1 << 30
         )
-        if stretch.problem is not None:
-            assert stretch.problem.line >= 1
-            assert "\n" not in str(stretch.problem)
+        files += stretch.files
         if stretch.next is None:
-            return
-        assert ended_bytes < stretch.next.offset_bytes <= len(data)
-        start, ended_bytes = stretch.next, stretch.next.offset_bytes
+            break
+        assert stretch.problem is None
+        assert (start.offset_bytes if start else -1) < stretch.next.offset_bytes < len(data)
+        start = stretch.next
+    assert files == whole.files
+    assert (stretch.problem is None) == (whole.problem is None)
+    if stretch.problem is not None:
+        assert str(stretch.problem) == str(whole.problem)
+        assert stretch.problem.line == whole.problem.line >= 1
+        assert stretch.problem.column in {None, whole.problem.column}
+        assert "\n" not in str(stretch.problem)
 
 
 @settings(derandomize=True, max_examples=300, deadline=None)
@@ -669,8 +678,9 @@ def test_any_bytes_are_read_or_refused(data: bytes, most_files: int) -> None:
 
 PIECES = st.sampled_from(
     [
-        b"<file name='a'>", b"<file/>", b"</file>", b"<files>", b"</files>", b"<resources>",
-        b"</resources>", b"<verification>", b"</verification>", b"<size>1</size>", b"<size>",
+        b"<file name='a'>", b"<file/>", b"<file name='b'><size>2</size></file>", b"</file>",
+        b"<files>", b"</files>", b"<resources>", b"</resources>", b"<verification>",
+        b"</verification>", b"<size>1</size>", b"<size>",
         b"</size>", b"<url>http://a/</url>", b"<url priority='7'>", b"</url>", b"</metalink>",
         b"<hash type='md5'>", b"</hash>", b"<!--", b"-->", b"<![CDATA[", b"]]>", b"&amp;", b"&#0;",
         b"&x;", b"<?x?>", b"<?xml version='1.0'?>", b"<!DOCTYPE x>", b"\xff", b"\0", b"\r", b"\n",
@@ -698,7 +708,15 @@ def test_any_sequence_of_tags_is_read_or_refused(
 
 @settings(derandomize=True, max_examples=300, deadline=None)
 @given(
-    st.sampled_from([LIBRE.encode(), FEDORA.encode(), LIBRE.encode("utf-16")]),
+    st.sampled_from(
+        [
+            LIBRE.encode(),
+            FEDORA.encode(),
+            LIBRE.encode("utf-16"),
+            v3(*("\r" + file for file in some_files(7))).encode(),
+            v4(*("\r\n<!-- -->" + file for file in some_files(7))).encode(),
+        ]
+    ),
     st.lists(
         st.tuples(st.integers(0, 2000), st.integers(0, 30), st.binary(max_size=3)), max_size=3
     ),
