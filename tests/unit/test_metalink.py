@@ -250,11 +250,12 @@ def test_the_strongest_hash_that_fetchd_knows_is_taken(hashes, taken) -> None:
     assert [digest.algorithm for digest in file.digests] == ([taken] if taken else [])
 
 
-def test_every_algorithm_of_fetchd_has_a_strength() -> None:
+def test_every_cryptographic_algorithm_of_fetchd_is_known_by_its_name() -> None:
     for name, (_, length) in ALGORITHMS.items():
         (file,) = files_of(v4(one(f'<hash type="{name}">{"1" * length}</hash>{URL}')))
 
-        assert [digest.algorithm for digest in file.digests] == [name]
+        known = [] if name in {"crc32c", "xxh64"} else [name]
+        assert [digest.algorithm for digest in file.digests] == known
 
 
 @pytest.mark.parametrize(

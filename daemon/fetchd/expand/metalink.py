@@ -16,10 +16,11 @@ from xml.parsers.expat import errors
 from xml.parsers.expat.errors import codes
 
 from fetchd import threads
-from fetchd.digests import ALGORITHMS, Digest
+from fetchd.digests import Digest
 from fetchd.errors import ValueProblem
 from fetchd.urls import check_url
 
+#: So much of a document is read before anything of it is accepted.
 CHECKED_BYTES = 4 * 1024 * 1024
 #: Behind so many bytes the first ``<file>`` has to begin; they are read again for each batch.
 LONGEST_HEAD_BYTES = 256 * 1024
@@ -54,7 +55,8 @@ _CUT_OFF = {
 }
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _NUMBER = re.compile(r"[0-9]{1,19}")
-#: The best first; the others are not asked for, so that nobody hashes twice.
+#: The best first; the others are not asked for, so that nobody hashes twice. What fetchd knows
+#: besides finds accidents only.
 _STRENGTH = (
     "sha512",
     "sha3-512",
@@ -66,12 +68,10 @@ _STRENGTH = (
     "sha224",
     "sha1",
     "md5",
-    "xxh64",
-    "crc32c",
 )
 #: As the registry of hash names writes them (RFC 5854 §4.2.4), as fetchd does.
 _ALGORITHMS = {
-    **{name: name for name in ALGORITHMS},
+    **{name: name for name in _STRENGTH},
     **{f"sha-{bits}": f"sha{bits}" for bits in (1, 224, 256, 384, 512)},
 }
 
