@@ -399,7 +399,7 @@ def test_check_shows_what_a_metalink_asks_for_and_where_it_is_wrong(capsys):
     wrong = written(
         "b.metalink", metalink_of(good, '<file name="../b"><url>http://h/b</url></file>', good)
     )
-    cut = written("c.meta4", metalink_of(good).removesuffix("\n</metalink>\n"))
+    cut = written("sub/c.meta4", metalink_of(good).removesuffix("\n</metalink>\n"))
 
     shown = ran(capsys, "check", "--show", right)
     told = ran(capsys, "check", wrong, cut)
@@ -417,7 +417,7 @@ def test_check_shows_what_a_metalink_asks_for_and_where_it_is_wrong(capsys):
     assert told[2].splitlines() == [
         "b.metalink:3: '../b' has the component '..'",
         "b.metalink:4: d/a.bin is the destination of an earlier line",
-        f"c.meta4:2:{len(good) + 1}: the file is cut off: it ends before </metalink>",
+        f"sub/c.meta4:2:{len(good) + 1}: the file is cut off: it ends before </metalink>",
     ]
 
 

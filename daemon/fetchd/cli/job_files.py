@@ -29,7 +29,7 @@ def load(path: Path, settings: Settings) -> Job:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UsageError(f"{path}: not a regular file")
         if path.suffix in LIST_SUFFIXES:
-            return jobfile.list_job(path.name, str(path.absolute()), _digest(path), settings)
+            return jobfile.list_job(str(path), str(path.absolute()), _digest(path), settings)
         with path.open("rb") as file:
             data = file.read(settings.intake.max_job_bytes + 1)
     except OSError as exc:

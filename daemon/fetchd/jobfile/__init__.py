@@ -40,7 +40,7 @@ def load(data: bytes, file: str, settings: Settings) -> Job:
 
 
 def list_job(file: str, path: str, digest: str, settings: Settings) -> Job:
-    """Return the job of a list that was claimed; ``file``: its name, whose ending tells its form.
+    """Return the job of a list; ``file``: its name, as errors shall show it, with its ending.
 
     ``path``: where the file stands now, absolute; ``digest`` (hex) of its content. Raises
     DocumentError where it cannot be read as a whole, and OSError.
