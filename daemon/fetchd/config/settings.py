@@ -313,7 +313,9 @@ class Disk(_Keys):
 
 
 class Intake(_Keys):
-    max_job_bytes: Size = _key("4MiB", "the largest job file; *.urls lists have no limit")
+    max_job_bytes: Size = _key(
+        "4MiB", "the largest job file; *.urls lists and Metalinks have no limit"
+    )
     require_end_marker: Flag = _key(
         "false", "take YAML job files only when their last line is '...'"
     )
