@@ -1,6 +1,6 @@
 """How fast a large file comes where one connection is slow: by `auto`, and by fixed numbers.
 
-    make bench-segments       (python tests/bench/segments_path.py --mib 5120 --rate 10 --delay 100)
+    make bench-segments       (python tests/bench/segments_path.py --mib 8192 --rate 10 --delay 100)
 
 A server on loopback sends to each connection at a fixed rate, and waits before each answer as a
 long way would. The numbers take turns; prints the median time of each, and the part of the best
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import mmap
+import shutil
 import statistics
 import sys
 import tempfile
@@ -29,12 +30,14 @@ MIB = 1024 * 1024
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mib", type=int, default=5120, help="size of the file")
+    parser.add_argument("--mib", type=int, default=8192, help="size of the file")
     parser.add_argument("--rate", type=float, default=10, help="MiB/s of one connection")
     parser.add_argument("--delay", type=float, default=100, help="ms before each answer")
     parser.add_argument("--segments", default="4,8,auto")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    if shutil.disk_usage("/dev/shm").free < (options.mib + 512) * MIB:
+        raise SystemExit(f"/dev/shm has no room for {options.mib} MiB; give a smaller --mib")
     # Pages that nobody has written take no memory, however many there are.
     body = mmap.mmap(-1, options.mib * MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)
     sends = file(body, etag='"path"', rate=options.rate * MIB)  # type: ignore[arg-type]
@@ -58,6 +61,7 @@ def main() -> None:
                 daemon.drop(f"{job}.yaml", f"url: {url}\nsegments: {way}\nfilename: f\n")
                 wait_until(partial(daemon.ended, job), 600.0, job)
                 took_s[way].append(time.monotonic() - at_s)
+                print(f"round {number + 1}, segments: {way:5} {took_s[way][-1]:6.2f} s", flush=True)
                 assert daemon.report(job)["state"] == "succeeded", daemon.report(job)
                 (daemon.downloads / "f").unlink()
         daemon.terminate()
