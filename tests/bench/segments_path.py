@@ -49,11 +49,13 @@ def main() -> None:
     ways = options.segments.split(",")
     took_s: dict[str, list[float]] = {way: [] for way in ways}
     with (
-        Server(fallback=far) as server,
+        Server({"/first": file(b"x")}, fallback=far) as server,
         tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
         DaemonProcess(Path(folder), "workers=9", "log.level=warning") as daemon,
     ):
         daemon.start()
+        daemon.drop("first.yaml", f"url: {server.url('/first')}\n")
+        wait_until(partial(daemon.ended, "first"), 60.0, "the daemon")
         for number in range(options.rounds):
             for way in ways:
                 job, url = f"{way}-{number}", server.url(f"/{way}/{number}")
