@@ -34,7 +34,10 @@ class Model:
         self.saved: tuple[int, tuple[Range, ...]] = (0, ())  # what a journal says
 
     def take(self) -> None:
-        if (piece := self.tiling.take()) is not None:
+        offered = self.tiling.offers
+        piece = self.tiling.take()
+        assert offered == (piece is not None)
+        if piece is not None:
             assert piece.left_bytes > 0
             self.pieces.append(piece)
 
