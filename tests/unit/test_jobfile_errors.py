@@ -219,9 +219,17 @@ BAD = {
         "url: https://example.org/${a\n",
         "iso.yaml:1:6: url: '${' is not closed; write ${name}, or $${ for a literal ${",
     ),
-    "later: date format": (
-        "url: https://example.org/${run.date-1d:%Y}\n",
-        "iso.yaml:1:6: url: '${run.date-1d:%Y}': arithmetic and formats of dates are not built yet",
+    "format of a date": (
+        "url: https://example.org/${run.date-1d:%Y%q}\n",
+        "iso.yaml:1:6: url: '%q' is nothing of a date; known: %Y %y %m %d %H %M %S %j %G %V %u %B %b %A %a %%",
+    ),
+    "reckoning with what is no date": (
+        "vars: {series: 24.04}\nurl: https://example.org/${series-1d}\n",
+        "iso.yaml:2:6: url: ${series} is '24.04', which is no date such as 2026-11-23",
+    ),
+    "variable that looks like a reckoning": (
+        "vars: {x-1d: a}\nurl: https://example.org/a\n",
+        "iso.yaml:1:8: vars.x-1d: ${x-1d} would mean another date; choose another name",
     ),
     "unknown algorithm": (
         "url: https://example.org/a\nchecksum: sha265:abcd\n",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from types import TracebackType
 
-from fetchd.clock import local_date
+from fetchd.dates import Moment
 from fetchd.digests import Digest
 from fetchd.errors import ValueProblem
 from fetchd.expand.lines import is_checksum, split_line
@@ -52,7 +52,7 @@ class Scope:
         self.bad_variables: dict[str, str] = {}  # and why; whatever refers to one fails
         self._values = {
             "run.id": str(run.id),
-            "run.date": local_date(run.scheduled_for_s, job.timezone).strftime("%Y-%m-%d"),
+            "run.date": Moment(run.scheduled_for_s, job.timezone),
             "job.name": job.name,
         }
         room = _MOST_OF_VARIABLES

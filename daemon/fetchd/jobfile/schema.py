@@ -21,6 +21,7 @@ from fetchd.errors import ValueProblem
 from fetchd.model import IfExists, Magic, Priority, SizeRange, Verify
 from fetchd.rates import Rate, parse_rate, rate_schema
 from fetchd.units import parse_duration_s, parse_rate_bytes_per_s, parse_size_bytes
+from fetchd.variables import is_plain_name
 from fetchd.yamldoc import did_you_mean
 
 #: Keys of the job file's design that this version does not know how to obey.
@@ -79,6 +80,8 @@ def _variable(value: object) -> str:
         raise ValueProblem(f"{text[:140]!r} is no variable; use letters, digits, '_' and '-'")
     if text in _RESERVED:
         raise ValueProblem(f"{text!r} means something else in ${{...}}; choose another name")
+    if not is_plain_name(text):
+        raise ValueProblem(f"${{{text}}} would mean another date; choose another name")
     return text
 
 
