@@ -143,6 +143,24 @@ class ListFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """Names, each with a list of values or a range (``A..B``) as written; may hold ``${...}``.
+
+    The items of its group are made once for each combination. ``include``: further combinations,
+    each with all names; ``exclude``: some values whose combinations are left out.
+    """
+
+    axes: tuple[tuple[str, str | tuple[str, ...]], ...]
+    include: tuple[tuple[tuple[str, str], ...], ...] = ()
+    exclude: tuple[tuple[tuple[str, str], ...], ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that the texts of the group may refer to."""
+        return tuple(name for name, _ in self.axes or self.include[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
     """What the items of a group have in common; every text may hold ``${...}``."""
 
@@ -162,6 +180,7 @@ class TaskGroup:
     items: tuple[Item, ...] | ListFile
     template: Template = Template()
     rules: Rules = Rules()
+    matrix: Matrix | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -421,7 +440,10 @@ class Publish(Attempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """How far a list was read: offset, SHA-256 (hex) of all bytes before it, lines before it."""
+    """How far a list was read: offset, SHA-256 (hex) of all bytes before it, lines before it.
+
+    Of a matrix, which no bytes stand for, ``lines`` are the tasks that were made of it or left out.
+    """
 
     offset_bytes: int
     prefix_sha256: str

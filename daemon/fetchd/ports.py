@@ -606,11 +606,12 @@ Change = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewGroup:
-    """``specs`` are the tasks known so far; ``expanding``: more come from a list."""
+    """``specs`` are the tasks known so far; ``expanding``: more come, from ``position`` on."""
 
     group: TaskGroup
     specs: tuple[TaskSpec, ...]
     expanding: bool
+    position: Position | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ BAD = {
     ),
     "unknown key without a near one": (
         "url: https://example.org/a\nzzzz: 1\n",
-        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, version, name, description, priority, timezone, vars, limits, tasks",
+        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, version, name, description, priority, timezone, vars, limits, tasks",
     ),
     "F05 duplicate key": (
         "url: https://example.org/a\nurl: https://example.org/b\n",
@@ -230,6 +230,82 @@ BAD = {
     "variable that looks like a reckoning": (
         "vars: {x-1d: a}\nurl: https://example.org/a\n",
         "iso.yaml:1:8: vars.x-1d: ${x-1d} would mean another date; choose another name",
+    ),
+    "value of a matrix that is no list": (
+        "matrix: {arch: amd64}\nurl: https://example.org/${arch}\n",
+        "iso.yaml:1:16: matrix.arch: 'amd64' is no range; write A..B with numbers or dates: 1..19, 01..12, 2026-01-01..2026-01-31, run.date-6d..run.date, or a list of values",
+    ),
+    "matrix that is a list": (
+        "matrix: [arch]\nurl: https://example.org/${arch}\n",
+        "iso.yaml:1:9: matrix: needs a mapping of names and their values: { arch: [amd64, arm64] }",
+    ),
+    "range of letters": (
+        "matrix: {x: a..c}\nurl: https://example.org/${x}\n",
+        "iso.yaml:1:13: matrix.x: 'a..c' is no range; write A..B with numbers or dates: 1..19, 01..12, 2026-01-01..2026-01-31, run.date-6d..run.date",
+    ),
+    "range that is empty": (
+        "matrix: {x: 9..1}\nurl: https://example.org/${x}\n",
+        "iso.yaml:1:13: matrix.x: '9..1' is empty: the first is behind the last",
+    ),
+    "range of no days": (
+        "matrix: {x: 2026-02-27..2026-02-30}\nurl: https://example.org/${x}\n",
+        "iso.yaml:1:13: matrix.x: '2026-02-27..2026-02-30' is no range; write A..B with numbers or dates: 1..19, 01..12, 2026-01-01..2026-01-31, run.date-6d..run.date",
+    ),
+    "range with an unknown variable": (
+        "matrix: {x: '1..${most}'}\nurl: https://example.org/${x}\n",
+        "iso.yaml:1:13: matrix.x: unknown variable ${most}; known here: run.id, run.date, job.name, url, url.path, job.dest, task.name",
+    ),
+    "value given twice": (
+        "matrix: {x: [a, b, a]}\nurl: https://example.org/${x}\n",
+        "iso.yaml:1:13: matrix.x: has 'a' twice",
+    ),
+    "no values": (
+        "matrix: {x: []}\nurl: https://example.org/${x}\n",
+        "iso.yaml:1:13: matrix.x: has no values",
+    ),
+    "too many combinations": (
+        "matrix: {x: 1..10000, y: 1..10000}\nurl: https://example.org/${x}/${y}\n",
+        "iso.yaml:1:9: matrix: has 100000000 combinations; at most 10000000 are possible",
+    ),
+    "unknown name of a matrix": (
+        "matrix: {arch: [a, b]}\nurl: https://example.org/${arhc}\n",
+        "iso.yaml:2:6: url: unknown variable ${arhc} (did you mean ${arch}?)",
+    ),
+    "name in vars and matrix": (
+        "vars: {arch: x}\nmatrix: {arch: [a, b]}\nurl: https://example.org/${arch}\n",
+        "iso.yaml:2:10: matrix.arch: 'arch' is in vars, too; choose another name",
+    ),
+    "exclude of an unknown name": (
+        "matrix: {arch: [a, b], exclude: [{arhc: a}]}\nurl: https://example.org/${arch}\n",
+        "iso.yaml:1:34: matrix.exclude[0]: 'arhc' is no name of the matrix (did you mean 'arch'?)",
+    ),
+    "exclude of an unknown value": (
+        "matrix: {arch: [a, b], exclude: [{arch: c}]}\nurl: https://example.org/${arch}\n",
+        "iso.yaml:1:33: matrix.exclude: arch is never 'c'; its values: a, b",
+    ),
+    "include of half a combination": (
+        "matrix: {x: [a], y: [b], include: [{x: c}]}\nurl: https://example.org/${x}${y}\n",
+        "iso.yaml:1:36: matrix.include[0]: says nothing of 'y'; write all names of the matrix",
+    ),
+    "include that is no list of combinations": (
+        "matrix: {x: [a], include: [c]}\nurl: https://example.org/${x}\n",
+        "iso.yaml:1:27: matrix.include: needs a list of combinations: [{ arch: arm64 }]",
+    ),
+    "combinations that write one file": (
+        "matrix: {x: [a, b], y: 1..1000000}\nurl: https://example.org/${x}/${y}\n",
+        "iso.yaml:2:6: url: writes '1' for (x: a, y: 1) and for (x: b, y: 1); put what differs into filename or dest",
+    ),
+    "bad path of a combination": (
+        "matrix: {x: [a, ..]}\nurl: https://example.org/${x}/f\ndest: ${x}\n",
+        "iso.yaml:3:7: dest: '..' has the component '..'",
+    ),
+    "one checksum for all combinations": (
+        "matrix: {x: 1..3}\nurl: https://example.org/${x}\nchecksum: md5:900150983cd24fb0d6963f7d28e17f72\n",
+        "iso.yaml:3:11: checksum: one checksum cannot hold for 3 files; write each behind its URL",
+    ),
+    "path of a matrix": (
+        "tasks:\n  a:\n    matrix: {x: [c]}\n    url: https://example.org/${x}\n  b:\n    url: https://example.org/c/${needs.a.path}\n",
+        "iso.yaml:6:10: tasks.b.url: ${needs.a.path} exists only for a task with one file, and 'a' has several",
     ),
     "unknown algorithm": (
         "url: https://example.org/a\nchecksum: sha265:abcd\n",

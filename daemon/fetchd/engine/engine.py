@@ -41,6 +41,7 @@ from fetchd.model import (
     Expand,
     Failure,
     Fetch,
+    Job,
     ListFile,
     OriginBounds,
     Outcome,
@@ -52,6 +53,7 @@ from fetchd.model import (
     RunState,
     RunView,
     Submit,
+    TaskGroup,
     TaskState,
     TransferView,
 )
@@ -409,18 +411,21 @@ class Engine:
             revision=job.revision,
             scheduled_for_s=now_s,
         )
-        groups = tuple(
-            NewGroup(group=group, specs=(), expanding=True)
-            if isinstance(group.items, ListFile)
-            else NewGroup(
-                group=group,
-                specs=self._expand(job, group, run, None).specs,
-                expanding=False,
-            )
-            for group in job.groups
-        )
+        groups = tuple(self._new_group(job, group, run) for group in job.groups)
         return NewJob(
             job=job, run=run, raw=command.raw, file=command.file, groups=groups, at_s=now_s
+        )
+
+    def _new_group(self, job: Job, group: TaskGroup, run: Run) -> NewGroup:
+        """Return a group with its tasks, or the first of very many."""
+        if isinstance(group.items, ListFile):
+            return NewGroup(group=group, specs=(), expanding=True)
+        batch = self._expand(job, group, run, None)
+        return NewGroup(
+            group=group,
+            specs=batch.specs,
+            expanding=batch.position is not None,
+            position=batch.position,
         )
 
     def _accept(self, jobs: Sequence[NewJob]) -> None:

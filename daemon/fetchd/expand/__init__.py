@@ -1,4 +1,4 @@
-"""Items of a group -> tasks of a run, all at once or, from a list, in batches."""
+"""Items of a group -> tasks of a run, all at once or, where there are many, in batches."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections import deque
 from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand.lines import is_checksum, split_line
 from fetchd.expand.lists import ListReader, check_list, no_list
+from fetchd.expand.matrix import AxisProblem, Combinations
 from fetchd.expand.metalink import MetalinkProblem
 from fetchd.expand.paths import shown
 from fetchd.expand.tasks import (
     ItemProblem,
     Recipe,
     Scope,
+    Values,
     bad_item,
     names_in,
     needs_of,
@@ -23,6 +25,8 @@ from fetchd.model import Batch, Item, Job, ListFile, Position, Run, TaskGroup, T
 
 __all__ = [
     "LIST_SUFFIXES",
+    "AxisProblem",
+    "Combinations",
     "Expander",
     "ItemProblem",
     "MetalinkProblem",
@@ -42,6 +46,9 @@ __all__ = [
 LIST_SUFFIXES = {".urls": "urls", ".meta4": "metalink", ".metalink": "metalink"}
 
 _REMEMBERED = 4
+#: So many tasks of a matrix are made at a time.
+_OF_A_MATRIX = 1000
+_NO_VALUES: Values = {}
 
 
 class Expander:
@@ -53,7 +60,7 @@ class Expander:
         self._recipes: deque[Recipe] = deque(maxlen=_REMEMBERED)  # guarded by _lock
 
     def __call__(self, job: Job, group: TaskGroup, run: Run, position: Position | None) -> Batch:
-        """Return all tasks of literal items, or those of the next lines of a list.
+        """Return all tasks of literal items, or the next ones of a list or a matrix.
 
         An item that cannot be understood is a task with a ``problem``. Raises AttemptError:
         list_changed, disk_error, and bad_item where no item of the group can become a task.
@@ -67,7 +74,9 @@ class Expander:
             return Batch(specs=tuple(specs), position=None)
         if isinstance(group.items, ListFile):
             return self._lists.read(group.items, recipe, position)
-        specs = (_spec(recipe, group, n, item) for n, item in enumerate(group.items, 1))
+        if recipe.combinations is not None:
+            return _of_matrix(recipe, recipe.combinations, group.items, position)
+        specs = (_spec(recipe, n, item) for n, item in enumerate(group.items, 1))
         return Batch(specs=tuple(specs), position=None)
 
     def _recipe(self, job: Job, group: TaskGroup, run: Run) -> Recipe:
@@ -89,11 +98,28 @@ class Expander:
 expand = Expander()
 
 
-def _spec(recipe: Recipe, group: TaskGroup, number: int, item: Item) -> TaskSpec:
+def _of_matrix(
+    recipe: Recipe, combinations: Combinations, items: tuple[Item, ...], position: Position | None
+) -> Batch:
+    """Return the tasks of the next combinations, each with all items."""
+    start = position.lines if position else 0
+    end = len(combinations) * len(items)
+    stop = min(start + _OF_A_MATRIX, end)
+    specs = []
+    for number in range(start, stop):
+        combination, index = divmod(number, len(items))
+        values = combinations.at(combination)
+        if values is not None:
+            specs.append(_spec(recipe, number + 1, items[index], values))
+    more = Position(offset_bytes=0, prefix_sha256="", lines=stop) if stop < end else None
+    return Batch(specs=tuple(specs), position=more)
+
+
+def _spec(recipe: Recipe, number: int, item: Item, values: Values = _NO_VALUES) -> TaskSpec:
     try:
-        return recipe.of_item(item)
+        return recipe.of_item(item, values)
     except ValueProblem as exc:
-        return bad_item(_place(group, number), str(exc))
+        return bad_item(_place(recipe.group, number), str(exc))
 
 
 def _place(group: TaskGroup, number: int) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from fetchd.dates import Moment
 from fetchd.digests import Digest
 from fetchd.errors import ValueProblem
 from fetchd.expand.lines import is_checksum, split_line
+from fetchd.expand.matrix import Combinations
 from fetchd.expand.paths import clean_folder, clean_path, join_path, shown
-from fetchd.model import Item, Job, ListFile, Run, TaskGroup, TaskSpec, Template, Verify
+from fetchd.model import Item, Job, ListFile, Run, TaskGroup, TaskSpec, Verify
 from fetchd.urls import check_url, file_name_of, join_url, path_of, resolve_url
 from fetchd.variables import references, render, unknown
 
@@ -24,13 +26,16 @@ _PLAIN = re.compile(
     r"[A-Za-z0-9_~%+=,-][A-Za-z0-9._~%+=,-]*(?:/[A-Za-z0-9_~%+=,-][A-Za-z0-9._~%+=,-]*)*"
 )
 _NEEDED = re.compile(r"needs\.(.+)\.path")
-_LATER = re.compile(r"(?:item|matrix)\..+|needs\..+\.changed|job\.summary|task\.path")
+_LATER = re.compile(r"item\..+|needs\..+\.changed|job\.summary|task\.path")
 _MOST_OF_VARIABLES = 4 * 1024 * 1024  # characters; references could multiply a small file
 _LONGEST_REASON = 400
 _OF_URL = {"url", "url.path"}
 _GIVEN = ("url", "url.path", "job.dest", "task.name")
 
 Lookup = Callable[[str], str]
+#: What names mean in the texts of one task beside what they mean in all.
+Values = Mapping[str, str]
+_NONE: Values = MappingProxyType({})
 
 
 class ItemProblem(ValueProblem):
@@ -61,17 +66,22 @@ class Scope:
                 if room <= 0:
                     raise ValueProblem("the variables are too long together")
                 # A variable may refer to those above it: no cycles, no order to find.
-                value = render(text, self._value)
+                value = render(text, self.value)
             except ValueProblem as exc:
                 self.bad_variables[name] = str(exc)
             else:
                 self._values[name] = self._values[f"vars.{name}"] = value
                 room -= len(value)
 
-    def lookup(self, group: TaskGroup, url: str | None = None) -> Lookup:
-        """Return what names mean in the texts of a group, and of its item with this URL."""
+    def lookup(self, group: TaskGroup, url: str | None = None, values: Values = _NONE) -> Lookup:
+        """Return what names mean in the texts of a group, and of its item with this URL.
+
+        ``values``: of one combination of its matrix.
+        """
 
         def look(name: str) -> str:
+            if values and (value := values.get(name.removeprefix("matrix."))) is not None:
+                return value
             if url is not None and name == "url":
                 return url
             if url is not None and name == "url.path":
@@ -79,14 +89,19 @@ class Scope:
             if name == "task.name":
                 return group.name
             if name == "job.dest":
-                return render(self.job.dest, self._value).removesuffix("/")
+                return render(self.job.dest, self.value).removesuffix("/")
             if needed := _NEEDED.fullmatch(name):
                 return self._path_of(needed[1])
-            return self._value(name)
+            return self.value(name, () if group.matrix is None else group.matrix.names)
 
         return look
 
-    def _value(self, name: str) -> str:
+    def combinations(self, group: TaskGroup) -> Combinations | None:
+        """Return those of the group's matrix, None where it has none; raises AxisProblem."""
+        return None if group.matrix is None else Combinations(group.matrix, self.value)
+
+    def value(self, name: str, others: Iterable[str] = ()) -> str:
+        """Return what a name means in every group; ``others``: what else is known to a person."""
         value = self._values.get(name)
         if value is not None:
             return value
@@ -99,7 +114,7 @@ class Scope:
             raise ValueProblem(f"${{{name}}} has no value")
         if bare in self.job.variables:
             raise ValueProblem(f"${{{name}}} is written below; a variable knows those above it")
-        raise unknown(name, chain(self._values, _GIVEN))
+        raise unknown(name, chain(others, self._values, _GIVEN))
 
     def _path_of(self, name: str) -> str:
         """Return the path of a group's only file."""
@@ -111,7 +126,8 @@ class Scope:
             if group is None:
                 names = (f"needs.{known}.path" for known in self._groups)
                 raise unknown(f"needs.{waiting[-1]}.path", names)
-            if isinstance(group.items, ListFile) or len(group.items) != 1:
+            several = isinstance(group.items, ListFile) or len(group.items) != 1
+            if several or group.matrix is not None:
                 raise ValueProblem(
                     f"${{needs.{group.name}.path}} exists only for a task with one file, and "
                     f"{group.name!r} has several"
@@ -122,6 +138,7 @@ class Scope:
             if missing:
                 waiting += missing
                 continue
+            assert not isinstance(group.items, ListFile)
             try:
                 self._paths[waiting.pop()] = Recipe(self, group).of_item(group.items[0]).path
             except ItemProblem as exc:
@@ -139,38 +156,50 @@ class _Common:
 
 
 class Recipe:
-    """How the items of one group become tasks in one run."""
+    """How the items of one group become tasks in one run.
+
+    ``values``: those of a matrix, without which a group that has one makes no task.
+    """
 
     def __init__(self, scope: Scope, group: TaskGroup) -> None:
         self.scope = scope
         self.group = group
+        self.combinations = scope.combinations(group)
+        self._varying = set(group.matrix.names) if group.matrix else set[str]()
         self._look = scope.lookup(group)
-        with _IN_BASE:
-            bases = [_folder_url(render(base, self._look)) for base in group.template.base]
-        self._bases = tuple(dict.fromkeys(bases))
-        # Worked out once, unless it depends on the item's own URL.
-        self._common = None if _refers_to_url(group.template) else self._common_for(self._look)
-        self._sums = self._sums_of(()) if self._sums_are_common() else None
+        # Worked out once, unless it depends on the item's own URL or values.
+        template = group.template
+        self._bases = None if self._varies(template.base) else self._bases_for(self._look)
+        texts = (template.dest, template.filename or "", *template.checksums)
+        self._common = None if self._varies(texts, _OF_URL) else self._common_for(self._look)
+        self._sums = (
+            self._sums_of((), _NONE, self._bases or ()) if self._sums_are_common() else None
+        )
 
-    def of_item(self, item: Item) -> TaskSpec:
+    def of_item(self, item: Item, values: Values = _NONE) -> TaskSpec:
         """Return the task of an item whose texts may refer to variables; raises ItemProblem."""
+        bases = self._bases
+        if bases is None:
+            bases = self._bases_for(self.scope.lookup(self.group, None, values))
         with _IN_ITEM:
-            sources = self._sources(render(item.url, self._look))
-            look = self.scope.lookup(self.group, sources[0])
+            look = self.scope.lookup(self.group, None, values) if values else self._look
+            sources = _sources(render(item.url, look), bases)
+            look = self.scope.lookup(self.group, sources[0], values)
             filename = None if item.filename is None else render(item.filename, look)
             checksum = None if item.checksum is None else render(item.checksum, look)
             if filename is not None and is_checksum(filename):
                 raise ValueProblem(f"the file name {filename!r} looks like a checksum")
             digests = _of_text(checksum)
-        return self._task(sources, filename, digests)
+        return self._task(sources, filename, digests, values=values, bases=bases)
 
     def of_line(self, text: str) -> TaskSpec:
         """Return the task of a line of a list, in which ``${`` means nothing; as ``of_item``."""
+        bases = self._bases or ()
         with _IN_ITEM:
             url, filename, checksum = split_line(text)
-            sources = self._sources(url)
+            sources = _sources(url, bases)
             digests = _of_text(checksum)
-        return self._task(sources, filename, digests)
+        return self._task(sources, filename, digests, bases=bases)
 
     def of_named(
         self,
@@ -183,14 +212,7 @@ class Recipe:
         size = self.group.rules.size
         if size is not None and size_bytes is not None and size_bytes not in size:
             raise ItemProblem("item", f"has {size_bytes} bytes, `size` allows {size}")
-        return self._task(sources, name, digests, size_bytes)
-
-    def _sources(self, url: str) -> tuple[str, ...]:
-        if not self._bases or _ABSOLUTE.match(url):
-            return (check_url(url),)
-        if _PLAIN.fullmatch(url):
-            return tuple([base + url for base in self._bases])
-        return tuple([check_url(join_url(base, url)) for base in self._bases])
+        return self._task(sources, name, digests, size_bytes, bases=self._bases or ())
 
     def _task(
         self,
@@ -198,12 +220,14 @@ class Recipe:
         filename: str | None,
         own_digests: tuple[Digest, ...],
         size_bytes: int | None = None,
+        values: Values = _NONE,
+        bases: tuple[str, ...] = (),
     ) -> TaskSpec:
         common = self._common
         if common is None:
-            common = self._common_for(self.scope.lookup(self.group, sources[0]))
+            common = self._common_for(self.scope.lookup(self.group, sources[0], values))
         digests = common.digests
-        sums = self._sums_of(sources) if self._sums is None else self._sums
+        sums = self._sums_of(sources, values, bases) if self._sums is None else self._sums
         with _IN_ITEM:
             if filename is not None:
                 path = join_path(common.folder, filename)
@@ -225,24 +249,36 @@ class Recipe:
             size_bytes=size_bytes,
         )
 
+    def _varies(self, texts: Iterable[str], more: AbstractSet[str] = frozenset()) -> bool:
+        """Tell whether texts refer to what differs between the tasks of the group."""
+        names = {name.removeprefix("matrix.") for name in names_in(texts)}
+        return not names.isdisjoint(self._varying | more)
+
+    def _bases_for(self, look: Lookup) -> tuple[str, ...]:
+        with _IN_BASE:
+            bases = [_folder_url(render(base, look)) for base in self.group.template.base]
+        return tuple(dict.fromkeys(bases))
+
     def _sums_are_common(self) -> bool:
         """Tell whether the sums file is the same for every item, wherever that comes from."""
         text = self.group.template.sums
         if text is None:
             return True
-        placed = bool(self._bases or _ABSOLUTE.match(text))
-        return placed and names_in([text]).isdisjoint(_OF_URL)
+        placed = bool(self._bases) or _ABSOLUTE.match(text) is not None
+        return placed and not self._varies([text], _OF_URL)
 
-    def _sums_of(self, sources: tuple[str, ...]) -> tuple[str, ...]:
+    def _sums_of(
+        self, sources: tuple[str, ...], values: Values, bases: tuple[str, ...]
+    ) -> tuple[str, ...]:
         """Return the URLs of the sums file: a relative one is joined to the bases, else beside."""
         text = self.group.template.sums
         if text is None:
             return ()
         urls = []
         with _IN_SUMS:
-            for index, place in enumerate(self._bases or sources or ("",)):
+            for index, place in enumerate(bases or sources or ("",)):
                 source = sources[min(index, len(sources) - 1)] if sources else None
-                url = render(text, self.scope.lookup(self.group, source))
+                url = render(text, self.scope.lookup(self.group, source, values))
                 if not url:
                     raise ValueProblem("is empty")
                 urls.append(check_url(url if _ABSOLUTE.match(url) else resolve_url(place, url)))
@@ -299,9 +335,12 @@ def needs_of(group: TaskGroup) -> list[str]:
     return sorted(match[1] for match in map(_NEEDED.fullmatch, names) if match)
 
 
-def _refers_to_url(template: Template) -> bool:
-    texts = (template.dest, template.filename or "", *template.checksums)
-    return not names_in(texts).isdisjoint(_OF_URL)
+def _sources(url: str, bases: tuple[str, ...]) -> tuple[str, ...]:
+    if not bases or _ABSOLUTE.match(url):
+        return (check_url(url),)
+    if _PLAIN.fullmatch(url):
+        return tuple([base + url for base in bases])
+    return tuple([check_url(join_url(base, url)) for base in bases])
 
 
 def _folder_url(base: str) -> str:

@@ -114,7 +114,7 @@ def _job(content: dict[str, Any], file: str, settings: Settings, complaints: Com
     room = _MOST_ITEMS
     for draft in drafts(keys, name, unread):
         built.append(build(draft, keys, settings, defaults, complaints))
-        room -= len(built[-1].items)
+        room -= len(built[-1].items) + _values(built[-1].group)
         if room < 0:
             complaints.add(draft.prefix, "the urls above the tasks, taken by each, are too many")
             complaints.raise_any()
@@ -139,6 +139,14 @@ def _job(content: dict[str, Any], file: str, settings: Settings, complaints: Com
         try_out(job, built, unread, complaints)
     complaints.raise_any()
     return job
+
+
+def _values(group: TaskGroup) -> int:
+    """Return how many values a group's matrix names: those of ranges are not written out."""
+    if group.matrix is None:
+        return 0
+    lists = (said for _, said in group.matrix.axes if not isinstance(said, str))
+    return sum(map(len, (*lists, *group.matrix.include, *group.matrix.exclude)))
 
 
 def _rate(keys: JobFile) -> Rate | None:

@@ -23,6 +23,7 @@ from fetchd.jobfile.schema import (
 from fetchd.model import (
     IfExists,
     Item,
+    Matrix,
     RetryPolicy,
     Rules,
     TaskGroup,
@@ -49,15 +50,20 @@ class Draft:
     def written_needs(self) -> list[str]:
         return (self.own.needs or []) if isinstance(self.own, TaskEntry) else []
 
-    def place(self, key: str) -> Path:
-        """Return where the key that holds for this task is written."""
-        return (*self.prefix, key) if getattr(self.own, key, None) is not None else (key,)
+    def place(self, key: str, within: str | None = None) -> Path:
+        """Return where the key that holds for this task is written, and what is ``within`` it."""
+        own = getattr(self.own, key, None)
+        if within is None:
+            return (*self.prefix, key) if own is not None else (key,)
+        return (*self.prefix, key, within) if own and within in own else (key, within)
 
     def get(self, key: str) -> Any:
         """Return the value that holds: own keys first, mappings merged one level deep."""
         own, top = getattr(self.own, key), getattr(self.top, key)
         if own is None:
             return top
+        if key == "matrix" and top is not None:
+            return {**top, **own} if own else own
         if isinstance(own, BaseModel | dict) and top is not None:
             return _merged(own, top)
         return own
@@ -65,11 +71,15 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A task's group, and its items by where they are written."""
+    """A task's group, and its items by where they are written.
+
+    ``blind``: names that its texts use may be missing because of an error that was told.
+    """
 
     draft: Draft
     group: TaskGroup
     items: dict[Path, Item]
+    blind: bool = False
 
 
 def drafts(job: JobFile, name: str, unread: Unread) -> list[Draft]:
@@ -115,6 +125,9 @@ def build(
 ) -> Built:
     """Return the task's group; what is wrong is complained about and left out."""
     items = _items(draft, complaints)
+    before = complaints.count
+    matrix = _matrix(draft, job, complaints)
+    blind = complaints.count > before or "matrix" in draft.hurt
     group = TaskGroup(
         name=draft.name,
         items=tuple(items.values()),
@@ -126,8 +139,9 @@ def build(
             sums=draft.get("sums"),
         ),
         rules=_rules(draft, job, settings, defaults, complaints),
+        matrix=matrix,
     )
-    return Built(draft, group, items)
+    return Built(draft, group, items, blind)
 
 
 def lower(*limits: int | None) -> int | None:
@@ -208,6 +222,54 @@ def _rules(
             ),
         ),
     )
+
+
+def _matrix(draft: Draft, job: JobFile, complaints: Complaints) -> Matrix | None:
+    """Return the matrix, without what is wrong with it."""
+    written: dict[str, Any] = draft.get("matrix") or {}
+    axes = {name: said for name, said in written.items() if name not in {"include", "exclude"}}
+    for name, said in list(axes.items()):
+        if not isinstance(said, str | tuple):
+            complaints.add(draft.place("matrix", name), "needs single values, not mappings")
+            del axes[name]
+        elif name in (job.vars or {}):
+            complaints.add(
+                draft.place("matrix", name),
+                f"{name!r} is in vars, too; choose another name",
+                at_key=True,
+            )
+    include, exclude = (
+        _combinations(draft, key, written.get(key, ()), axes, complaints)
+        for key in ("include", "exclude")
+    )
+    if not (axes or include):
+        return None
+    return Matrix(axes=tuple(axes.items()), include=include, exclude=exclude)
+
+
+def _combinations(
+    draft: Draft, key: str, written: Any, axes: dict[str, Any], complaints: Complaints
+) -> tuple[tuple[tuple[str, str], ...], ...]:
+    """Return what stands in ``include`` or ``exclude`` of a matrix, but for what is wrong."""
+    if isinstance(written, str) or not all(isinstance(one, dict) for one in written):
+        complaints.add(
+            draft.place("matrix", key), "needs a list of combinations: [{ arch: arm64 }]"
+        )
+        return ()
+    names = list(axes or (written[0] if key == "include" and written else ()))
+    good = []
+    for index, one in enumerate(written):
+        place = (*draft.place("matrix", key), index)
+        unknown = [name for name in one if name not in names]
+        missing = [name for name in names if name not in one]
+        if unknown and not draft.hurt & {"matrix"}:
+            hint = did_you_mean(unknown[0], names)
+            complaints.add(place, f"{unknown[0]!r} is no name of the matrix", hint)
+        elif missing and key == "include" and not draft.hurt & {"matrix"}:
+            complaints.add(place, f"says nothing of {missing[0]!r}; write all names of the matrix")
+        elif not unknown:
+            good.append(tuple((name, one[name]) for name in names if name in one))
+    return tuple(good)
 
 
 def _root(draft: Draft, settings: Settings, complaints: Complaints) -> str:

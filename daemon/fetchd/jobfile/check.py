@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from fetchd.expand import ItemProblem, Recipe, Scope, names_in, needs_of, texts_of
+from fetchd.expand import (
+    AxisProblem,
+    Combinations,
+    ItemProblem,
+    Recipe,
+    Scope,
+    names_in,
+    needs_of,
+    texts_of,
+)
 from fetchd.jobfile.build import Built
 from fetchd.jobfile.complaints import Complaints, Path
 from fetchd.jobfile.needs import order
@@ -28,6 +37,8 @@ _SHOWN_OF_A_CYCLE = 8
 _MOST_COMPARED = 300
 _MOST_OF_URLS = 64 * 1024 * 1024  # characters; bases and variables could multiply a small file
 _SOME_TIME_S = 1_000_000_000.0
+#: Of a matrix so many combinations are tried; of others a destination may still be taken.
+_MOST_COMBINATIONS_TRIED = 1000
 
 
 def with_needs(
@@ -81,7 +92,7 @@ class _Trial:
         self._blind = blind
         self._failed = failed
         self._complaints = complaints
-        self._files: dict[tuple[str, str], Path] = {}
+        self._files: dict[tuple[str, str], tuple[Path, str]] = {}
         self._folders: dict[tuple[str, str], Path] = {}
 
     def make(self, built: Built) -> None:
@@ -91,27 +102,60 @@ class _Trial:
         names = names_in(texts_of(group))
         if (
             not built.items
+            or built.blind
             or not names.isdisjoint(self._blind)
             or not self._failed.isdisjoint(needs_of(group))
         ):
             self._failed.add(group.name)
             return
-        if len(built.items) > 1 and any("${" not in text for text in group.template.checksums):
+        combinations = self._combinations(built)
+        files = len(built.items) * (1 if combinations is None else len(combinations))
+        if files > 1 and any("${" not in text for text in group.template.checksums):
             self._complaints.add(
                 draft.place("checksum"),
-                f"one checksum cannot hold for {len(built.items)} files; write each behind its URL",
+                f"one checksum cannot hold for {files} files; write each behind its URL",
             )
+        if self._complaints.count > before:
             self._failed.add(group.name)
             return
         recipe, hurt = self._recipe(built)
+        if combinations is None:
+            self._try(built, recipe, {}, hurt)
+        else:
+            for number in combinations.telling(_MOST_COMBINATIONS_TRIED):
+                values = combinations.at(number)
+                if values is not None:
+                    self._try(built, recipe, values, hurt)
+                if self._complaints.count > before or self.room < 0:
+                    break  # the others are as bad
+        if self._complaints.count > before:
+            self._failed.add(group.name)
+
+    def _combinations(self, built: Built) -> Combinations | None:
+        """Return those of the group's matrix; complain if it is bad."""
+        try:
+            combinations = self._scope.combinations(built.group)
+        except AxisProblem as exc:
+            place = built.draft.place("matrix", exc.axis or None)
+            self._complaints.add(place, str(exc))
+            return None
+        if combinations is not None and (odd := combinations.odd_exclude()):
+            self._complaints.add(built.draft.place("matrix", "exclude"), odd)
+        return combinations
+
+    def _try(
+        self, built: Built, recipe: Recipe, values: Mapping[str, str], hurt: AbstractSet[str]
+    ) -> None:
+        """Make the task of each item, with these values of a matrix."""
+        said = ", ".join(f"{name}: {value}" for name, value in values.items())
         for place, item in built.items.items():
             try:
-                spec = recipe.of_item(item)
+                spec = recipe.of_item(item, values)
             except ItemProblem as exc:
                 self._complain(built, exc, place, hurt)
             else:
                 if not hurt:
-                    self._take(group.rules.root, spec.path, place)
+                    self._take(built.group.rules.root, spec.path, place, said)
                 self.room -= sum(map(len, (*spec.sources, *spec.sums))) + len(spec.path)
             if self.room < 0:
                 self._complaints.add(
@@ -119,8 +163,6 @@ class _Trial:
                 )
             if self.room < 0 or self._complaints.full:
                 return
-        if self._complaints.count > before:
-            self._failed.add(group.name)
 
     def _recipe(self, built: Built) -> tuple[Recipe, AbstractSet[str]]:
         """Return the group's recipe without the keys that are wrong, and these keys."""
@@ -133,16 +175,24 @@ class _Trial:
                 hurt.add(exc.key)
                 group = replace(group, template=replace(group.template, **_ABSENT[exc.key]))
 
-    def _take(self, root: str, path: str, place: Path) -> None:
+    def _take(self, root: str, path: str, place: Path, said: str) -> None:
         """Note who writes a path; complain where another does, or cannot then."""
         if (root, path) in self._files:
+            other_place, other_said = self._files[root, path]
+            if other_place == place:
+                self._complaints.add(
+                    place,
+                    f"writes {path!r} for ({other_said}) and for ({said}); "
+                    "put what differs into filename or dest",
+                )
+                return
             self._complaints.add(place, f"writes {path!r}, as {self._shown(root, path)} does")
             return
         if (root, path) in self._folders:
             other = self._complaints.shown(self._folders[root, path])
             self._complaints.add(place, f"writes the file {path!r}, which is a folder for {other}")
             return
-        self._files[root, path] = place
+        self._files[root, path] = place, said
         folder = path.rpartition("/")[0]
         while folder and (root, folder) not in self._folders:
             if (root, folder) in self._files:
@@ -154,7 +204,7 @@ class _Trial:
             folder = folder.rpartition("/")[0]
 
     def _shown(self, root: str, path: str) -> str:
-        return self._complaints.shown(self._files[root, path])
+        return self._complaints.shown(self._files[root, path][0])
 
     def _complain(
         self, built: Built, exc: ItemProblem, place: Path, hurt: AbstractSet[str]

@@ -104,6 +104,8 @@ def _mapping_needed(path: Path) -> str:
     if path == ("tasks",):
         return "needs a mapping: each task's name, and below it the task's keys"
     keys = _NESTED.get(path[-1], TaskEntry if path[:1] == ("tasks",) else None)
+    if path[-1] == "matrix":
+        return "needs a mapping of names and their values: { arch: [amd64, arm64] }"
     if keys is None or path[-1] in {"vars", "headers"}:
         return "needs a mapping of names and texts"
     return f"needs a mapping with keys such as {', '.join(list(keys.model_fields)[:3])}"

@@ -27,7 +27,7 @@ from fetchd.yamldoc import did_you_mean
 #: Keys of the job file's design that this version does not know how to obey.
 NOT_BUILT = frozenset(
     {
-        "schedule", "window", "publish", "keep", "matrix", "from",
+        "schedule", "window", "publish", "keep", "from",
         "if", "may_fail", "steps", "on_success", "on_failure",
     }
 )  # fmt: skip
@@ -42,6 +42,7 @@ MOST_SEGMENTS = 16
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
 _FEW = 32
 _MOST_VARIABLES = 1000
+_MOST_VALUES = 1000
 _RESERVED = {"item", "job", "matrix", "needs", "run", "task", "url", "vars"}
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110 §5.6.2
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
@@ -262,6 +263,25 @@ def _header_value(value: object) -> str:
     return text.strip(" \t")
 
 
+def _matrix(value: object) -> object:
+    """Read the values of one name: a range as text, a list of texts, or of combinations."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueProblem(f"needs a list of values or a range A..B, not {_kind(value)}")
+    if len(value) > _MOST_VALUES:
+        raise ValueProblem(f"has {len(value)} entries; at most {_MOST_VALUES} are possible")
+    if value and all(isinstance(one, Mapping) for one in value):
+        return [_combination(one) for one in value]
+    return tuple(map(_text, value))
+
+
+def _combination(said: Mapping[str, object]) -> dict[str, str]:
+    if not said:
+        raise ValueProblem("has an entry without values; write names and values: { arch: arm64 }")
+    return {name: _text(text) for name, text in said.items()}
+
+
 def _kind(value: object) -> str:
     return "nothing" if value is None else "a mapping" if isinstance(value, Mapping) else "a list"
 
@@ -348,6 +368,29 @@ Magics = Annotated[
         {"anyOf": [_ONE_MAGIC, {"type": "array", "items": _ONE_MAGIC, "maxItems": _MOST_MAGIC}]}
     ),
 ]
+_VALUES = {"type": "array", "maxItems": _MOST_VALUES}
+_SCALAR = {"type": ["string", "number", "boolean"]}
+_COMBINATIONS = {**_VALUES, "items": {"type": "object", "additionalProperties": _SCALAR}}
+MatrixKeys = Annotated[
+    dict[Variable, Annotated[Any, PlainValidator(_matrix)]],
+    AfterValidator(_few),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "description": "Each name with its values: a list, or a range A..B.",
+            "properties": {
+                "include": {**_COMBINATIONS, "description": "Further combinations."},
+                "exclude": {**_COMBINATIONS, "description": "Combinations to be left out."},
+            },
+            "additionalProperties": {
+                "anyOf": [
+                    {"type": "string", "pattern": r"\.\.|\$\{"},
+                    {**_VALUES, "items": _SCALAR, "minItems": 1},
+                ]
+            },
+        }
+    ),
+]
 HeaderName = Annotated[str, PlainValidator(_header_name), _native("string")]
 HeaderValue = Annotated[str, PlainValidator(_header_value), _native("string", "number", "boolean")]
 
@@ -431,6 +474,8 @@ class TaskKeys(_Keys):
     """When to give up waiting."""
     wait_for: Duration | None = None
     """So long 404, 410 and 403 mean that the file is not there yet."""
+    matrix: MatrixKeys | None = None
+    """Names and their values; the task is made once for each combination."""
 
 
 class TaskEntry(TaskKeys):

@@ -21,6 +21,7 @@ from fetchd.model import (
     Job,
     ListFile,
     Magic,
+    Matrix,
     OriginRecord,
     Priority,
     RetryPolicy,
@@ -84,14 +85,14 @@ def job_of(text: str, name: str, revision: str, groups: tuple[TaskGroup, ...]) -
 def group_text(group: TaskGroup) -> str:
     """Return the group as JSON.
 
-    Literal items have become tasks and are left out; a single one is kept, because other
-    groups may refer to the path of its file.
+    Literal items have become tasks and are left out, but for those of a matrix; a single one is
+    kept, because other groups may refer to the path of its file.
     """
     listed, form, items = None, "", []
     if isinstance(group.items, ListFile):
         listed, form = group.items.path, group.items.format
-    elif len(group.items) == 1:
-        items = [asdict(group.items[0])]
+    elif len(group.items) == 1 or group.matrix is not None:
+        items = [asdict(item) for item in group.items]
     return json.dumps(
         {
             "name": group.name,
@@ -101,6 +102,7 @@ def group_text(group: TaskGroup) -> str:
             "items": items,
             "template": asdict(group.template),
             "rules": asdict(group.rules),
+            "matrix": group.matrix and asdict(group.matrix),
         }
     )
 
@@ -135,7 +137,24 @@ def group_of(text: str) -> TaskGroup:
                 "timeouts": Timeouts(**rules["timeouts"]),
             }
         ),
+        matrix=_matrix_of(fields.get("matrix")),
     )
+
+
+def _matrix_of(fields: dict[str, Any] | None) -> Matrix | None:
+    if fields is None:
+        return None
+    return Matrix(
+        axes=tuple(
+            (name, said if isinstance(said, str) else tuple(said)) for name, said in fields["axes"]
+        ),
+        include=_pairs_of(fields["include"]),
+        exclude=_pairs_of(fields["exclude"]),
+    )
+
+
+def _pairs_of(listed: list[list[list[str]]]) -> tuple[tuple[tuple[str, str], ...], ...]:
+    return tuple(tuple((name, text) for name, text in one) for one in listed)
 
 
 # ---------------------------------------------------------------- tasks

@@ -7,7 +7,8 @@ RETURNING id;
 INSERT INTO run (id, job, file, state, accepted_at, scheduled_for) VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: add_group
-INSERT INTO task_group (run, document, expanding) VALUES (?, ?, ?);
+INSERT INTO task_group (run, document, expanding, offset_bytes, prefix_sha256, lines)
+VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: move_position
 UPDATE task_group SET expanding = ?, offset_bytes = ?, prefix_sha256 = ?, lines = ? WHERE id = ?;

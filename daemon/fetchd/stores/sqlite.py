@@ -148,13 +148,7 @@ class SqliteStore:
             failed = _add_tasks(db, run, group.id, group.group.rules.root, specs)
             db.execute(
                 Q["move_position"],
-                (
-                    position is not None,
-                    position.offset_bytes if position else None,
-                    position.prefix_sha256 if position else None,
-                    position.lines if position else None,
-                    group.id,
-                ),
+                (position is not None, *_position_columns(position), group.id),
             )
             return Appended(added=len(specs), failed=failed)
 
@@ -468,11 +462,23 @@ def _add_job(db: sqlite3.Connection, new: NewJob) -> OpenRun:
     )
     for group in new.groups:
         cursor = db.execute(
-            Q["add_group"], (run.id, codec.group_text(group.group), group.expanding)
+            Q["add_group"],
+            (
+                run.id,
+                codec.group_text(group.group),
+                group.expanding,
+                *_position_columns(group.position),
+            ),
         )
         assert cursor.lastrowid is not None
         _add_tasks(db, run.id, cursor.lastrowid, group.group.rules.root, group.specs)
     return _open_run(db, run.id)
+
+
+def _position_columns(position: Position | None) -> tuple[int | str | None, ...]:
+    if position is None:
+        return None, None, None
+    return position.offset_bytes, position.prefix_sha256, position.lines
 
 
 def _add_tasks(
