@@ -181,6 +181,7 @@ class TaskGroup:
     template: Template = Template()
     rules: Rules = Rules()
     matrix: Matrix | None = None
+    may_fail: bool = False  # its failures hurt neither the run nor those who need it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -282,6 +282,77 @@ def test_who_needs_a_failed_group_is_skipped_all_the_way_down(hand):
     assert states["h"] == (TaskState.SKIPPED, "upstream_failed")
 
 
+def may_fail(made: TaskGroup) -> TaskGroup:
+    return replace(made, may_fail=True)
+
+
+def test_who_needs_a_group_that_may_fail_goes_on_and_the_run_is_partial(hand):
+    answer = hand.submit(
+        job(
+            "a",
+            may_fail(group("one", spec("f"), spec("g"))),
+            group("two", spec("h"), needs=("one",)),
+        )
+    )
+
+    hand.settle(hand.fetch(), failure("bad_status", transient=False))
+    paths = hand.run_all()
+
+    assert paths == ["g", "h"]
+    assert hand.store.run_view(answer.run).state is RunState.PARTIAL
+
+
+def test_a_failure_that_may_not_be_outweighs_those_that_may(hand):
+    answer = hand.submit(job("a", may_fail(group("one", spec("f"))), group("two", spec("g"))))
+
+    hand.settle(hand.fetch(), failure("bad_status", transient=False))
+    hand.settle(hand.fetch(), failure("bad_status", transient=False))
+
+    assert hand.store.run_view(answer.run).state is RunState.FAILED
+
+
+def test_a_group_that_may_fail_and_was_skipped_lets_nobody_go_on(hand):
+    answer = hand.submit(
+        job(
+            "a",
+            group("one", spec("f")),
+            may_fail(group("two", spec("g"), needs=("one",))),
+            group("three", spec("h"), needs=("two",)),
+        )
+    )
+
+    hand.settle(hand.fetch(), failure("bad_status", transient=False))
+
+    view = hand.store.run_view(answer.run)
+    assert (view.state, view.tasks.skipped) == (RunState.FAILED, 2)
+
+
+def test_a_partial_run_is_retried_and_may_then_succeed(hand):
+    answer = hand.submit(job("a", may_fail(group("one", spec("f")))))
+    hand.settle(hand.fetch(), failure("bad_status", transient=False))
+
+    hand.engine.obey(Retry(job="a"))
+
+    assert hand.run_all() == ["f"]
+    assert hand.store.run_view(answer.run).state is RunState.SUCCEEDED
+
+
+def test_what_may_fail_is_known_in_the_next_life(tmp_path):
+    path = str(tmp_path / "db")
+    first = EngineByHand(store=SqliteStore(path, StepClock(), print), clock=StepClock())
+    made = job("a", may_fail(group("one", spec("f"))), group("two", spec("g"), needs=("one",)))
+    answer = first.submit(made)
+    first.settle(first.fetch(), failure("bad_status", transient=False))
+    first.close()
+
+    second = EngineByHand(store=SqliteStore(path, StepClock(), print), clock=StepClock())
+    second.engine.recover({})
+
+    assert second.run_all() == ["g"]
+    assert second.store.run_view(answer.run).state is RunState.PARTIAL
+    second.close()
+
+
 def test_cancel_ends_waiting_tasks_at_once_and_running_ones_when_they_settle(hand):
     answer = hand.submit(job("a", group("a", spec("f"), spec("g"))))
     attempt = hand.fetch()

@@ -33,7 +33,7 @@ BAD = {
     ),
     "unknown key without a near one": (
         "url: https://example.org/a\nzzzz: 1\n",
-        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, version, name, description, priority, timezone, vars, limits, tasks",
+        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, may_fail, version, name, description, priority, timezone, vars, limits, tasks",
     ),
     "F05 duplicate key": (
         "url: https://example.org/a\nurl: https://example.org/b\n",
@@ -306,6 +306,10 @@ BAD = {
     "path of a matrix": (
         "tasks:\n  a:\n    matrix: {x: [c]}\n    url: https://example.org/${x}\n  b:\n    url: https://example.org/c/${needs.a.path}\n",
         "iso.yaml:6:10: tasks.b.url: ${needs.a.path} exists only for a task with one file, and 'a' has several",
+    ),
+    "neither true nor false": (
+        "url: https://example.org/a\nmay_fail: yes\n",
+        "iso.yaml:2:11: may_fail: 'yes' is neither true nor false",
     ),
     "unknown algorithm": (
         "url: https://example.org/a\nchecksum: sha265:abcd\n",

@@ -507,6 +507,7 @@ class Decisions:
             return False
         group.phase = Phase.OPEN
         if verdict is graph.Met.NEVER and not group.run.cancelled:
+            group.upstream_failed = True
             self.end_rest(group, TaskState.SKIPPED, "upstream_failed", effects)
         elif group.expanding:
             effects.to_expand.append(group)

@@ -50,6 +50,7 @@ class Group:
         self.list_out = False  # a piece of its list is being read or recorded
         self.busy: set[int] = set()  # ids taken and not settled
         self.held = 0
+        self.upstream_failed = False  # what it needs will never be there
         self.next_due_at_s: float | None = None  # steady wall clock
         # The window. A pass over the store takes one read for every ORIGINS_A_READ origins.
         self._known: dict[int, str] = {}  # ids in the queue -> lane: origin, or _WAITING
@@ -86,11 +87,13 @@ class Group:
         self.counts[after] += count
 
     def succeeded(self) -> bool:
-        """Whether every task of the ended group is as those who need it expect."""
-        counts = self.counts
-        return not (
-            counts[TaskState.FAILED] + counts[TaskState.SKIPPED] + counts[TaskState.CANCELLED]
-        )
+        """Whether the ended group is as those who need it expect."""
+        cancelled = self.counts[TaskState.CANCELLED]
+        return not (cancelled or self.upstream_failed or self.hurt())
+
+    def hurt(self) -> bool:
+        """Whether a task has failed that may not."""
+        return bool(self.counts[TaskState.FAILED]) and not self.opened.group.may_fail
 
     # ------------------------------------------------------------ the window
 
@@ -246,10 +249,12 @@ class OpenedRun:
         counts = self.counts()
         if self.cancelled:
             return RunState.CANCELLED
-        if counts.failed or counts.skipped:
+        groups = self.groups.values()
+        if any(group.upstream_failed or group.hurt() for group in groups):
             return RunState.FAILED
-        # A retry leaves cancelled tasks alone: the run is not whole.
-        return RunState.CANCELLED if counts.cancelled else RunState.SUCCEEDED
+        if counts.cancelled:  # a retry leaves cancelled tasks alone: the run is not whole
+            return RunState.CANCELLED
+        return RunState.PARTIAL if counts.failed else RunState.SUCCEEDED
 
     def view(self, behind_s: float, held_up: int = 0) -> RunView:
         """``behind_s``: by how much the wall clock is ahead of the steady one.

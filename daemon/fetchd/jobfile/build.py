@@ -140,6 +140,7 @@ def build(
         ),
         rules=_rules(draft, job, settings, defaults, complaints),
         matrix=matrix,
+        may_fail=bool(draft.get("may_fail")),
     )
     return Built(draft, group, items, blind)
 

@@ -28,7 +28,7 @@ from fetchd.yamldoc import did_you_mean
 NOT_BUILT = frozenset(
     {
         "schedule", "window", "publish", "keep", "from",
-        "if", "may_fail", "steps", "on_success", "on_failure",
+        "if", "steps", "on_success", "on_failure",
     }
 )  # fmt: skip
 
@@ -127,6 +127,13 @@ def _count(value: object) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) == 0:
         raise ValueProblem(f"{text!r} is not a whole number from 1 to 999999")
     return int(text)
+
+
+def _truth(value: object) -> bool:
+    text = _text(value)
+    if text not in {"true", "false"}:
+        raise ValueProblem(f"{text[:60]!r} is neither true nor false")
+    return text == "true"
 
 
 def _segments(value: object) -> int:
@@ -331,6 +338,9 @@ Version = Annotated[int, PlainValidator(_version), WithJsonSchema({"enum": [1, "
 Count = Annotated[
     int, PlainValidator(_count), _native("integer", "string", minimum=1, pattern=r"^[0-9]{1,6}$")
 ]
+Truth = Annotated[
+    bool, PlainValidator(_truth), WithJsonSchema({"enum": [True, False, "true", "false"]})
+]
 Segments = Annotated[
     int,
     PlainValidator(_segments),
@@ -476,6 +486,8 @@ class TaskKeys(_Keys):
     """So long 404, 410 and 403 mean that the file is not there yet."""
     matrix: MatrixKeys | None = None
     """Names and their values; the task is made once for each combination."""
+    may_fail: Truth | None = None
+    """true: its failures hurt neither the run nor the tasks that need it."""
 
 
 class TaskEntry(TaskKeys):

@@ -103,6 +103,7 @@ def group_text(group: TaskGroup) -> str:
             "template": asdict(group.template),
             "rules": asdict(group.rules),
             "matrix": group.matrix and asdict(group.matrix),
+            "may_fail": group.may_fail,
         }
     )
 
@@ -138,6 +139,7 @@ def group_of(text: str) -> TaskGroup:
             }
         ),
         matrix=_matrix_of(fields.get("matrix")),
+        may_fail=fields.get("may_fail", False),
     )
 
 
