@@ -172,6 +172,20 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What has to hold for a group to be worked on, with ``${...}``; else it is skipped.
+
+    ``each``: it is decided for each task, by its own values; else once, when the needs are met.
+    ``compares``: needed groups of which it asks whether their file is another than that with which
+    this group last succeeded.
+    """
+
+    text: str
+    each: bool = False
+    compares: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskGroup:
     """One entry of ``tasks:`` (a file without ``tasks:`` has one group, named like the job)."""
 
@@ -182,6 +196,7 @@ class TaskGroup:
     rules: Rules = Rules()
     matrix: Matrix | None = None
     may_fail: bool = False  # its failures hurt neither the run nor those who need it
+    when: Condition | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +275,7 @@ class TaskSpec:
     surrogate-escaped form of ``os.fsdecode``. ``sums``: URLs of one sums file, to be asked in
     this order; what it says of the file has to hold beside ``digests``. ``size_bytes``: what the
     file has to weigh, None where its item does not say. ``problem``: why this item can only fail
-    ("code", "reason"), None for good ones.
+    ("code", "reason"), None for good ones. ``skip``: its group's condition is not met by it.
     """
 
     key: str
@@ -270,6 +285,7 @@ class TaskSpec:
     sums: tuple[str, ...] = ()
     size_bytes: int | None = None
     problem: tuple[str, str] | None = None
+    skip: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -407,10 +423,16 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expand(Attempt):
-    """Turn the next items of a group into tasks. ``position`` None: from the beginning."""
+    """Turn the next items of a group into tasks. ``position`` None: from the beginning.
+
+    ``decide``: only find out whether the group's condition holds. ``seen``: fingerprints of the
+    files with which the group last succeeded, by the group they come from.
+    """
 
     group_id: int
     position: Position | None
+    decide: bool = False
+    seen: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -474,6 +496,14 @@ class Repaired:
 
     compared_bytes: int
     replaced_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """Whether a group's condition holds; ``seen``: the fingerprints that it was decided by."""
+
+    holds: bool
+    seen: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -552,7 +582,7 @@ class Interrupted:
     """The attempt was not wanted any more (cancel or stop); the part is as its journal says."""
 
 
-Outcome = Expanded | Fetched | Published | UpToDate | Deferred | Failure | Interrupted
+Outcome = Expanded | Decided | Fetched | Published | UpToDate | Deferred | Failure | Interrupted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import field
 from typing import Protocol, TypeVar
 
 from fetchd.errors import AttemptError
@@ -555,6 +556,15 @@ class RestEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSucceeded:
+    """The group has ended well with these files of groups that it needs; ``seen``: as in Expand."""
+
+    job: str
+    group: str
+    seen: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunChanged:
     """``at_s``: wall clock; becomes started_at or finished_at by the state."""
 
@@ -596,6 +606,7 @@ Change = (
     | Succeeded
     | Failed
     | RestEnded
+    | GroupSucceeded
     | RunChanged
     | RunCancelled
     | RunFiled
@@ -636,6 +647,7 @@ class OpenGroup:
     position: Position | None
     counts: TaskCounts
     bytes: int
+    seen: Mapping[str, str] = field(default_factory=dict)  # as in Expand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -688,10 +700,12 @@ class Appended:
     """What became of a batch of ``added`` tasks; ``failed``: those that never could succeed.
 
     Each with code and reason, such as a line that is no URL, or a destination given twice.
+    ``skipped``: those that do not meet their condition.
     """
 
     added: int
     failed: tuple[tuple[TaskSpec, str, str], ...]
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

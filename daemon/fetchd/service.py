@@ -31,7 +31,7 @@ from fetchd.config import Settings
 from fetchd.cores import Cores
 from fetchd.engine import Engine
 from fetchd.errors import AttemptError, BusyError, ConfigError, FetchdError, StoreError, UsageError
-from fetchd.expand import expand
+from fetchd.expand import Expander
 from fetchd.folder import Folder
 from fetchd.model import (
     Attempt,
@@ -173,9 +173,10 @@ class Works:
         stop_early.append(self.transports.close)
         self.store = SqliteStore(store_path, clock, on_store_failure)
         stop_early.append(self.store.close)
+        self._expander = Expander(open_below=self.disk.open_below)
         self.engine = Engine(
             self.store,
-            expand,
+            self._expander,
             tell,
             clock,
             Random(),
@@ -299,17 +300,21 @@ class Works:
         settled: list[tuple[Expand, Outcome]] = []
         for attempt in attempts:
             try:
-                batch = expand(attempt.job, attempt.group, attempt.run, attempt.position)
+                outcome = self._expanded(attempt)
             except AttemptError as exc:
-                outcome: Outcome = Failure(
-                    code=exc.code, reason=exc.reason, transient=exc.transient
-                )
-            else:
-                outcome = Expanded(batch=batch)
+                outcome = Failure(code=exc.code, reason=exc.reason, transient=exc.transient)
             settled.append((attempt, outcome))
             if attempt.position is not None:
                 self._failpoints.pass_by("expand.second_batch")
         return settled
+
+    def _expanded(self, attempt: Expand) -> Outcome:
+        job, group, run = attempt.job, attempt.group, attempt.run
+        if attempt.decide:
+            decided = self._expander.decide(job, group, run, attempt.seen)
+            self._failpoints.pass_by("expand.decided")
+            return decided
+        return Expanded(batch=self._expander(job, group, run, attempt.position))
 
     def _publish(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
         self._failpoints.pass_by("publish.intended")

@@ -1,6 +1,7 @@
 """``${name}`` in texts: found, checked and replaced; ``$${`` stands for a literal ``${``.
 
-``${name±duration:format}`` reckons with a date: ``${run.date-1d:%Y%m%d}``.
+``${name±duration:format}`` reckons with a date: ``${run.date-1d:%Y%m%d}``. A condition is
+``${name}``, ``not ${name}``, ``A == B`` or ``A != B``, where A and B are such texts.
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ _MEANT = re.compile(
     r"(?::(?P<format>.+))?",
     re.DOTALL,
 )
+_SIDE = r"(?:\$\{[^${}]*\}|(?!==|!=)[^${])+?"  # no comparison within a reference is one
+_CONDITION = re.compile(
+    r"\s*(?:(?P<not>not\s+)?(?P<name>\$\{[^${}]*\})"
+    rf"|(?!not\s)(?P<left>{_SIDE})(?P<operator>==|!=)(?P<right>{_SIDE}))\s*"
+)
+_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+_FALSE = {"", "false", "no", "0"}
 _DAYS = re.compile("([0-9]+)d")
 _MOST_SHOWN = 12
 _LONGEST_SHOWN = 100
@@ -73,6 +81,21 @@ def references(text: str) -> list[tuple[str, int]]:
     return [(said.name, offset) for said, offset in found if said is not None]
 
 
+def is_met(condition: str, lookup: Callable[[str], str]) -> bool:
+    """Tell whether a condition holds; raises ValueProblem for what is none, as ``render`` does."""
+    match = _CONDITION.fullmatch(condition)
+    if match is None or "${" not in condition:
+        raise ValueProblem(
+            f"{condition[:100]!r} is no condition; write ${{name}}, not ${{name}}, "
+            "${name} == text or ${name} != text"
+        )
+    if match["name"] is not None:
+        said = render(match["name"], lookup).strip() not in _FALSE
+        return said is not bool(match["not"])
+    same = _side(match["left"], lookup) == _side(match["right"], lookup)
+    return same is (match["operator"] == "==")
+
+
 def is_plain_name(text: str) -> bool:
     """Tell whether ``${text}`` means the name and not a reckoning, as ``x-1d`` would."""
     match = _MEANT.fullmatch(text)
@@ -88,6 +111,13 @@ def unknown(name: str, known: Iterable[str]) -> ValueProblem:
         return ValueProblem(f"unknown variable ${{{name}}} (did you mean ${{{near[0]}}}?)")
     shown = ", ".join(names[:_MOST_SHOWN]) + (", ..." if len(names) > _MOST_SHOWN else "")
     return ValueProblem(f"unknown variable ${{{name}}}; known here: {shown or 'none'}")
+
+
+def _side(text: str, lookup: Callable[[str], str]) -> str:
+    """Return what one side of a comparison means: blanks at its ends are said by quotes."""
+    text = text.strip()
+    quoted = _QUOTED.fullmatch(text)
+    return render(text if quoted is None else text[1:-1], lookup)
 
 
 def _value(said: Reference, lookup: Callable[[str], str]) -> str:

@@ -48,6 +48,7 @@ from fetchd.model import (
 from fetchd.ports import (
     Appended,
     Failed,
+    GroupSucceeded,
     Intends,
     Keep,
     NewGroup,
@@ -790,6 +791,35 @@ def test_old_ended_runs_are_forgotten_with_all_that_belongs_to_them(store):
     assert counts_of_rows(store) == {"job": 1, "run": 1, "task_group": 1, "task": 1, "file": 0}
     assert store.new_run_id() == newest.run.id + 1
     assert store.last_runs(["a"]) == {}
+
+
+def test_what_a_group_has_succeeded_with_is_known_to_the_next_runs_of_the_job(store):
+    def seen(name: str) -> list[dict[str, str]]:
+        opened = add(store, job(name, group("one", spec("f")), group("two", spec("g"))))
+        end(store, opened, NOW_S)
+        return [dict(open_.seen) for open_ in opened.groups]
+
+    assert seen("a") == [{}, {}]
+    store.record([GroupSucceeded(job="a", group="two", seen={"one": "v1", "x": "v1"})])
+    store.record([GroupSucceeded(job="a", group="two", seen={"one": "v2"})])
+
+    assert seen("a") == [{}, {"one": "v2", "x": "v1"}]
+    assert seen("b") == [{}, {}]
+    pruned(store, ended_after_s=NOW_S + 1)
+    assert seen("a") == [{}, {}]  # all that is known of the job was forgotten
+
+
+def test_a_task_that_is_skipped_from_the_start_takes_no_destination(store):
+    opened = add(store, job("a", group("a", replace(spec("f"), skip=True), spec("f"))))
+    (open_group,) = opened.groups
+    got: list[Appended] = []
+    more = (replace(spec("f"), skip=True), spec("f"))
+    store.append_tasks(open_group, opened.run.id, more, None, got.append)
+    store.flush()
+    (appended,) = got
+
+    assert (open_group.counts.ready, open_group.counts.skipped) == (1, 1)
+    assert (appended.added, appended.skipped, len(appended.failed)) == (2, 1, 1)
 
 
 def test_of_too_many_runs_the_oldest_are_forgotten(store):

@@ -10,13 +10,15 @@ import pytest
 
 from fetchd import events
 from fetchd.engine.admission import MOST_IN_VAIN
-from fetchd.engine.decisions import MOST_PUBLISH_FAILURES
+from fetchd.engine.decisions import MOST_LIST_FAILURES, MOST_PUBLISH_FAILURES
 from fetchd.engine.engine import KEEP_PARTS_S
 from fetchd.engine.runs import TASKS_AN_ORIGIN
 from fetchd.errors import StoreError
 from fetchd.model import (
     Batch,
     Cancel,
+    Condition,
+    Decided,
     Deferred,
     Dossier,
     Expand,
@@ -280,6 +282,140 @@ def test_who_needs_a_failed_group_is_skipped_all_the_way_down(hand):
     assert (view.tasks.failed, view.tasks.skipped) == (1, 2)
     states = {f.path: (f.state, f.detail) for f in hand.store.files(answer.run)}
     assert states["h"] == (TaskState.SKIPPED, "upstream_failed")
+
+
+def on_condition(made: TaskGroup, *compares: str) -> TaskGroup:
+    return replace(made, when=Condition(text="${x}", compares=compares))
+
+
+def decision(hand: EngineByHand) -> Expand:
+    """Take the attempt to decide a group's condition."""
+    hand.calm()
+    (attempt,) = hand.engine.take(Expand, 1)
+    assert attempt.decide
+    return attempt
+
+
+def test_a_condition_is_decided_when_the_needs_are_met_and_the_group_waits_for_it(hand):
+    answer = hand.submit(
+        job("a", group("one", spec("f")), on_condition(group("two", spec("g"), needs=("one",))))
+    )
+    assert not len(hand.engine._to_expand)
+
+    hand.succeed(hand.fetch())
+    attempt = decision(hand)
+    before = hand.fetch()
+    hand.settle(attempt, Decided(holds=True))
+
+    assert before is None
+    assert hand.run_all() == ["g"]
+    assert hand.store.run_view(answer.run).state is RunState.SUCCEEDED
+
+
+def test_what_is_skipped_for_its_condition_hurts_nobody(hand):
+    answer = hand.submit(
+        job("a", on_condition(group("one", spec("f"))), group("two", spec("g"), needs=("one",)))
+    )
+
+    hand.settle(decision(hand), Decided(holds=False))
+    paths = hand.run_all()
+
+    view = hand.store.run_view(answer.run)
+    assert paths == ["g"]
+    assert (view.state, view.tasks.skipped) == (RunState.SUCCEEDED, 1)
+    (skipped,) = of(hand, events.TasksSkipped)
+    assert (skipped.group, skipped.count, skipped.reason) == ("one", 1, "condition")
+    states = {f.path: (f.state, f.detail) for f in hand.store.files(answer.run)}
+    assert states["f"] == (TaskState.SKIPPED, "condition")
+
+
+def test_a_condition_is_decided_anew_by_what_its_group_last_succeeded_with(hand):
+    def run(revision: str, seen: dict[str, str], holds: bool) -> dict[str, str]:
+        made = on_condition(group("two", spec("g"), needs=("one",)), "one")
+        answer = hand.submit(job("a", group("one", spec("f")), made, revision=revision))
+        hand.succeed(hand.fetch())
+        attempt = decision(hand)
+        hand.settle(attempt, Decided(holds=holds, seen=seen))
+        hand.run_all()
+        assert hand.store.run_view(answer.run).state is RunState.SUCCEEDED
+        return dict(attempt.seen)
+
+    assert run("r1", {"one": "v1"}, holds=True) == {}
+    assert run("r2", {"one": "v1"}, holds=False) == {"one": "v1"}
+    assert run("r3", {"one": "v2"}, holds=True) == {"one": "v1"}
+    assert run("r4", {"one": "v2"}, holds=False) == {"one": "v2"}
+
+
+def test_a_group_that_failed_has_not_succeeded_with_anything(hand):
+    made = on_condition(group("two", spec("g")), "one")
+    hand.submit(job("a", group("one"), made))
+    hand.settle(decision(hand), Decided(holds=True, seen={"one": "v1"}))
+    hand.settle(hand.fetch(), failure("bad_status", transient=False))
+
+    hand.submit(job("a", group("one"), made, revision="r2"))
+
+    assert dict(decision(hand).seen) == {}
+
+
+def test_a_run_that_is_cancelled_while_a_condition_is_decided_ends(hand):
+    answer = hand.submit(job("a", on_condition(group("one", spec("f")))))
+    attempt = decision(hand)
+
+    hand.engine.obey(Cancel(job="a"))
+    hand.settle(attempt, Decided(holds=True))
+
+    assert hand.store.run_view(answer.run).state is RunState.CANCELLED
+
+
+def test_a_run_that_is_cancelled_before_its_condition_is_decided_ends(hand):
+    answer = hand.submit(job("a", on_condition(group("one", spec("f")))))
+
+    hand.engine.obey(Cancel(job="a"))
+    hand.engine.stop()
+
+    assert hand.store.run_view(answer.run).state is RunState.CANCELLED
+    assert not hand.engine.take(Expand, 1)
+
+
+def test_a_condition_that_cannot_be_decided_is_tried_again_and_then_fails_the_group(hand):
+    answer = hand.submit(job("a", on_condition(group("one", spec("f")))))
+
+    for _ in range(MOST_LIST_FAILURES + 1):
+        hand.settle(decision(hand), failure("source_error"))
+
+    view = hand.store.run_view(answer.run)
+    assert (view.state, view.tasks.failed, view.tasks.skipped) == (RunState.FAILED, 1, 1)
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_condition_is_decided_once_more_in_the_next_life(tmp_path, holds):
+    path = str(tmp_path / "db")
+    first = EngineByHand(store=SqliteStore(path, StepClock(), print), clock=StepClock())
+    answer = first.submit(job("a", on_condition(group("one", spec("f"), spec("g")))))
+    first.settle(decision(first), Decided(holds=True, seen={"n": "v"}))
+    first.succeed(first.fetch())
+    first.close()
+
+    second = EngineByHand(store=SqliteStore(path, StepClock(), print), clock=StepClock())
+    second.engine.recover({})
+    second.settle(decision(second), Decided(holds=holds, seen={"n": "v"}))
+
+    assert second.run_all() == (["g"] if holds else [])
+    assert second.store.run_view(answer.run).state is RunState.SUCCEEDED
+    second.close()
+
+
+def test_tasks_that_do_not_meet_their_own_condition_are_skipped_from_the_start(hand):
+    unmet = replace(spec("f"), skip=True)
+    answer = hand.submit(job("a", group("one", unmet, spec("g"), spec("f"))))
+
+    paths = hand.run_all()
+
+    view = hand.store.run_view(answer.run)
+    assert sorted(paths) == ["f", "g"]  # nobody else has its destination
+    assert (view.state, view.tasks.succeeded, view.tasks.skipped) == (RunState.SUCCEEDED, 2, 1)
+    assert [event.count for event in of(hand, events.TasksSkipped)] == [1]
+    assert not hand.engine.obey(Retry(job="a")).done
 
 
 def may_fail(made: TaskGroup) -> TaskGroup:

@@ -212,7 +212,7 @@ def test_a_very_long_chain_of_needs_is_followed() -> None:
             "unknown variable ${needs.tow.path} (did you mean ${needs.two.path}?)",
         ),
         ("${needs.iso.path}", "the path of 'iso' depends on itself"),
-        ("${needs.two.changed}", "${needs.two.changed} is not built yet"),
+        ("${needs.two.changed}", "${needs.two.changed} has a meaning only in if"),
         ("${item.url}", "${item.url} is not built yet"),
         ("${url.path}", "${url.path} has no meaning here"),
     ],

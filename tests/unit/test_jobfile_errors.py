@@ -33,7 +33,7 @@ BAD = {
     ),
     "unknown key without a near one": (
         "url: https://example.org/a\nzzzz: 1\n",
-        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, may_fail, version, name, description, priority, timezone, vars, limits, tasks",
+        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, if, may_fail, version, name, description, priority, timezone, vars, limits, tasks",
     ),
     "F05 duplicate key": (
         "url: https://example.org/a\nurl: https://example.org/b\n",
@@ -310,6 +310,38 @@ BAD = {
     "neither true nor false": (
         "url: https://example.org/a\nmay_fail: yes\n",
         "iso.yaml:2:11: may_fail: 'yes' is neither true nor false",
+    ),
+    "condition without a name": (
+        "url: https://example.org/a\nif: needs.x.changed\n",
+        "iso.yaml:2:5: if: 'needs.x.changed' is no condition; write ${name}, not ${name}, ${name} == text or ${name} != text",
+    ),
+    "condition on an unknown name": (
+        "vars: {arch: x}\nurl: https://example.org/a\nif: ${arhc} == x\n",
+        "iso.yaml:3:5: if: unknown variable ${arhc} (did you mean ${arch}?)",
+    ),
+    "condition on an unknown name of each": (
+        "matrix: {arch: [x, y]}\nurl: https://example.org/${arch}\nif: ${arch} == ${arhc}\n",
+        "iso.yaml:3:5: if: unknown variable ${arhc} (did you mean ${arch}?)",
+    ),
+    "condition on an unknown task": (
+        "tasks:\n  a:\n    url: https://example.org/a\n  b:\n    url: https://example.org/b\n    if: ${needs.aa.changed}\n",
+        "iso.yaml:6:9: tasks.b.if: unknown variable ${needs.aa.changed} (did you mean ${needs.a.changed}?)",
+    ),
+    "condition on several files": (
+        "tasks:\n  a:\n    urls: [https://example.org/a, https://example.org/c]\n  b:\n    url: https://example.org/b\n    if: ${needs.a.changed}\n",
+        "iso.yaml:6:9: tasks.b.if: ${needs.a.changed} exists only for a task with one file, and 'a' has several",
+    ),
+    "condition on itself": (
+        "tasks:\n  a:\n    url: https://example.org/a\n    if: ${needs.a.changed}\n",
+        "iso.yaml:2:3: tasks.a: the needs go in a circle: a -> a",
+    ),
+    "condition on all and on each": (
+        "tasks:\n  a:\n    url: https://example.org/a\n  b:\n    matrix: {x: [c, d]}\n    url: https://example.org/${x}\n    if: ${needs.a.changed} == ${x}\n",
+        "iso.yaml:7:9: tasks.b.if: compares a file that is one for all with what each task has for itself; write either",
+    ),
+    "change asked for outside a condition": (
+        "tasks:\n  a:\n    url: https://example.org/a\n  b:\n    url: https://example.org/${needs.a.changed}\n",
+        "iso.yaml:5:10: tasks.b.url: ${needs.a.changed} has a meaning only in if",
     ),
     "unknown algorithm": (
         "url: https://example.org/a\nchecksum: sha265:abcd\n",

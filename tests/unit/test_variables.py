@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from fetchd.dates import Moment
 from fetchd.errors import ValueProblem
-from fetchd.variables import LONGEST_TEXT, is_plain_name, references, render, unknown
+from fetchd.variables import LONGEST_TEXT, is_met, is_plain_name, references, render, unknown
 
 VALUES = {
     "series": "24.04",
@@ -124,6 +125,49 @@ def test_a_moment_without_a_zone_is_told_in_that_of_the_machine(monkeypatch) -> 
         time.tzset()
 
     assert shown == "29 00:30 03:30 30 02:30"
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("${yes}", True),
+        ("not ${yes}", False),
+        ("${no}", False),
+        ("not  ${no} ", True),
+        ("${e}", False),
+        ("${zero}", False),
+        ("${series}", True),
+        ("${series} == 24.04", True),
+        ("${series}!=24.04", False),
+        ("24.10 != ${series}", True),
+        ("'24.04' == ${series}", True),
+        ('${e} == ""', True),
+        ("v${series} == v24.04", True),
+        ("${series} == ${series}", True),
+        ("${run.date:%d} == 01", False),
+    ],
+)
+def test_a_condition_is_a_name_or_a_comparison(condition, expected) -> None:
+    values = {**VALUES, "yes": "true", "no": "false", "zero": "0"}
+
+    assert is_met(condition, values.__getitem__) is expected
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["", "true", "a == b", "${e} ==", "== ${e}", "${e} == a == b", "${e} x", "not ${e} == x",
+     "${e", "${e} = x", "not", "${e}${e}"],
+)  # fmt: skip
+def test_what_is_no_condition_is_refused(condition) -> None:
+    with pytest.raises(ValueProblem, match="is no condition; write"):
+        is_met(condition, VALUES.__getitem__)
+
+
+@settings(derandomize=True, max_examples=300)
+@given(st.text(alphabet="${}e=! not'x", max_size=30))
+def test_every_text_is_a_condition_or_refused(condition) -> None:
+    with suppress(ValueProblem):
+        assert is_met(condition, lambda _: "v") in {True, False}
 
 
 def test_a_name_may_not_look_like_a_reckoning() -> None:

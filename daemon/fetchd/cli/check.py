@@ -73,6 +73,8 @@ def _check(path: Path, settings: Settings, *, show: bool) -> Checked:
     try:
         for piece in _pieces(job):
             for index, spec in enumerate(piece.batch.specs):
+                if spec.skip:
+                    continue
                 checked.files += 1
                 place = (piece.group.rules.root, spec.path)
                 if spec.problem is not None:

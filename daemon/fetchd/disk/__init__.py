@@ -171,6 +171,10 @@ class DownloadDisk:
             "so add its folder to `roots` in the configuration",
         )
 
+    def open_below(self, root: str, path: str) -> SourceFile:
+        """Open a file by its path below a root; raises as ``open_file``."""
+        return SourceFile(self._system, self._root(root).open_file(path), root, path)
+
     @property
     def most_at_once(self) -> int:
         """Return how many parts to publish in one call: as many as share their syncs."""

@@ -20,6 +20,7 @@ from fetchd.errors import DISK_WAITS
 from fetchd.model import (
     Attempt,
     Batch,
+    Decided,
     Deferred,
     Expanded,
     Failure,
@@ -41,6 +42,7 @@ from fetchd.model import (
 from fetchd.ports import (
     Change,
     Failed,
+    GroupSucceeded,
     Intends,
     Ready,
     RestEnded,
@@ -148,7 +150,7 @@ class Decisions:
             self._settle_publish(attempt, out, outcome, effects)
         else:
             self._settle_expand(out.group, outcome, effects)
-        if out.group.done():
+        if out.group.done() or out.group.phase is Phase.BLOCKED:  # its condition was decided
             self.advance(out.group.run, effects)
         else:
             self.read_more(out.group, effects)
@@ -188,7 +190,7 @@ class Decisions:
                 effects.happened.append(events.TaskInterrupted(**about, attempt=attempt.number))
                 group.move(TaskState.RUNNING, TaskState.READY)
                 self._put_back(group, task, task.history, 0.0, "", out.previous, effects)
-            case Published() | Expanded():
+            case Published() | Expanded() | Decided():
                 raise AssertionError(f"{outcome} does not answer a fetch")
 
     def _fetched(self, attempt: Fetch, out: Out, intent: Intent, effects: Effects) -> None:
@@ -339,6 +341,10 @@ class Decisions:
         match outcome:
             case Expanded(batch=batch):
                 pass
+            case Decided(holds=holds, seen=seen):
+                group.list_out = False
+                group.wanted, group.seen = holds, seen
+                return
             case Interrupted():
                 group.list_out = False
                 return  # the next life goes on at the recorded position
@@ -351,6 +357,8 @@ class Decisions:
             case Failure(code=code, reason=reason):
                 bad = TaskSpec(key="", path="", sources=("",), problem=(code, reason))
                 batch = Batch(specs=(bad,), position=None)
+                if group.phase is Phase.BLOCKED:  # whether it is wanted will never be known
+                    group.wanted = False
             case _:
                 raise AssertionError(f"{outcome} does not answer an expansion")
         if group.run.cancelled:
@@ -497,6 +505,7 @@ class Decisions:
                     changed = self._try_open(group, effects) or changed
                 if group.phase is Phase.OPEN and group.done():
                     group.phase, changed = Phase.ENDED, True
+                    self._remember(group, effects)
                 self.read_more(group, effects)
         if all(group.phase is Phase.ENDED for group in run.groups.values()):
             self._end(run, effects)
@@ -505,17 +514,31 @@ class Decisions:
         verdict = graph.met(group.opened.group.needs, group.run.ended_groups())
         if verdict is graph.Met.NOT_YET and not group.run.cancelled:
             return False
+        if verdict is graph.Met.YES and not group.run.cancelled and group.undecided():
+            if not group.asked:
+                group.asked = True
+                effects.to_expand.append(group)
+            return False
         group.phase = Phase.OPEN
         if verdict is graph.Met.NEVER and not group.run.cancelled:
             group.upstream_failed = True
             self.end_rest(group, TaskState.SKIPPED, "upstream_failed", effects)
+        elif group.wanted is False and not group.run.cancelled:
+            self.end_rest(group, TaskState.SKIPPED, "condition", effects)
         elif group.expanding:
             effects.to_expand.append(group)
         return True
 
+    def _remember(self, group: Group, effects: Effects) -> None:
+        """Put on record with which files of others a group has succeeded, for its next run."""
+        if group.seen and group.wanted and group.succeeded() and not group.run.cancelled:
+            effects.changes.append(
+                GroupSucceeded(job=group.run.job.name, group=group.name, seen=group.seen)
+            )
+
     def end_rest(self, group: Group, state: TaskState, reason: str, effects: Effects) -> None:
         """Let every task that is not under way be skipped or cancelled; a list is read no more."""
-        group.expanding = False
+        was_expanding, group.expanding = group.expanding, False
         group.forget_queue()
         count = group.counts[TaskState.READY]
         group.move(TaskState.READY, state, count)
@@ -524,7 +547,7 @@ class Decisions:
             RestEnded(run=group.run.run.id, group=group.id, state=state, reason=reason)
         )
         about = about_run(group.run)
-        if count and state is TaskState.SKIPPED:
+        if (count or was_expanding) and state is TaskState.SKIPPED:
             effects.happened.append(
                 events.TasksSkipped(**about, group=group.name, count=count, reason=reason)
             )

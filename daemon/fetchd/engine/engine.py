@@ -29,7 +29,7 @@ from fetchd.engine.desk import Desk
 from fetchd.engine.origin_records import OriginRecords
 from fetchd.engine.origins import FORGET_S, Origins
 from fetchd.engine.queue import Entry, Ruling, TaskQueue
-from fetchd.engine.runs import ORIGINS_A_READ, TASKS_AN_ORIGIN, Group, OpenedRun
+from fetchd.engine.runs import ORIGINS_A_READ, TASKS_AN_ORIGIN, Group, OpenedRun, Phase
 from fetchd.errors import StoreError
 from fetchd.model import (
     Answer,
@@ -469,6 +469,9 @@ class Engine:
             )
         )
         self._tell(events.TasksAdded(job=job.name, run=run.id, count=tasks))
+        for group in new.groups:
+            if skipped := sum(spec.skip for spec in group.specs):
+                self._tell(_unmet(job.name, run.id, group.group.name, skipped))
         failed = sum(group.counts.failed for group in opened.groups)
         for file in self._store.failures(run.id, failed) if failed else ():
             self._tell(
@@ -659,7 +662,8 @@ class Engine:
             with self._lock:
                 if self._stopping:
                     return ()
-                if not group.expanding or group.run.cancelled:
+                decide = group.phase is Phase.BLOCKED
+                if not (group.expanding or decide) or group.run.cancelled:
                     continue
                 attempt = Expand(
                     fence=self._decide.next_fence(),
@@ -668,6 +672,8 @@ class Engine:
                     group=group.opened.group,
                     group_id=group.id,
                     position=group.position,
+                    decide=decide,
+                    seen=group.opened.seen,
                 )
                 group.list_out = True
                 self._out[attempt.fence] = Out(attempt, group, self._clock.monotonic())
@@ -695,11 +701,14 @@ class Engine:
                         attempts=0,
                     )
                 )
-            failed = len(appended.failed)
+            failed, skipped = len(appended.failed), appended.skipped
             group.list_out = False
             group.list_failures = 0
-            group.counts[TaskState.READY] += appended.added - failed
+            group.counts[TaskState.READY] += appended.added - failed - skipped
             group.counts[TaskState.FAILED] += failed
+            group.counts[TaskState.SKIPPED] += skipped
+            if skipped:
+                effects.happened.append(_unmet(run.job.name, run.run.id, group.name, skipped))
             group.position = batch.position
             group.look_again()
             if run.cancelled:
@@ -843,3 +852,8 @@ class Engine:
             self._to_expand.put(effects.to_expand)
         for event in effects.happened:
             self._tell(event)
+
+
+def _unmet(job: str, run: int, group: str, count: int) -> events.TasksSkipped:
+    """Return the event of tasks that do not meet the condition of their group."""
+    return events.TasksSkipped(job=job, run=run, group=group, count=count, reason="condition")

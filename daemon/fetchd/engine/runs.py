@@ -6,7 +6,7 @@ Nothing here is thread-safe; the engine's lock guards it all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import Enum
 
 from fetchd.model import Rules, RunState, RunView, Share, TaskCounts, TaskState
@@ -51,6 +51,9 @@ class Group:
         self.busy: set[int] = set()  # ids taken and not settled
         self.held = 0
         self.upstream_failed = False  # what it needs will never be there
+        self.wanted: bool | None = None  # as its condition says, None: not known yet
+        self.asked = False  # somebody is to decide it
+        self.seen: Mapping[str, str] = {}  # what the condition was decided by
         self.next_due_at_s: float | None = None  # steady wall clock
         # The window. A pass over the store takes one read for every ORIGINS_A_READ origins.
         self._known: dict[int, str] = {}  # ids in the queue -> lane: origin, or _WAITING
@@ -81,6 +84,13 @@ class Group:
     def done(self) -> bool:
         """Whether no task of the group is open, and none will come."""
         return not (self.expanding or self.list_out or self.open_tasks())
+
+    def undecided(self) -> bool:
+        """Whether its condition has to be decided before anything of it is done."""
+        when = self.opened.group.when
+        if when is None or when.each or self.wanted is not None:
+            return False
+        return bool(self.expanding or self.open_tasks())
 
     def move(self, before: TaskState, after: TaskState, count: int = 1) -> None:
         self.counts[before] -= count

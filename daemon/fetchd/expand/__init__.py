@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import closing
 
+from fetchd import threads
 from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand.lines import is_checksum, split_line
 from fetchd.expand.lists import ListReader, check_list, no_list
@@ -17,11 +21,13 @@ from fetchd.expand.tasks import (
     Scope,
     Values,
     bad_item,
+    compared_in,
     names_in,
     needs_of,
     texts_of,
 )
-from fetchd.model import Batch, Item, Job, ListFile, Position, Run, TaskGroup, TaskSpec
+from fetchd.model import Batch, Decided, Item, Job, ListFile, Position, Run, TaskGroup, TaskSpec
+from fetchd.ports import LocalFile
 
 __all__ = [
     "LIST_SUFFIXES",
@@ -33,6 +39,7 @@ __all__ = [
     "Recipe",
     "Scope",
     "check_list",
+    "compared_in",
     "expand",
     "is_checksum",
     "names_in",
@@ -50,12 +57,18 @@ _REMEMBERED = 4
 _OF_A_MATRIX = 1000
 _NO_VALUES: Values = {}
 
+#: Opens a file by its root's name and its path below; raises AttemptError.
+OpenBelow = Callable[[str, str], LocalFile]
+
 
 class Expander:
     """The ``ports.Expander``; any thread. Remembers a few recipes and the hashes of prefixes."""
 
-    def __init__(self, lists: ListReader | None = None) -> None:
+    def __init__(
+        self, lists: ListReader | None = None, open_below: OpenBelow | None = None
+    ) -> None:
         self._lists = lists or ListReader()
+        self._open_below = open_below
         self._lock = threading.Lock()
         self._recipes: deque[Recipe] = deque(maxlen=_REMEMBERED)  # guarded by _lock
 
@@ -78,6 +91,43 @@ class Expander:
             return _of_matrix(recipe, recipe.combinations, group.items, position)
         specs = (_spec(recipe, n, item) for n, item in enumerate(group.items, 1))
         return Batch(specs=tuple(specs), position=None)
+
+    def decide(self, job: Job, group: TaskGroup, run: Run, seen: Mapping[str, str]) -> Decided:
+        """Tell whether the group's condition holds; ``seen``: as in ``model.Expand``.
+
+        A file that is not there has not changed. Raises AttemptError.
+        """
+        assert group.when is not None
+        scope, found, changed = Scope(job, run), dict[str, str](), dict[str, str]()
+        try:
+            for name in group.when.compares:
+                fingerprint = self._fingerprint(scope.root_of(name), scope.path_of(name, "changed"))
+                differs = fingerprint is not None and seen.get(name) != fingerprint
+                changed[f"needs.{name}.changed"] = "true" if differs else "false"
+                if fingerprint is not None:
+                    found[name] = fingerprint
+            return Decided(holds=scope.holds(group, changed), seen=found)
+        except ValueProblem as exc:
+            raise AttemptError("bad_item", shown(f"{group.name}: if: {exc}")) from None
+
+    def _fingerprint(self, root: str, path: str) -> str | None:
+        """Return what no other content has, None where there is no file."""
+        assert self._open_below is not None
+        try:
+            file = self._open_below(root, path)
+        except AttemptError as exc:
+            if exc.code == "not_found":
+                return None
+            raise
+        with closing(file):
+            hasher, buffer, offset = hashlib.sha256(), memoryview(bytearray(1024 * 1024)), 0
+            while read := file.readinto(buffer, offset):
+                hasher.update(buffer[:read])
+                offset += read
+                threads.beat()
+            if file.changed():
+                raise AttemptError("source_error", f"{shown(path)} was changed while it was read")
+        return hasher.hexdigest()
 
     def _recipe(self, job: Job, group: TaskGroup, run: Run) -> Recipe:
         with self._lock:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from types import MappingProxyType, TracebackType
 
@@ -18,15 +18,15 @@ from fetchd.expand.matrix import Combinations
 from fetchd.expand.paths import clean_folder, clean_path, join_path, shown
 from fetchd.model import Item, Job, ListFile, Run, TaskGroup, TaskSpec, Verify
 from fetchd.urls import check_url, file_name_of, join_url, path_of, resolve_url
-from fetchd.variables import references, render, unknown
+from fetchd.variables import is_met, references, render, unknown
 
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 #: A relative URL that is joined by writing it behind its base: no dots to resolve, no query.
 _PLAIN = re.compile(
     r"[A-Za-z0-9_~%+=,-][A-Za-z0-9._~%+=,-]*(?:/[A-Za-z0-9_~%+=,-][A-Za-z0-9._~%+=,-]*)*"
 )
-_NEEDED = re.compile(r"needs\.(.+)\.path")
-_LATER = re.compile(r"item\..+|needs\..+\.changed|job\.summary|task\.path")
+_NEEDED = re.compile(r"needs\.(.+)\.(path|changed)")
+_LATER = re.compile(r"item\..+|job\.summary|task\.path")
 _MOST_OF_VARIABLES = 4 * 1024 * 1024  # characters; references could multiply a small file
 _LONGEST_REASON = 400
 _OF_URL = {"url", "url.path"}
@@ -76,7 +76,7 @@ class Scope:
     def lookup(self, group: TaskGroup, url: str | None = None, values: Values = _NONE) -> Lookup:
         """Return what names mean in the texts of a group, and of its item with this URL.
 
-        ``values``: of one combination of its matrix.
+        ``values``: of one combination of its matrix, or what else is known of its needs.
         """
 
         def look(name: str) -> str:
@@ -91,7 +91,9 @@ class Scope:
             if name == "job.dest":
                 return render(self.job.dest, self.value).removesuffix("/")
             if needed := _NEEDED.fullmatch(name):
-                return self._path_of(needed[1])
+                if needed[2] == "changed":
+                    raise ValueProblem(f"${{{name}}} has a meaning only in if")
+                return self.path_of(needed[1])
             return self.value(name, () if group.matrix is None else group.matrix.names)
 
         return look
@@ -116,20 +118,36 @@ class Scope:
             raise ValueProblem(f"${{{name}}} is written below; a variable knows those above it")
         raise unknown(name, chain(others, self._values, _GIVEN))
 
-    def _path_of(self, name: str) -> str:
-        """Return the path of a group's only file."""
+    def root_of(self, name: str) -> str:
+        """Return the download root of a group that exists."""
+        return self._groups[name].rules.root
+
+    def holds(self, group: TaskGroup, values: Values = _NONE) -> bool:
+        """Tell whether a group's condition holds; raises ItemProblem.
+
+        ``values``: those of a matrix, and of each ``needs.NAME.changed`` that it asks for.
+        """
+        if group.when is None:
+            return True
+        with _IN_IF:
+            for name in group.when.compares:
+                self.path_of(name, "changed")
+            return is_met(group.when.text, self.lookup(group, None, values))
+
+    def path_of(self, name: str, asked: str = "path") -> str:
+        """Return the path of a group's only file; ``asked``: what of it is asked for."""
         if name in self._paths:
             return self._paths[name]
         waiting = [name]  # an own stack: a chain of needs may be longer than Python's
         while waiting:
             group = self._groups.get(waiting[-1])
             if group is None:
-                names = (f"needs.{known}.path" for known in self._groups)
-                raise unknown(f"needs.{waiting[-1]}.path", names)
+                names = (f"needs.{known}.{asked}" for known in self._groups)
+                raise unknown(f"needs.{waiting[-1]}.{asked}", names)
             several = isinstance(group.items, ListFile) or len(group.items) != 1
             if several or group.matrix is not None:
                 raise ValueProblem(
-                    f"${{needs.{group.name}.path}} exists only for a task with one file, and "
+                    f"${{needs.{group.name}.{asked}}} exists only for a task with one file, and "
                     f"{group.name!r} has several"
                 )
             missing = [needed for needed in needs_of(group) if needed not in self._paths]
@@ -166,6 +184,7 @@ class Recipe:
         self.group = group
         self.combinations = scope.combinations(group)
         self._varying = set(group.matrix.names) if group.matrix else set[str]()
+        self._each = group.when is not None and group.when.each
         self._look = scope.lookup(group)
         # Worked out once, unless it depends on the item's own URL or values.
         template = group.template
@@ -181,6 +200,7 @@ class Recipe:
         bases = self._bases
         if bases is None:
             bases = self._bases_for(self.scope.lookup(self.group, None, values))
+        skip = self._each and not self.scope.holds(self.group, values)
         with _IN_ITEM:
             look = self.scope.lookup(self.group, None, values) if values else self._look
             sources = _sources(render(item.url, look), bases)
@@ -190,7 +210,8 @@ class Recipe:
             if filename is not None and is_checksum(filename):
                 raise ValueProblem(f"the file name {filename!r} looks like a checksum")
             digests = _of_text(checksum)
-        return self._task(sources, filename, digests, values=values, bases=bases)
+        task = self._task(sources, filename, digests, values=values, bases=bases)
+        return replace(task, skip=True) if skip else task
 
     def of_line(self, text: str) -> TaskSpec:
         """Return the task of a line of a list, in which ``${`` means nothing; as ``of_item``."""
@@ -324,6 +345,7 @@ def texts_of(group: TaskGroup) -> Iterator[str]:
     template = group.template
     yield from (*template.base, template.dest, template.filename or "", *template.checksums)
     yield template.sums or ""
+    yield group.when.text if group.when else ""
     if not isinstance(group.items, ListFile):
         for item in group.items:
             yield from (item.url, item.filename or "", item.checksum or "")
@@ -332,7 +354,13 @@ def texts_of(group: TaskGroup) -> Iterator[str]:
 def needs_of(group: TaskGroup) -> list[str]:
     """Return the groups whose file the texts of a group refer to, sorted."""
     names = names_in(texts_of(group))
-    return sorted(match[1] for match in map(_NEEDED.fullmatch, names) if match)
+    return sorted({match[1] for match in map(_NEEDED.fullmatch, names) if match})
+
+
+def compared_in(text: str) -> tuple[str, ...]:
+    """Return the groups of which a text asks whether their file has changed, sorted."""
+    found = [match for match in map(_NEEDED.fullmatch, names_in([text])) if match]
+    return tuple(sorted(match[1] for match in found if match[2] == "changed"))
 
 
 def _sources(url: str, bases: tuple[str, ...]) -> tuple[str, ...]:
@@ -397,3 +425,4 @@ _IN_FILENAME = _Blaming("filename")
 _IN_CHECKSUM = _Blaming("checksum")
 _IN_SUMS = _Blaming("sums")
 _IN_ITEM = _Blaming("item")
+_IN_IF = _Blaming("if")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from keyword import iskeyword
 from typing import Any
 
 from pydantic import BaseModel
 
 from fetchd.config import Settings
 from fetchd.errors import ValueProblem
-from fetchd.expand import split_line
+from fetchd.expand import compared_in, names_in, split_line
 from fetchd.jobfile.complaints import Complaints, Path
 from fetchd.jobfile.reading import Unread
 from fetchd.jobfile.schema import (
@@ -21,6 +22,7 @@ from fetchd.jobfile.schema import (
     TimeoutKeys,
 )
 from fetchd.model import (
+    Condition,
     IfExists,
     Item,
     Matrix,
@@ -52,14 +54,14 @@ class Draft:
 
     def place(self, key: str, within: str | None = None) -> Path:
         """Return where the key that holds for this task is written, and what is ``within`` it."""
-        own = getattr(self.own, key, None)
+        own = getattr(self.own, _field(key), None)
         if within is None:
             return (*self.prefix, key) if own is not None else (key,)
         return (*self.prefix, key, within) if own and within in own else (key, within)
 
     def get(self, key: str) -> Any:
         """Return the value that holds: own keys first, mappings merged one level deep."""
-        own, top = getattr(self.own, key), getattr(self.top, key)
+        own, top = getattr(self.own, _field(key)), getattr(self.top, _field(key))
         if own is None:
             return top
         if key == "matrix" and top is not None:
@@ -67,6 +69,10 @@ class Draft:
         if isinstance(own, BaseModel | dict) and top is not None:
             return _merged(own, top)
         return own
+
+
+def _field(key: str) -> str:
+    return f"{key}_" if iskeyword(key) else key
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +147,7 @@ def build(
         rules=_rules(draft, job, settings, defaults, complaints),
         matrix=matrix,
         may_fail=bool(draft.get("may_fail")),
+        when=_condition(draft, matrix, complaints),
     )
     return Built(draft, group, items, blind)
 
@@ -271,6 +278,21 @@ def _combinations(
         elif not unknown:
             good.append(tuple((name, one[name]) for name in names if name in one))
     return tuple(good)
+
+
+def _condition(draft: Draft, matrix: Matrix | None, complaints: Complaints) -> Condition | None:
+    text = draft.get("if")
+    if text is None:
+        return None
+    names = {name.removeprefix("matrix.") for name in names_in([text])}
+    compares = compared_in(text)
+    each = matrix is not None and not names.isdisjoint(matrix.names)
+    if each and compares:
+        complaints.add(
+            draft.place("if"),
+            "compares a file that is one for all with what each task has for itself; write either",
+        )
+    return Condition(text=text, each=each, compares=compares)
 
 
 def _root(draft: Draft, settings: Settings, complaints: Complaints) -> str:

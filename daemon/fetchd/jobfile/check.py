@@ -119,6 +119,12 @@ class _Trial:
             self._failed.add(group.name)
             return
         recipe, hurt = self._recipe(built)
+        if group.when is not None and not group.when.each:
+            known = {f"needs.{name}.changed": "true" for name in group.when.compares}
+            try:
+                self._scope.holds(group, known)
+            except ItemProblem as exc:
+                self._complain(built, exc, (), hurt)
         if combinations is None:
             self._try(built, recipe, {}, hurt)
         else:
@@ -154,7 +160,7 @@ class _Trial:
             except ItemProblem as exc:
                 self._complain(built, exc, place, hurt)
             else:
-                if not hurt:
+                if not (hurt or spec.skip):
                     self._take(built.group.rules.root, spec.path, place, said)
                 self.room -= sum(map(len, (*spec.sources, *spec.sums))) + len(spec.path)
             if self.room < 0:

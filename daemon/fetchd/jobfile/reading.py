@@ -18,6 +18,7 @@ from fetchd.jobfile.schema import (
     RetryKeys,
     TaskEntry,
     TimeoutKeys,
+    keys_of,
 )
 
 _NESTED: dict[object, type[BaseModel]] = {
@@ -108,7 +109,7 @@ def _mapping_needed(path: Path) -> str:
         return "needs a mapping of names and their values: { arch: [amd64, arm64] }"
     if keys is None or path[-1] in {"vars", "headers"}:
         return "needs a mapping of names and texts"
-    return f"needs a mapping with keys such as {', '.join(list(keys.model_fields)[:3])}"
+    return f"needs a mapping with keys such as {', '.join(keys_of(keys)[:3])}"
 
 
 def _unknown(path: Path, unread: Unread) -> tuple[str, str]:
@@ -120,11 +121,11 @@ def _unknown(path: Path, unread: Unread) -> tuple[str, str]:
     if ".".join(map(str, [*levels, key])) in NOT_BUILT:
         return "is not built yet", ""
     keys = _NESTED[levels[-1]] if levels else TaskEntry if in_task else JobFile
-    if in_task and not levels and key in JobFile.model_fields:
+    if in_task and not levels and key in keys_of(JobFile):
         return "belongs at the top of the file, not in a task", ""
     if key == "needs":
         return "belongs in a task under tasks", ""
-    if near := get_close_matches(key[:100], keys.model_fields, 1):
+    if near := get_close_matches(key[:100], keys_of(keys), 1):
         unread.add((*within, near[0]))
         return "unknown key", f"did you mean {near[0]!r}?"
-    return f"unknown key; known here: {', '.join(keys.model_fields)}", ""
+    return f"unknown key; known here: {', '.join(keys_of(keys))}", ""

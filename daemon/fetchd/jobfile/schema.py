@@ -28,7 +28,7 @@ from fetchd.yamldoc import did_you_mean
 NOT_BUILT = frozenset(
     {
         "schedule", "window", "publish", "keep", "from",
-        "if", "steps", "on_success", "on_failure",
+        "steps", "on_success", "on_failure",
     }
 )  # fmt: skip
 
@@ -405,8 +405,20 @@ HeaderName = Annotated[str, PlainValidator(_header_name), _native("string")]
 HeaderValue = Annotated[str, PlainValidator(_header_value), _native("string", "number", "boolean")]
 
 
+def _key(name: str) -> str:
+    """Return the key of a field, which has an underscore where Python knows the word too."""
+    return name.removesuffix("_")
+
+
 class _Keys(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, alias_generator=_key
+    )
+
+
+def keys_of(model: type[BaseModel]) -> list[str]:
+    """Return the keys that a mapping may have."""
+    return list(map(_key, model.model_fields))
 
 
 class RetryKeys(_Keys):
@@ -486,6 +498,8 @@ class TaskKeys(_Keys):
     """So long 404, 410 and 403 mean that the file is not there yet."""
     matrix: MatrixKeys | None = None
     """Names and their values; the task is made once for each combination."""
+    if_: Text | None = None
+    """${name}, not ${name}, A == B or A != B: else the task is skipped."""
     may_fail: Truth | None = None
     """true: its failures hurt neither the run nor the tasks that need it."""
 

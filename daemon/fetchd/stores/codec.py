@@ -12,6 +12,7 @@ from typing import Any
 
 from fetchd.digests import Digest
 from fetchd.model import (
+    Condition,
     Dossier,
     FileRecord,
     History,
@@ -104,6 +105,7 @@ def group_text(group: TaskGroup) -> str:
             "rules": asdict(group.rules),
             "matrix": group.matrix and asdict(group.matrix),
             "may_fail": group.may_fail,
+            "when": group.when and asdict(group.when),
         }
     )
 
@@ -140,7 +142,14 @@ def group_of(text: str) -> TaskGroup:
         ),
         matrix=_matrix_of(fields.get("matrix")),
         may_fail=fields.get("may_fail", False),
+        when=_condition_of(fields.get("when")),
     )
+
+
+def _condition_of(fields: dict[str, Any] | None) -> Condition | None:
+    if fields is None:
+        return None
+    return Condition(**{**fields, "compares": tuple(fields["compares"])})
 
 
 def _matrix_of(fields: dict[str, Any] | None) -> Matrix | None:

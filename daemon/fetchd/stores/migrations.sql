@@ -37,3 +37,11 @@ CREATE INDEX origin_seen ON origin (seen_at);
 -- name: 6
 -- An item may say what its file weighs.
 ALTER TABLE task ADD COLUMN size_bytes INTEGER;
+-- With which file of another group a group last succeeded.
+CREATE TABLE seen (
+    job         TEXT NOT NULL,
+    grp         TEXT NOT NULL,
+    needed      TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    PRIMARY KEY (job, grp, needed)
+) WITHOUT ROWID;

@@ -14,7 +14,8 @@ VALUES (?, ?, ?, ?, ?, ?);
 UPDATE task_group SET expanding = ?, offset_bytes = ?, prefix_sha256 = ?, lines = ? WHERE id = ?;
 
 -- name: has_dest
-SELECT 1 FROM task WHERE path = ? AND root = ? AND run = ? LIMIT 1;
+-- What never has an origin never comes to its destination.
+SELECT 1 FROM task WHERE path = ? AND root = ? AND run = ? AND origin <> '' LIMIT 1;
 
 -- name: add_task
 INSERT INTO task
@@ -66,6 +67,19 @@ UPDATE run SET state = 'cancelled' WHERE id = ? AND finished_at IS NULL;
 
 -- name: file_run
 UPDATE run SET filed = 1 WHERE id = ? AND finished_at IS NOT NULL;
+
+-- name: keep_seen
+INSERT OR REPLACE INTO seen (job, grp, needed, fingerprint) VALUES (?, ?, ?, ?);
+
+-- name: seen
+SELECT grp, needed, fingerprint FROM seen WHERE job = ?;
+
+-- name: prune_seen
+-- With the last run of a job's name goes what its groups have seen.
+DELETE FROM seen WHERE job = (SELECT name FROM job WHERE id = ?1) AND NOT EXISTS (
+    SELECT 1 FROM job AS j JOIN run AS r ON r.job = j.id
+    WHERE j.name = (SELECT name FROM job WHERE id = ?1)
+);
 
 -- name: keep_origin
 INSERT OR REPLACE INTO origin (origin, seen_at, document) VALUES (?, ?, ?);

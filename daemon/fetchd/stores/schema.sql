@@ -83,3 +83,11 @@ CREATE TABLE origin (                   -- what was learned of each, and whether
     document TEXT NOT NULL              -- the rest of its record, as JSON
 ) WITHOUT ROWID;
 CREATE INDEX origin_seen ON origin (seen_at);
+
+CREATE TABLE seen (                     -- with which file of another group a group last succeeded
+    job         TEXT NOT NULL,
+    grp         TEXT NOT NULL,
+    needed      TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    PRIMARY KEY (job, grp, needed)
+) WITHOUT ROWID;

@@ -32,6 +32,7 @@ from fetchd.ports import (
     Appended,
     Change,
     Failed,
+    GroupSucceeded,
     Intends,
     Keep,
     NewJob,
@@ -150,7 +151,8 @@ class SqliteStore:
                 Q["move_position"],
                 (position is not None, *_position_columns(position), group.id),
             )
-            return Appended(added=len(specs), failed=failed)
+            skipped = sum(spec.skip for spec in specs)
+            return Appended(added=len(specs), failed=failed, skipped=skipped)
 
         self._ledger.post(write, then)
 
@@ -492,11 +494,13 @@ def _add_tasks(
     for spec in specs:
         path = codec.path_bytes(spec.path)
         problem = spec.problem
-        if problem is None:
+        if problem is None and not spec.skip:
             if path in taken or db.execute(has_dest, (path, root, run)).fetchone():
                 problem = ("dest_conflict", "another task of this run has the same destination")
             taken.add(path)
         state, detail, reason = 0, "", ""
+        if spec.skip:
+            state, detail = 5, "condition"
         if problem is not None:
             state, (detail, reason) = 4, problem
             failed.append((spec, detail, reason))
@@ -510,7 +514,7 @@ def _add_tasks(
                 codec.digests_text(spec.digests),
                 "\n".join(spec.sums),
                 spec.size_bytes,
-                origin_of(spec.sources[0]) if problem is None else "",
+                "" if state else origin_of(spec.sources[0]),
                 state,
                 detail,
                 codec.plain_text(reason),
@@ -566,6 +570,8 @@ def _apply_one(db: sqlite3.Connection, change: Change) -> None:
             db.execute(Q["end_rest"], (_NUMBERS[state], reason, run, group))
             if state is TaskState.CANCELLED:
                 db.execute(Q["end_list"], (group,))
+        case GroupSucceeded(job=job, group=name, seen=seen):
+            db.executemany(Q["keep_seen"], [(job, name, *one) for one in seen.items()])
         case RunChanged(run=run, state=state, at_s=at_s):
             db.execute(Q["end_run" if state.ended else "start_run"], (state, at_s, run))
         case RunCancelled(run=run):
@@ -713,19 +719,24 @@ def _open_run(db: sqlite3.Connection, run: int) -> OpenRun:
     document, name, revision, _, file, state, accepted_s, scheduled_s, started_s, *_ = row
     cancelled = state == RunState.CANCELLED
     counts = _counts(db, run)
+    seen: dict[str, dict[str, str]] = {}
+    for group_name, needed, fingerprint in db.execute(Q["seen"], (name,)):
+        seen.setdefault(group_name, {})[needed] = fingerprint
     groups = []
     for group_id, text, expanding, offset, prefix, lines in db.execute(Q["groups"], (run,)):
         states, total_bytes = counts.get(group_id, ({}, 0))
+        group = codec.group_of(text)
         groups.append(
             OpenGroup(
                 id=group_id,
-                group=codec.group_of(text),
+                group=group,
                 expanding=bool(expanding),
                 position=None
                 if offset is None
                 else Position(offset_bytes=offset, prefix_sha256=prefix, lines=lines),
                 counts=TaskCounts(**states),
                 bytes=total_bytes,
+                seen=seen.get(group.name, {}),
             )
         )
     return OpenRun(
