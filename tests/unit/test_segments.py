@@ -263,10 +263,17 @@ def test_of_a_step_those_stay_that_pay_and_none_is_asked_for_again() -> None:
 
 
 def test_what_is_not_plain_is_measured_as_long_as_the_first_connection() -> None:
-    path = Measured(10 * MIB, 15 * MIB)
+    path = Measured(10 * MIB, 14 * MIB)
     assert path.run(MEASURED_S) == [1]
     assert path.run(WARM_UP_S + MEASURED_S - 0.25) == []
-    assert path.run(0.25) == [1, 1]  # half of what it could is more than a fifth
+    assert path.run(0.25) == [1, 1]  # two fifths of what it could is more than one
+
+
+def test_what_is_plainly_faster_is_not_measured_for_long() -> None:
+    path = Measured(10 * MIB, 33 * MIB)
+    assert path.run(MEASURED_S + WARM_UP_S + PLAIN_S) == [1, 1, 1]
+    assert path.run(WARM_UP_S + PLAIN_S) == [1] * 4  # the last of the two adds three tenths
+    assert path.run(WARM_UP_S + MEASURED_S) == [-1]
 
 
 @given(

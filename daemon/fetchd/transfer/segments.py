@@ -146,8 +146,8 @@ WORTH_S = 10.0
 #: A connection stays if it adds so much of what each one brought before it came. It is a fifth of
 #: all for the second connection.
 PAYS = 0.2
-#: It is plain that all new ones pay when they add so much of what they could.
-PLAINLY = 0.8
+#: It is plain that all new ones pay when they add so much of what they could besides.
+PLAINLY = 0.5
 #: With ``auto`` no file gets more.
 MOST_CONNECTIONS = 16
 
@@ -197,9 +197,10 @@ class Growth:
         new = self._wanted - before
         each_bytes_per_s = max(before_bytes_per_s / before, 1.0)
         gain = (bytes_per_s - before_bytes_per_s) / each_bytes_per_s  # as so many connections
-        if measured_s < (PLAIN_S if gain >= PLAINLY * new else MEASURED_S):
-            return False
         paying = min(new, max(0, int(gain + 1.0 - PAYS)))
+        plain = paying == new and gain >= PLAINLY * new
+        if measured_s < (PLAIN_S if plain else MEASURED_S):
+            return False
         self._wanted = before + paying
         self._tried = None
         self._over = self._over or paying < new
