@@ -269,6 +269,13 @@ def test_what_is_not_plain_is_measured_as_long_as_the_first_connection() -> None
     assert path.run(0.25) == [1, 1]  # two fifths of what it could is more than one
 
 
+def test_no_connection_is_given_back_before_its_step_was_measured_for_long() -> None:
+    path = Measured(10 * MIB, 65 * MIB)
+    assert path.run(MEASURED_S + 2 * (WARM_UP_S + PLAIN_S)) == [1] * 7
+    assert path.run(WARM_UP_S + MEASURED_S - 0.25) == []
+    assert path.run(0.25) == [-1]
+
+
 def test_what_is_plainly_faster_is_not_measured_for_long() -> None:
     path = Measured(10 * MIB, 33 * MIB)
     assert path.run(MEASURED_S + WARM_UP_S + PLAIN_S) == [1, 1, 1]
