@@ -21,8 +21,10 @@ from fetchd.model import (
     Answer,
     Cancel,
     Command,
+    Due,
     FileView,
     Job,
+    Remove,
     Report,
     Retry,
     RunState,
@@ -159,6 +161,9 @@ class SmallEngine:
                     return Answer(done=False, reason=f"no run of job {job!r} is on")
                 self.end(job, RunState.CANCELLED)
                 return Answer(done=True, run=run.id)
+            case Remove():
+                self.commands.append(command)
+                return Answer(done=True)
             case Retry(job=job):
                 self.commands.append(command)
                 run = self.last_run(job)
@@ -199,6 +204,15 @@ class SmallEngine:
 
     def view(self, most_open: int | None = None) -> Report:
         return Report(runs=tuple(self.runs.values()), transfers=())
+
+    def kept_files(self) -> dict[str, str]:
+        return {}
+
+    def due(self) -> list[Due]:
+        return []
+
+    def pass_over(self, due: Due) -> None:
+        raise AssertionError
 
     # -- what happens
 

@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
@@ -64,6 +64,32 @@ def local_date(wall_s: float, zone: str | None) -> datetime:
     return datetime.fromtimestamp(wall_s, ZoneInfo(zone) if zone else None).astimezone(
         ZoneInfo(zone) if zone else None
     )
+
+
+def zone_of(name: str | None) -> tzinfo:
+    """Return a zone that knows its changes of the clock, also those to come.
+
+    None: the machine's own.
+    """
+    return ZoneInfo(name) if name else _Machine()
+
+
+class _Machine(tzinfo):
+    """The zone of the machine, which need not have a name that can be found out."""
+
+    def utcoffset(self, dt: datetime | None) -> timedelta | None:
+        return None if dt is None else dt.replace(tzinfo=None).astimezone().utcoffset()
+
+    def dst(self, dt: datetime | None) -> timedelta | None:  # noqa: ARG002 -- tzinfo's signature
+        return None
+
+    def tzname(self, dt: datetime | None) -> str | None:
+        return None if dt is None else dt.replace(tzinfo=None).astimezone().tzname()
+
+    def fromutc(self, dt: datetime) -> datetime:
+        local = dt.replace(tzinfo=UTC).astimezone()
+        first = local.replace(tzinfo=self, fold=0)
+        return first if first.utcoffset() == local.utcoffset() else first.replace(fold=1)
 
 
 class Failpoints:

@@ -116,6 +116,23 @@ class JobAccepted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobKept(Event):
+    """A job file that stays in the folder, or another revision of one, is in force."""
+
+    job: str
+    file: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRemoved(Event):
+    """A job is kept no more: its file is gone, or does not stay any longer."""
+
+    job: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRejected(Event):
     file: str
     reason: str

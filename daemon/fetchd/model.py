@@ -199,6 +199,27 @@ class TaskGroup:
     when: Condition | None = None
 
 
+class CatchUp(enum.StrEnum):
+    """What to do about moments of a schedule that were missed."""
+
+    NONE = "none"
+    ONCE = "once"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """When a job is due: by ``cron``, five fields, or every ``every_s``; the other is not given.
+
+    A run begins up to ``jitter_s`` later.
+    """
+
+    cron: str = ""
+    every_s: float | None = None
+    jitter_s: float = 0.0
+    catch_up: CatchUp = CatchUp.ONCE
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What a job file says. ``revision``: digest (hex) of its canonical parsed content."""
@@ -214,6 +235,26 @@ class Job:
     concurrency: int | None = None
     max_total_bytes: int | None = None
     rate: Rate | None = None  # of each of its runs; the operator's hold beside it
+    schedule: Schedule | None = None
+
+    @property
+    def stays(self) -> bool:
+        """Whether the job outlives its runs, and its file stays in the folder."""
+        return self.schedule is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A job whose file stays, with the revision in force; ``job`` is without its groups.
+
+    ``stamp``: which version of the file that is. ``last_s``: the moment of its schedule that was
+    dealt with last; wall clock.
+    """
+
+    job: Job
+    file: str
+    stamp: str
+    last_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -605,11 +646,17 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submit:
-    """Accept a job. ``raw``: the file's bytes as dropped, kept with the job (empty for lists)."""
+    """Accept a job. ``raw``: the file's bytes as dropped, kept with the job (empty for lists).
+
+    ``stamp``: which version of the file it is, of one that may stay in the folder.
+    ``scheduled_for_s``: of a kept job: begin the run that is due for this moment (wall clock).
+    """
 
     job: Job
     raw: bytes
     file: str  # the job file's name in the drop folder, "" where there is none
+    stamp: str = ""
+    scheduled_for_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -624,7 +671,14 @@ class Retry:
     job: str
 
 
-Command = Submit | Cancel | Retry
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remove:
+    """End a kept job: its file is gone. A run that is on goes on to its end."""
+
+    job: str
+
+
+Command = Submit | Cancel | Retry | Remove
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -632,7 +686,7 @@ class Answer:
     """``done`` False: nothing was changed, ``reason`` says why; ``later``: asking again may help.
 
     ``repeated``: the run exists already and its job file has not been filed yet, as after a
-    crash between acceptance and the file's move.
+    crash between acceptance and the file's move. ``stays``: the file belongs to a kept job.
     """
 
     done: bool
@@ -640,6 +694,17 @@ class Answer:
     run: int | None = None
     later: bool = False
     repeated: bool = False
+    stays: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A run that is due, of a kept job with this revision in force."""
+
+    job: str
+    revision: str
+    file: str
+    scheduled_for_s: float
 
 
 # ---------------------------------------------------------------- the read model
@@ -718,6 +783,17 @@ class RunView:
     filed: bool = False  # the drop folder shows how it ended
     waiting: Mapping[str, int] = field(default_factory=dict)
     next_due_at_s: float | None = None
+    scheduled_for_s: float | None = None  # the moment that it is due for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptView:
+    """A kept job; ``next_s``: when it is due next, wall clock, None: it has no schedule."""
+
+    job: str
+    file: str
+    revision: str
+    next_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -789,10 +865,12 @@ class OriginView:
 class Report:
     """The one read model of what goes on now: status file, tables, folder.
 
-    ``left_out``: open runs that there are besides. ``origins``: the shut ones first.
+    ``left_out``: open runs that there are besides. ``origins``: the shut ones first. ``kept``: in
+    the order in which they are due.
     """
 
     runs: tuple[RunView, ...]
     transfers: tuple[TransferView, ...]
     left_out: int = 0
     origins: tuple[OriginView, ...] = ()
+    kept: tuple[KeptView, ...] = ()

@@ -14,12 +14,14 @@ from fetchd.model import (
     Attempt,
     Batch,
     Command,
+    Due,
     Failure,
     FileRecord,
     FileView,
     History,
     Intent,
     Job,
+    Kept,
     OriginRecord,
     Outcome,
     Position,
@@ -105,6 +107,18 @@ class Commands(Protocol):
 
     def view(self, most_open: int | None = None) -> Report:
         """Return what goes on now; at most so many of the open runs, the earliest."""
+        ...
+
+    def kept_files(self) -> Mapping[str, str]:
+        """Return the files that stay in the folder, and the job of each."""
+        ...
+
+    def due(self) -> list[Due]:
+        """Return the runs that are due now, one a job; each goes on to be until it is submitted."""
+        ...
+
+    def pass_over(self, due: Due) -> None:
+        """Make no run for a moment of a schedule."""
         ...
 
 
@@ -599,6 +613,20 @@ class OriginForgotten:
     origin: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptChanged:
+    """What is on record of a kept job, but for its revision."""
+
+    kept: Kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptForgotten:
+    """The job is kept no more; its runs stay."""
+
+    job: str
+
+
 Change = (
     Started
     | Waits
@@ -612,6 +640,8 @@ Change = (
     | RunFiled
     | OriginKept
     | OriginForgotten
+    | KeptChanged
+    | KeptForgotten
 )
 
 
@@ -623,6 +653,17 @@ class NewGroup:
     specs: tuple[TaskSpec, ...]
     expanding: bool
     position: Position | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKept:
+    """A job that is kept from now on, or a new revision of one that was; ``raw`` as in ``Submit``.
+
+    A revision that is on record already needs no ``raw``.
+    """
+
+    kept: Kept
+    raw: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -751,10 +792,11 @@ class Store(Protocol):
         """Return an id that no run has had."""
         ...
 
-    def add_jobs(self, jobs: Sequence[NewJob]) -> list[OpenRun]:
+    def add_jobs(self, jobs: Sequence[NewJob], kept: Sequence[NewKept] = ()) -> list[OpenRun]:
         """Record jobs, runs and tasks in one transaction; returns after it is durable.
 
-        A second spec of a run for one destination is recorded as failed (dest_conflict).
+        ``kept``: recorded with them. A second spec of a run for one destination is recorded as
+        failed (dest_conflict).
         """
         ...
 
@@ -812,6 +854,14 @@ class Store(Protocol):
 
     def open_run(self, run: int) -> OpenRun:
         """Return one of them."""
+        ...
+
+    def kept(self) -> list[Kept]:
+        """Return the jobs whose files stay in the folder."""
+        ...
+
+    def raw(self, job: str, revision: str) -> bytes:
+        """Return the bytes of the job file with that revision of a kept job."""
         ...
 
     def unfinished(self) -> list[Unfinished]:

@@ -391,6 +391,7 @@ class Daemon:
                 tell=self._tell,
                 clock=self._clock,
                 failpoints=self._works.failpoints,
+                schedules=not self._once,
             )
         except BaseException:
             for step in reversed(undo):
@@ -452,6 +453,8 @@ class Daemon:
             looked_s = now_s = self._clock.monotonic()
             works.store.check()
             works.engine.tick()
+            if not self._once and works.engine.due():
+                self._folder.hint()
             if now_s >= self._show_again_s:
                 self._show_status()
             self._feed_watchdog()
@@ -551,7 +554,12 @@ class Daemon:
             self._all_well = False
         elif isinstance(
             event,
-            events.JobAccepted | events.CommandObeyed | events.WatchChanged | events.FolderFailed,
+            events.JobAccepted
+            | events.JobKept
+            | events.JobRemoved
+            | events.CommandObeyed
+            | events.WatchChanged
+            | events.FolderFailed,
         ):
             self._inbox.put("wake")
 

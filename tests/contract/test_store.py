@@ -731,6 +731,7 @@ def test_no_query_looks_at_more_tasks_than_it_has_to(store):
         "SCAN t USING INDEX task_unfinished",
         "SCAN run USING INDEX run_open",
         "SCAN run USING INDEX run_unfiled",
+        "SCAN kept_job",
         "SCAN CONSTANT ROW",
     }
     assert sorting == {"counts", "last_run"}

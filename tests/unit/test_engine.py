@@ -1817,8 +1817,8 @@ class ForgetfulStore(SqliteStore):
 
     out_of_memory = True
 
-    def add_jobs(self, jobs):
-        opened = super().add_jobs(jobs)
+    def add_jobs(self, jobs, kept=()):
+        opened = super().add_jobs(jobs, kept)
         if self.out_of_memory:
             self.out_of_memory = False
             raise MemoryError

@@ -18,6 +18,7 @@ from fetchd.jobfile.schema import (
     JobFile,
     LimitKeys,
     RetryKeys,
+    ScheduleKeys,
     TaskEntry,
     TimeoutKeys,
     keys_of,
@@ -478,6 +479,7 @@ def test_the_reference_has_each_key_and_no_other() -> None:
         "retry": RetryKeys,
         "timeout": TimeoutKeys,
         "expect": ExpectKeys,
+        "schedule": ScheduleKeys,
     }
     keys = (set(keys_of(JobFile)) | set(keys_of(TaskEntry))) - set(nested)
     keys |= {f"{name}.{key}" for name, model in nested.items() for key in model.model_fields}

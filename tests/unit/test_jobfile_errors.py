@@ -33,7 +33,7 @@ BAD = {
     ),
     "unknown key without a near one": (
         "url: https://example.org/a\nzzzz: 1\n",
-        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, if, may_fail, version, name, description, priority, timezone, vars, limits, tasks",
+        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, if, may_fail, version, name, description, priority, timezone, schedule, vars, limits, tasks",
     ),
     "F05 duplicate key": (
         "url: https://example.org/a\nurl: https://example.org/b\n",
@@ -59,9 +59,50 @@ BAD = {
         "tasks:\n  a: https://example.org/a\n",
         "iso.yaml:2:6: tasks.a: needs a mapping with keys such as url, urls, base",
     ),
-    "later: schedule": (
+    "half a schedule": (
         "url: https://example.org/a\nschedule: daily\n",
-        "iso.yaml:2:1: schedule: is not built yet",
+        "iso.yaml:2:11: schedule.cron: 'daily' is half a schedule; write daily 03:15, or every 6h",
+    ),
+    "a schedule with a time that is none": (
+        "url: https://example.org/a\nschedule: daily 3am\n",
+        (
+            "iso.yaml:2:11: schedule.daily: '3am' is no time of the day; "
+            "write hours and minutes: 03:15"
+        ),
+    ),
+    "a schedule of seconds": (
+        'url: https://example.org/a\nschedule: "0 15 3 * * *"\n',
+        (
+            "iso.yaml:2:11: schedule.cron: '0 15 3 * * *' has 6 fields, not five: minute, hour, "
+            'day of the month, month, day of the week, as in "15 3 * * *"'
+        ),
+    ),
+    "a schedule that never comes": (
+        "url: https://example.org/a\nschedule: 0 0 30 2 *\n",
+        "iso.yaml:2:11: schedule.cron: '0 0 30 2 *' is no schedule: Bad day-of-month",
+    ),
+    "a schedule of two kinds": (
+        "url: https://example.org/a\nschedule: {daily: 03:15, every: 3h}\n",
+        "iso.yaml:2:11: schedule: needs one of cron, daily and every; daily and every found",
+    ),
+    "an interval that is no time": (
+        "url: https://example.org/a\nschedule: every 100ms\n",
+        "iso.yaml:2:11: schedule.every: at least 1s is possible",
+    ),
+    "jitter that is longer than the interval": (
+        "url: https://example.org/a\nschedule: {every: 1h, jitter: 2h}\n",
+        "iso.yaml:2:31: schedule.jitter: must be shorter than every, or runs would be left out",
+    ),
+    "a schedule's key with a typing error": (
+        'url: https://example.org/a\nschedule: {crn: "15 3 * * *"}\n',
+        "iso.yaml:2:12: schedule.crn: unknown key (did you mean 'cron'?)",
+    ),
+    "catching up as nobody can": (
+        "url: https://example.org/a\nschedule: {daily: 03:15, catch_up: onc}\n",
+        (
+            "iso.yaml:2:36: schedule.catch_up: 'onc' is not one of none, once, all; "
+            "did you mean 'once'?"
+        ),
     ),
     "later: steps": (
         "tasks:\n  a:\n    url: https://example.org/a\n    steps: [extract]\n",

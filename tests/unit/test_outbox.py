@@ -97,6 +97,7 @@ def test_the_report_of_a_running_job_says_how_far_it_is_and_what_it_waits_for(dr
         "run": 1,
         "file": "x.yaml",
         "state": "running",
+        "scheduled_for": None,
         "accepted_at": "2023-11-14T22:13:20.000Z",
         "started_at": "2023-11-14T22:13:21.500Z",
         "finished_at": None,

@@ -5,6 +5,7 @@ Works on the JSON form of ``model.Report``, so that ``status`` needs nothing but
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from fetchd.units import format_duration, format_size
 _BAR = 20
 _MOST_TRANSFERS = 16
 _MOST_SHUT = 5
+_MOST_KEPT = 20
 _LOST = ("failed", "skipped", "cancelled")
 
 Json = Mapping[str, Any]
@@ -74,6 +76,19 @@ def shut_lines(origins: Sequence[Json], now_s: float) -> Iterator[str]:
         yield f"{printable(one['origin'])} is left alone for {left}: {one['shut_reason']}"
     if len(shut) > _MOST_SHUT:
         yield f"and {len(shut) - _MOST_SHUT} more: fetchd origins"
+
+
+def kept_lines(kept: Sequence[Json], now_s: float) -> Iterator[str]:
+    """Yield a line for each of the jobs that are due next."""
+    for one in kept[:_MOST_KEPT]:
+        when = "when its file changes"
+        if one["next_s"] is not None:
+            moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(one["next_s"]))
+            left_s = one["next_s"] - now_s
+            when = f"{moment}, in {format_duration(left_s)}" if left_s > 0 else f"due {moment}"
+        yield f"{printable(one['job'])}  next: {when}"
+    if len(kept) > _MOST_KEPT:
+        yield f"and {len(kept) - _MOST_KEPT} more jobs that stay"
 
 
 def file_lines(files: Sequence[Json]) -> Iterator[str]:

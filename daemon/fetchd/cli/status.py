@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from fetchd.cli.board import board, printable, shut_lines, stats_lines
+from fetchd.cli.board import board, kept_lines, printable, shut_lines, stats_lines
 from fetchd.cli.daemon import read_json, require_running
 from fetchd.cli.live import live
 from fetchd.cli.options import config_option, json_option
@@ -80,7 +80,8 @@ def _lines(status: dict[str, Any]) -> list[str]:
     shown = board(status["report"]) or ["nothing to do"]
     troubles = [f"jobs folder: {printable(trouble)}" for trouble in status.get("folder", ())]
     shut = shut_lines(status["report"].get("origins", ()), time.time())
-    return [head, *stats_lines(status["stats"]), *troubles, *shut, "", *shown]
+    kept = kept_lines(status["report"].get("kept", ()), time.time())
+    return [head, *stats_lines(status["stats"]), *troubles, *shut, *kept, "", *shown]
 
 
 def _watch(state: Path) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from types import MappingProxyType
@@ -26,6 +27,7 @@ from fetchd.engine.decisions import (
     source_of,
 )
 from fetchd.engine.desk import Desk
+from fetchd.engine.kept import KeptJobs, revised
 from fetchd.engine.origin_records import OriginRecords
 from fetchd.engine.origins import FORGET_S, Origins
 from fetchd.engine.queue import Entry, Ruling, TaskQueue
@@ -38,15 +40,18 @@ from fetchd.model import (
     Cancel,
     Command,
     Deferred,
+    Due,
     Expand,
     Failure,
     Fetch,
     Job,
+    Kept,
     ListFile,
     OriginBounds,
     Outcome,
     Progress,
     Publish,
+    Remove,
     Report,
     Retry,
     Run,
@@ -61,8 +66,11 @@ from fetchd.ports import (
     A,
     Appended,
     Expander,
+    KeptChanged,
+    KeptForgotten,
     NewGroup,
     NewJob,
+    NewKept,
     OpenRun,
     RunCancelled,
     RunChanged,
@@ -136,6 +144,7 @@ class Engine:
         self._asking: set[Group] = set()  # groups for which the store is being read
         self._ending = 0  # runs whose end is decided and not yet on record
         self._admission = Admission()
+        self._kept = KeptJobs(random)
         self._put_off: list[PutOff] = []  # verified parts that are published later
         self._recent: deque[RunView] = deque(maxlen=RECENT_RUNS)
         self._stopping = False
@@ -152,8 +161,11 @@ class Engine:
         unfinished = self._store.unfinished()
         origins = self._store.origins(self._steady.now_s() - FORGET_S)
         open_runs = self._store.open_runs()
+        kept = self._store.kept()
         publications = []
         with self._deciding() as effects:
+            for one in kept:
+                self._kept.put(one)
             self._origin_records.load(origins, effects)
             for open_run in open_runs:
                 run = self._adopt(open_run)
@@ -336,24 +348,38 @@ class Engine:
             case Retry(job=job):
                 with self._submitting:
                     return self._retry(job)
+            case Remove(job=job):
+                with self._submitting:
+                    return self._remove(job)
 
     def submit(self, submissions: Sequence[Submit]) -> list[Answer]:
         with self._submitting:
             last_runs = self._store.last_runs({c.job.name for c in submissions if c.file})
             answers: list[Answer] = []
             new: dict[str, NewJob] = {}
+            kept: dict[str, NewKept] = {}
             for command in submissions:
                 name = command.job.name
-                answer = self._answer_for_now(command, last_runs.get(name))
-                if answer is None and name in new:
-                    reason = f"run {new[name].run.id} of this job was accepted just now"
+                answer: Answer | None
+                if name in new or name in kept:
+                    reason = "another file of this job was accepted just now"
                     answer = Answer(done=False, later=True, reason=reason)
-                if answer is None:
-                    new[name] = self._new_job(command)
-                    answer = Answer(done=True, run=new[name].run.id)
+                else:
+                    answer = self._answer_for_kept(command)
+                    answer = answer or self._answer_for_now(command, last_runs.get(name))
+                if answer is None or (answer.repeated and not answer.stays):
+                    if _stays(command):
+                        kept[name] = self._new_kept(command)
+                    if answer is not None:  # the file of a kept job was away for a while
+                        answer = replace(answer, stays=name in kept)
+                    elif name in kept and command.scheduled_for_s is None:
+                        answer = Answer(done=True, stays=True)
+                    else:
+                        new[name] = self._new_job(command)
+                        answer = Answer(done=True, run=new[name].run.id, stays=name in kept)
                 answers.append(answer)
-            if new:
-                self._accept(list(new.values()))
+            if new or kept:
+                self._accept(list(new.values()), list(kept.values()))
             return answers
 
     def view(self, most_open: int | None = None) -> Report:
@@ -383,25 +409,72 @@ class Engine:
                 for out in self._out.values()
                 if isinstance(out.attempt, Fetch)
             )
-        return Report(runs=runs, transfers=transfers, left_out=left_out, origins=origins)
+            kept = self._kept.views(self._clock.wall())
+        return Report(runs=runs, transfers=transfers, left_out=left_out, origins=origins, kept=kept)
+
+    def kept_files(self) -> Mapping[str, str]:
+        with self._lock:
+            return self._kept.files()
+
+    def due(self) -> list[Due]:
+        with self._lock:
+            return self._kept.due(self._clock.wall(), self._by_job)
+
+    def pass_over(self, due: Due) -> None:
+        with self._deciding() as effects:
+            kept = self._kept.get(due.job)
+            if kept is not None and kept.job.revision == due.revision:
+                kept = replace(kept, last_s=due.scheduled_for_s)
+                self._kept.put(kept)
+                effects.changes.append(KeptChanged(kept=kept))
 
     # ------------------------------------------------------------ commands
+
+    def _answer_for_kept(self, command: Submit) -> Answer | None:
+        """Return the answer to a file of a kept job, or that has the name of one; None: go on."""
+        job = command.job
+        with self._lock:
+            kept = self._kept.get(job.name)
+        if kept is None:
+            gone = command.scheduled_for_s is not None
+            return Answer(done=False, reason="the job is kept no more") if gone else None
+        if kept.file != command.file:
+            reason = (
+                f"the job {job.name!r} is that of {kept.file}, which stays in the folder; "
+                "write another name: into this file, or remove that one first"
+            )
+            return Answer(done=False, reason=reason)
+        if kept.job.revision != job.revision:
+            stale = command.scheduled_for_s is not None
+            return Answer(done=False, reason="the job was edited meanwhile") if stale else None
+        if command.scheduled_for_s is None:
+            return Answer(done=True, repeated=True, stays=True)
+        return None
 
     def _answer_for_now(self, command: Submit, last: RunView | None) -> Answer | None:
         """Return the answer to a job whose last run is still on or not filed, None if neither."""
         job = command.job
+        another = command.scheduled_for_s is not None
         with self._lock:
             on = self._by_job.get(job.name)
         if on is not None:
-            if (on.run.revision, on.opened.file) == (job.revision, command.file):
+            if not another and (on.run.revision, on.opened.file) == (job.revision, command.file):
                 return Answer(done=True, run=on.run.id, repeated=True)
             return Answer(done=False, later=True, reason=f"run {on.run.id} of this job is still on")
         if last is not None and not last.filed:
             self._adopt_left(last)
-            if (last.revision, last.file) == (job.revision, command.file):
+            if not another and (last.revision, last.file) == (job.revision, command.file):
                 return Answer(done=True, run=last.id, repeated=True)
             return Answer(done=False, later=True, reason=f"run {last.id} is not filed yet")
         return None
+
+    def _new_kept(self, command: Submit) -> NewKept:
+        with self._lock:
+            kept = self._kept.get(command.job.name)
+        due_s = command.scheduled_for_s
+        if kept is not None and due_s is not None:
+            return NewKept(kept=replace(kept, last_s=due_s))
+        return NewKept(kept=revised(kept, command, self._clock.wall()), raw=command.raw)
 
     def _new_job(self, command: Submit) -> NewJob:
         job, now_s = command.job, self._clock.wall()
@@ -409,7 +482,7 @@ class Engine:
             id=self._store.new_run_id(),
             job=job.name,
             revision=job.revision,
-            scheduled_for_s=now_s,
+            scheduled_for_s=now_s if command.scheduled_for_s is None else command.scheduled_for_s,
         )
         groups = tuple(self._new_group(job, group, run) for group in job.groups)
         return NewJob(
@@ -428,14 +501,43 @@ class Engine:
             position=batch.position,
         )
 
-    def _accept(self, jobs: Sequence[NewJob]) -> None:
+    def _accept(self, jobs: Sequence[NewJob], kept: Sequence[NewKept]) -> None:
         """Record new jobs with one commit, and let their runs begin."""
-        opened = self._store.add_jobs(jobs)
+        opened = self._store.add_jobs(jobs, kept)
         for new, run in zip(jobs, opened, strict=True):
             self._tell_accepted(new, run)
         with self._deciding() as effects:
+            for one in kept:
+                self._keep(one.kept, effects)
+            for new in jobs:
+                if not _stays(new) and self._kept.get(new.job.name) is not None:
+                    self._forget(new.job.name, effects)  # its file was edited to stay no more
             for run in opened:
                 self._decide.advance(self._adopt(run), effects)
+
+    def _keep(self, kept: Kept, effects: Effects) -> None:
+        before = self._kept.get(kept.job.name)
+        self._kept.put(kept)
+        if before is None or before.job.revision != kept.job.revision:
+            job = kept.job
+            effects.happened.append(
+                events.JobKept(job=job.name, file=kept.file, revision=job.revision)
+            )
+
+    def _forget(self, job: str, effects: Effects) -> None:
+        kept = self._kept.get(job)
+        assert kept is not None
+        self._kept.forget(job)
+        effects.changes.append(KeptForgotten(job=job))
+        effects.happened.append(events.JobRemoved(job=job, file=kept.file))
+
+    def _remove(self, job: str) -> Answer:
+        with self._deciding() as effects:
+            if self._kept.get(job) is None:
+                return Answer(done=False, reason=f"there is no kept job {job!r}")
+            self._forget(job, effects)
+        self._store.flush()
+        return Answer(done=True)
 
     def _adopt_left(self, last: RunView | None) -> None:
         """Go on with the last run of a job if it is on record as open, and known to nobody.
@@ -857,3 +959,8 @@ class Engine:
 def _unmet(job: str, run: int, group: str, count: int) -> events.TasksSkipped:
     """Return the event of tasks that do not meet the condition of their group."""
     return events.TasksSkipped(job=job, run=run, group=group, count=count, reason="condition")
+
+
+def _stays(command: Submit | NewJob) -> bool:
+    """Whether the job outlives its runs; only one with a file in the drop folder does."""
+    return command.job.stays and bool(command.file)

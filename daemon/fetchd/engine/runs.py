@@ -295,4 +295,5 @@ class OpenedRun:
             list_open=any(group.expanding for group in groups),
             waiting=waiting,
             next_due_at_s=min(dues) + behind_s if dues else None,
+            scheduled_for_s=self.run.scheduled_for_s,
         )

@@ -12,6 +12,7 @@ from fetchd import events
 from fetchd.clock import Clock, Failpoints
 from fetchd.disk import SystemOs
 from fetchd.errors import StoreError
+from fetchd.folder.due import DueRuns
 from fetchd.folder.inbox import Busy, Inbox, ReadJob, ReadList
 from fetchd.folder.missed import MissedEvents
 from fetchd.folder.outbox import Outbox
@@ -39,7 +40,8 @@ class Folder:
 
     The watch is set before the first look, so that nothing falls between; after that every look
     finds whatever is there, hinted at or not. ``read_job(data, file)`` and ``read_list(file,
-    path, digest)`` raise DocumentError; the constructor raises ConfigError.
+    path, digest)`` raise DocumentError; the constructor raises ConfigError. Without ``schedules``
+    no run begins because its time has come.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Folder:
         failpoints: Failpoints,
         system: Os | None = None,
         observe: Callable[[], BaseObserver] = IncomingObserver,
+        schedules: bool = True,
     ) -> None:
         self._rescan_s = rescan_s
         self._tell = tell
@@ -87,6 +90,15 @@ class Folder:
             clock=clock,
             failpoints=failpoints,
         )
+        self._due = DueRuns(
+            self._places,
+            read_job=read_job,
+            commands=commands,
+            store=store,
+            tell=tell,
+            failpoints=failpoints,
+        )
+        self._schedules = schedules
         self._missed = MissedEvents(str(self._places.path), tell, clock)
         self._worker = Worker(
             "folder", self._work, clock, self._died, within_s=LARGEST_JOB_WITHIN_S
@@ -164,6 +176,8 @@ class Folder:
             well = self._guard("look into it", lambda: self._look(beat, announces=announces))
             rescan_s = self._watch.rescan_s(self._rescan_s) if well else BLIND_RESCAN_S
             self._look_due_s = min(self._inbox.due_s, now_s + rescan_s, self._missed.due_s())
+        if self._schedules:
+            well &= self._guard("begin what is due", lambda: self._due.begin(beat))
         began_s = self._clock.monotonic()
         if self._inbox.under_way and began_s < self._show_not_before_s:
             return 0.0

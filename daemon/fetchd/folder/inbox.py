@@ -21,7 +21,7 @@ from fetchd.expand import LIST_SUFFIXES, no_list
 from fetchd.folder import readiness
 from fetchd.folder.masking import masked
 from fetchd.folder.places import SUBFOLDERS, Place, Places, Stamp, error_name, error_text
-from fetchd.model import Answer, Cancel, Job, Retry, Submit
+from fetchd.model import Answer, Cancel, Job, Remove, Retry, Submit
 from fetchd.ports import Commands, Store
 from fetchd.units import format_size
 from fetchd.yamldoc import has_end_marker
@@ -40,6 +40,9 @@ ACCEPTED_TOGETHER = 64
 TOGETHER_BYTES = 256 * 1024
 #: So much of a list is looked at before all of it is hashed: no good line is longer.
 LIST_HEAD_BYTES = 64 * 1024
+#: A file that stays in the folder is gone when it was missed for so long: editors and tools that
+#: write a file anew may take the old one away before.
+GONE_S = 5.0
 #: A failed file operation is tried again after so long, if the file does not change before.
 AGAIN_S = 5.0
 
@@ -88,7 +91,8 @@ class Seen:
     """What is known of one version of a file. ``since_s``: monotonic, when it was first seen.
 
     ``waits_for``: the job whose run has to end before the file can be accepted. ``unfit``: why
-    it is no job file as it stands, "" if it may be one. ``obeyed``: a control file that only
+    it is no job file as it stands, "" if it may be one. ``stays``: all was done about this version,
+    and the file is left where it is. ``obeyed``: a control file that only
     has to be removed. ``trouble``: what failed last, not tried again before ``not_before_s``.
     """
 
@@ -98,6 +102,7 @@ class Seen:
     since_s: float
     waits_for: str = ""
     unfit: str = ""
+    stays: bool = False
     told: bool = False
     obeyed: bool = False
     trouble: str = ""
@@ -161,6 +166,7 @@ class Inbox:
         self._between_next = False
         self._again: dict[str, float] = {}  # when to deal with a file again, monotonic
         self._ready: dict[str, Ready] = {}
+        self._gone: dict[str, float] = {}  # files of kept jobs, and since when they are missed
         self._scan_not_before_s = -math.inf
         self._busy = Busy()
         self._provable = True
@@ -209,6 +215,7 @@ class Inbox:
         begins = not self.under_way
         if begins or began_s >= self._scan_not_before_s:
             self._scan(began_s)
+            self._miss(began_s)
         else:
             self._put_between([])
         for name, seen in list(self._claimed.items()):
@@ -260,7 +267,9 @@ class Inbox:
         self.pending.update(
             name
             for name, seen in found_all.items()
-            if stat.S_ISREG(seen.mode) and seen.kind is not Kind.UNKNOWN and not seen.unfit
+            if stat.S_ISREG(seen.mode)
+            and seen.kind is not Kind.UNKNOWN
+            and not (seen.unfit or seen.stays)
         )
         if self.under_way:
             self._put_between(changed)
@@ -271,6 +280,17 @@ class Inbox:
         ended_s = self._clock.monotonic()
         # While there is much to do, at most half of the time goes into reading the folder.
         self._scan_not_before_s = ended_s + (ended_s - now_s)
+
+    def _miss(self, now_s: float) -> None:
+        """End the jobs whose files were taken away."""
+        kept = self._commands.kept_files()
+        self._gone = {name: self._gone.get(name, now_s) for name in kept if name not in self._seen}
+        for name, since_s in list(self._gone.items()):
+            if now_s < since_s + GONE_S:
+                self._again[name] = since_s + GONE_S
+            else:
+                self._commands.obey(Remove(job=kept[name]))
+                self._places.remove(Place.REPORTS, error_name(name))
 
     def _next_name(self) -> str:
         self._between_next = not self._between_next
@@ -329,6 +349,8 @@ class Inbox:
             self._unfit(name, seen, "is empty")
         elif seen.unfit:
             self._unfit(name, seen, seen.unfit)
+        elif seen.stays:
+            pass
         elif self._may_ask(name, seen, kind):
             self._take(name, seen, kind)
 
@@ -410,7 +432,9 @@ class Inbox:
             why = masked(error_text(exc))
             self._reject(place, name, f"{name}: cannot be understood: {why}")
             return
-        self._ready[name] = Ready(place, name, seen, Submit(job=job, raw=data, file=name))
+        stamp = seen.stamp.text()
+        command = Submit(job=job, raw=data, file=name, stamp=stamp)
+        self._ready[name] = Ready(place, name, seen, command)
         together_bytes = sum(len(ready.command.raw) for ready in self._ready.values())
         if len(self._ready) >= ACCEPTED_TOGETHER or together_bytes >= TOGETHER_BYTES:
             self._accept()
@@ -441,6 +465,10 @@ class Inbox:
         if not self._is_accepted(place, name, seen, ready.command, answer):
             return
         self._failpoints.pass_by("folder.accepted")
+        if answer.stays and place is Place.JOBS:
+            seen.stays = True
+            self._settled(name)
+            return
         if place is Place.JOBS and not self._follow(name, seen.stamp):
             self._again_in(name, readiness.SOONEST_S)
             return
@@ -470,13 +498,20 @@ class Inbox:
 
         A refused one is put aside.
         """
-        if answer.later or (answer.repeated and not self._is_of(answer, name)):
+        if answer.later or (answer.repeated and not answer.stays and not self._is_of(answer, name)):
             seen.waits_for = command.job.name
+            return False
+        if not answer.done and self._is_missed(command.job.name):
+            self._again_in(name, GONE_S)  # it may be that file under another name
             return False
         if not answer.done:
             self._reject(place, name, f"{name}: {masked(answer.reason)}")
             return False
         return True
+
+    def _is_missed(self, job: str) -> bool:
+        kept = self._commands.kept_files()
+        return any(kept.get(name) == job for name in self._gone)
 
     def _is_of(self, answer: Answer, name: str) -> bool:
         """Whether the run of a repeated submission was made from the file of this name."""
@@ -585,7 +620,9 @@ class Inbox:
     def _bring_back(self, answer: Answer) -> None:
         """Let the file of a run that goes on again stand in ``active/`` again."""
         run = None if answer.run is None else self._store.run_view(answer.run)
-        if run is not None and run.file and self._places.stat(Place.ACTIVE, run.file) is None:
+        if run is None or not run.file or run.file in self._commands.kept_files():
+            return
+        if self._places.stat(Place.ACTIVE, run.file) is None:
             self._places.bring_back(Place.FAILED, Place.ACTIVE, run.file)
 
     # ------------------------------------------------------------ refusing
@@ -598,10 +635,16 @@ class Inbox:
     def _reject(
         self, place: Place, name: str, text: str, reason: str = "", problems: int = 1
     ) -> None:
-        """Say why, then put the file aside: a crash in between repeats both."""
+        """Say why, then put the file aside: a crash in between repeats both.
+
+        That of a kept job is left to be mended; what was read before stays in force.
+        """
         self._write_error(name, text)
-        with suppress(FileNotFoundError):  # taken back by its owner
-            self._places.put_away(place, Place.FAILED, name, self._clock.wall())
+        if place is Place.JOBS and name in self._commands.kept_files():
+            self._seen[name].stays = True
+        else:
+            with suppress(FileNotFoundError):  # taken back by its owner
+                self._places.put_away(place, Place.FAILED, name, self._clock.wall())
         self.pending.discard(name)
         self._claimed.pop(name, None)
         self._tell(events.JobRejected(file=name, reason=reason or text, problems=problems))

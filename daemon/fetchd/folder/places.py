@@ -50,6 +50,10 @@ class Stamp(NamedTuple):
     def of(cls, found: os.stat_result) -> Stamp:
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
+    def text(self) -> str:
+        """Return what tells this version from others, also after a rename, and in the next life."""
+        return " ".join(map(str, self[:4]))
+
     def is_moved(self, before: Stamp) -> bool:
         """Whether this is the version ``before`` after a rename, which sets the ctime."""
         return self[:4] == before[:4]

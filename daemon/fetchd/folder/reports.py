@@ -36,6 +36,7 @@ def run_report(run: RunView, failures: Iterable[FileView]) -> bytes:
         "revision": run.revision,
         "file": _shown(run.file),
         "state": run.state.value,
+        "scheduled_for": _moment(run.scheduled_for_s),
         "accepted_at": _moment(run.accepted_at_s),
         "started_at": _moment(run.started_at_s),
         "finished_at": _moment(run.finished_at_s),

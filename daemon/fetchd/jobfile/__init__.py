@@ -13,12 +13,13 @@ from typing import Any
 from fetchd.config import Settings
 from fetchd.errors import DocumentError, Problem, ValueProblem
 from fetchd.expand import LIST_SUFFIXES, MetalinkProblem, check_list, is_checksum
+from fetchd.jobfile import times
 from fetchd.jobfile.build import Built, build, default_rules, drafts, lower
 from fetchd.jobfile.check import try_out, with_needs
 from fetchd.jobfile.complaints import Complaints
-from fetchd.jobfile.reading import read
+from fetchd.jobfile.reading import Unread, read
 from fetchd.jobfile.schema import NAME, JobFile, schema
-from fetchd.model import Job, ListFile, Priority, TaskGroup
+from fetchd.model import CatchUp, Job, ListFile, Priority, Schedule, TaskGroup
 from fetchd.rates import Rate
 from fetchd.yamldoc import parse_json, parse_yaml, plain, require_fields, text_of
 
@@ -132,6 +133,7 @@ def _job(content: dict[str, Any], file: str, settings: Settings, complaints: Com
             settings.limits.total_bytes, keys.limits.total if keys.limits else None
         ),
         rate=_rate(keys),
+        schedule=_schedule(keys, unread, complaints),
     )
     if not built and not unread.tasks:
         complaints.add(("tasks",), "names no task")
@@ -152,6 +154,28 @@ def _values(group: TaskGroup) -> int:
 def _rate(keys: JobFile) -> Rate | None:
     rate = keys.limits.rate if keys.limits else None
     return None if rate is None else replace(rate, zone=keys.timezone)
+
+
+def _schedule(keys: JobFile, unread: Unread, complaints: Complaints) -> Schedule | None:
+    written = keys.schedule
+    if written is None or "schedule" in unread.top:
+        return None
+    kinds = [key for key in ("cron", "daily", "every") if getattr(written, key) is not None]
+    if len(kinds) != 1:
+        found = " and ".join(kinds) or "none"
+        complaints.add(("schedule",), f"needs one of cron, daily and every; {found} found")
+    elif written.every is not None and written.every < times.LEAST_INTERVAL_S:
+        complaints.add(("schedule", "every"), f"at least {times.LEAST_INTERVAL_S:g}s is possible")
+    elif written.every is not None and (written.jitter or 0.0) >= written.every:
+        complaints.add(
+            ("schedule", "jitter"), "must be shorter than every, or runs would be left out"
+        )
+    return Schedule(
+        cron=written.cron or written.daily or "",
+        every_s=written.every,
+        jitter_s=written.jitter or 0.0,
+        catch_up=written.catch_up or CatchUp.ONCE,
+    )
 
 
 def _literal(text: str) -> str:

@@ -16,6 +16,7 @@ from fetchd.jobfile.schema import (
     JobFile,
     LimitKeys,
     RetryKeys,
+    ScheduleKeys,
     TaskEntry,
     TimeoutKeys,
     keys_of,
@@ -26,6 +27,7 @@ _NESTED: dict[object, type[BaseModel]] = {
     "retry": RetryKeys,
     "timeout": TimeoutKeys,
     "expect": ExpectKeys,
+    "schedule": ScheduleKeys,
 }
 
 

@@ -18,7 +18,8 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from fetchd.errors import ValueProblem
-from fetchd.model import IfExists, Magic, Priority, SizeRange, Verify
+from fetchd.jobfile import times
+from fetchd.model import CatchUp, IfExists, Magic, Priority, SizeRange, Verify
 from fetchd.rates import Rate, parse_rate, rate_schema
 from fetchd.units import parse_duration_s, parse_rate_bytes_per_s, parse_size_bytes
 from fetchd.variables import is_plain_name
@@ -27,7 +28,7 @@ from fetchd.yamldoc import did_you_mean
 #: Keys of the job file's design that this version does not know how to obey.
 NOT_BUILT = frozenset(
     {
-        "schedule", "window", "publish", "keep", "from",
+        "window", "publish", "keep", "from",
         "steps", "on_success", "on_failure",
     }
 )  # fmt: skip
@@ -197,6 +198,10 @@ def _if_exists(value: object) -> IfExists:
 
 def _verify(value: object) -> Verify:
     return Verify(_choice(value, {member.value: member for member in Verify}))
+
+
+def _catch_up(value: object) -> CatchUp:
+    return CatchUp(_choice(value, {member.value: member for member in CatchUp}))
 
 
 def _timezone(value: object) -> str:
@@ -450,6 +455,19 @@ class LimitKeys(_Keys):
     """The bytes of all files together."""
 
 
+class ScheduleKeys(_Keys):
+    cron: Annotated[str, PlainValidator(lambda value: times.cron(_text(value)))] | None = None
+    """Five fields: minute, hour, day of the month, month, day of the week."""
+    daily: Annotated[str, PlainValidator(lambda value: times.daily(_text(value)))] | None = None
+    """A time of every day: 03:15."""
+    every: Duration | None = None
+    """So long from one run to the next; the first at once."""
+    jitter: Duration | None = None
+    """A run begins up to so much later, by chance."""
+    catch_up: Annotated[CatchUp, PlainValidator(_catch_up), _one_of(CatchUp)] | None = None
+    """What is done about runs that were missed: none, once or all."""
+
+
 class ExpectKeys(_Keys):
     type: Annotated[str, PlainValidator(_media_type), _native("string")] | None = None
     """The media type that has to arrive; "*/*" for any, HTML pages too."""
@@ -530,7 +548,16 @@ class JobFile(TaskKeys):
     ) = None
     """Which job's files go first."""
     timezone: Annotated[str, PlainValidator(_timezone), _native("string")] | None = None
-    """In which `run.date` and the times of `limits.rate` are meant; by default the machine's."""
+    """In which `run.date`, `schedule` and `limits.rate` are meant; by default the machine's."""
+    schedule: (
+        Annotated[
+            ScheduleKeys,
+            BeforeValidator(times.spelled_out),
+            WithJsonSchema(times.schedule_schema(_DURATION)),
+        ]
+        | None
+    ) = None
+    """When to run again and again: daily 03:15, every 6h, five fields of cron, or a mapping."""
     vars: Annotated[dict[Variable, Text], AfterValidator(_not_too_many)] | None = None
     """Texts to be used as ${name}."""
     limits: LimitKeys | None = None

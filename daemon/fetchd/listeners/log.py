@@ -36,6 +36,8 @@ LINES: dict[type[Event], Line] = {
     events.StateCreated: Line("state.created", _INFO),
     events.HistoryPruned: Line("history.pruned", _INFO),
     events.JobAccepted: Line("job.accepted", _INFO),
+    events.JobKept: Line("job.kept", _INFO),
+    events.JobRemoved: Line("job.removed", _INFO),
     events.JobRejected: Line("job.rejected", _WARNING),
     events.FileIgnored: Line("file.ignored", _WARNING),
     events.CommandObeyed: Line("command.obeyed", _INFO),

@@ -12,6 +12,7 @@ from typing import Any
 
 from fetchd.digests import Digest
 from fetchd.model import (
+    CatchUp,
     Condition,
     Dossier,
     FileRecord,
@@ -27,6 +28,7 @@ from fetchd.model import (
     Priority,
     RetryPolicy,
     Rules,
+    Schedule,
     SizeRange,
     TaskGroup,
     Template,
@@ -80,6 +82,9 @@ def job_of(text: str, name: str, revision: str, groups: tuple[TaskGroup, ...]) -
     fields["priority"] = Priority(fields["priority"])
     if rate := fields.get("rate"):
         fields["rate"] = Rate(**{**rate, "spans": tuple(Span(**span) for span in rate["spans"])})
+    if schedule := fields.get("schedule"):
+        catch_up = CatchUp(schedule["catch_up"])
+        fields["schedule"] = Schedule(**{**schedule, "catch_up": catch_up})
     return Job(name=name, revision=revision, groups=groups, **fields)
 
 

@@ -45,3 +45,12 @@ CREATE TABLE seen (
     fingerprint TEXT NOT NULL,
     PRIMARY KEY (job, grp, needed)
 ) WITHOUT ROWID;
+-- Jobs that outlive their runs: those with a schedule.
+CREATE TABLE kept_job (
+    name     TEXT PRIMARY KEY,
+    job      INTEGER NOT NULL REFERENCES job (id),
+    file     BLOB NOT NULL,
+    stamp    TEXT NOT NULL,
+    last     REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX kept_of_job ON kept_job (job);

@@ -93,6 +93,26 @@ SELECT origin, seen_at, document FROM origin WHERE seen_at > ?;
 -- name: forget_origins
 DELETE FROM origin WHERE seen_at <= ?;
 
+-- name: find_job
+SELECT id, raw FROM job WHERE name = ? AND revision = ?;
+
+-- name: keep_job
+INSERT OR REPLACE INTO kept_job (name, job, file, stamp, last) VALUES (?, ?, ?, ?, ?);
+
+-- name: change_kept
+UPDATE kept_job SET stamp = ?, last = ? WHERE name = ?;
+
+-- name: kept_job
+SELECT job FROM kept_job WHERE name = ?;
+
+-- name: forget_kept
+DELETE FROM kept_job WHERE name = ?;
+
+-- name: all_kept
+-- From the few that are kept, not from all that ever ran.
+SELECT job.document, job.name, job.revision, kept_job.file, kept_job.stamp, kept_job.last
+FROM kept_job CROSS JOIN job ON job.id = kept_job.job ORDER BY kept_job.name;
+
 -- name: next_origin
 SELECT min(origin) FROM task WHERE grp = ? AND state = 0 AND origin > ?;
 
@@ -198,7 +218,8 @@ DELETE FROM task_group WHERE run = ?;
 DELETE FROM run WHERE id = ?;
 
 -- name: prune_job
-DELETE FROM job WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM run WHERE job = ?1);
+DELETE FROM job WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM run WHERE job = ?1)
+AND NOT EXISTS (SELECT 1 FROM kept_job WHERE job = ?1);
 
 -- name: next_files
 SELECT root, path, published_at FROM file WHERE (root, path) > (?, ?) ORDER BY root, path LIMIT ?;

@@ -91,3 +91,12 @@ CREATE TABLE seen (                     -- with which file of another group a gr
     fingerprint TEXT NOT NULL,
     PRIMARY KEY (job, grp, needed)
 ) WITHOUT ROWID;
+
+CREATE TABLE kept_job (                     -- the jobs whose files stay in the drop folder
+    name     TEXT PRIMARY KEY,
+    job      INTEGER NOT NULL REFERENCES job (id),      -- the revision in force
+    file     BLOB NOT NULL,             -- name in the drop folder
+    stamp    TEXT NOT NULL,             -- which version of the file that is
+    last     REAL NOT NULL              -- the moment of its schedule that was dealt with last
+) WITHOUT ROWID;
+CREATE INDEX kept_of_job ON kept_job (job);

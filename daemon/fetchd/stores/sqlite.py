@@ -18,6 +18,7 @@ from fetchd.errors import BusyError, ConfigError, StoreError
 from fetchd.model import (
     FileRecord,
     FileView,
+    Kept,
     OriginRecord,
     Position,
     Run,
@@ -35,7 +36,10 @@ from fetchd.ports import (
     GroupSucceeded,
     Intends,
     Keep,
+    KeptChanged,
+    KeptForgotten,
     NewJob,
+    NewKept,
     OpenGroup,
     OpenRun,
     OriginForgotten,
@@ -129,9 +133,11 @@ class SqliteStore:
 
     # ------------------------------------------------------------ writing
 
-    def add_jobs(self, jobs: Sequence[NewJob]) -> list[OpenRun]:
+    def add_jobs(self, jobs: Sequence[NewJob], kept: Sequence[NewKept] = ()) -> list[OpenRun]:
         def write(db: sqlite3.Connection) -> list[OpenRun]:
             opened = [_add_job(db, new) for new in jobs]
+            for new_kept in kept:
+                _keep_job(db, new_kept)
             self._compare_files()
             return opened
 
@@ -263,6 +269,16 @@ class SqliteStore:
 
     def open_run(self, run: int) -> OpenRun:
         return self._ledger.read(lambda db: _open_run(db, run))
+
+    def kept(self) -> list[Kept]:
+        return self._ledger.read(lambda db: [_kept(*row) for row in db.execute(Q["all_kept"])])
+
+    def raw(self, job: str, revision: str) -> bytes:
+        def read(db: sqlite3.Connection) -> bytes:
+            _, raw = db.execute(Q["find_job"], (job, revision)).fetchone()
+            return bytes(raw)
+
+        return self._ledger.read(read)
 
     def unfinished(self) -> list[Unfinished]:
         return self._ledger.read(
@@ -483,6 +499,32 @@ def _position_columns(position: Position | None) -> tuple[int | str | None, ...]
     return position.offset_bytes, position.prefix_sha256, position.lines
 
 
+def _keep_job(db: sqlite3.Connection, new: NewKept) -> None:
+    job = new.kept.job
+    before = db.execute(Q["kept_job"], (job.name,)).fetchone()
+    found = db.execute(Q["find_job"], (job.name, job.revision)).fetchone()
+    if found is None:
+        found = db.execute(
+            Q["add_job"], (job.name, job.revision, codec.job_text(job), new.raw)
+        ).fetchone()
+    file = codec.path_bytes(new.kept.file)
+    db.execute(Q["keep_job"], (job.name, found[0], file, new.kept.stamp, new.kept.last_s))
+    if before is not None:
+        db.execute(Q["prune_job"], before)
+
+
+def _forget_kept(db: sqlite3.Connection, job: str) -> None:
+    before = db.execute(Q["kept_job"], (job,)).fetchone()
+    if before is not None:
+        db.execute(Q["forget_kept"], (job,))
+        db.execute(Q["prune_job"], before)
+
+
+def _kept(document: str, name: str, revision: str, file: bytes, stamp: str, last_s: float) -> Kept:
+    job = codec.job_of(document, name, revision, ())
+    return Kept(job=job, file=codec.path_text(file), stamp=stamp, last_s=last_s)
+
+
 def _add_tasks(
     db: sqlite3.Connection, run: int, group: int, root: str, specs: Sequence[TaskSpec]
 ) -> tuple[tuple[TaskSpec, str, str], ...]:
@@ -582,6 +624,10 @@ def _apply_one(db: sqlite3.Connection, change: Change) -> None:
             db.execute(Q["keep_origin"], codec.origin_row(record))
         case OriginForgotten(origin=origin):
             db.execute(Q["forget_origin"], (origin,))
+        case KeptChanged(kept=kept):
+            db.execute(Q["change_kept"], (kept.stamp, kept.last_s, kept.job.name))
+        case KeptForgotten(job=job):
+            _forget_kept(db, job)
         case Started() | Intends() | Succeeded():
             raise AssertionError(f"{change} is applied with others")
 
@@ -755,7 +801,7 @@ def _run_view(db: sqlite3.Connection, run: int) -> RunView | None:
     row = db.execute(Q["run"], (run,)).fetchone()
     if row is None:
         return None
-    _, name, revision, _, file, state, accepted_s, _, started_s, finished_s, filed = row
+    _, name, revision, _, file, state, accepted_s, scheduled_s, started_s, finished_s, filed = row
     if state == RunState.CANCELLED and finished_s is None:
         state = RunState.RUNNING  # until what was under way has ended
     totals: dict[str, int] = {}
@@ -776,6 +822,7 @@ def _run_view(db: sqlite3.Connection, run: int) -> RunView | None:
         tasks=TaskCounts(**totals),
         bytes=total_bytes,
         filed=bool(filed),
+        scheduled_for_s=scheduled_s,
     )
 
 

@@ -1,0 +1,54 @@
+"""When a job runs, as people write it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from fetchd.engine.schedule import check_cron
+from fetchd.errors import ValueProblem
+from fetchd.model import CatchUp
+
+#: Nobody means less, and each run is a record in the database.
+LEAST_INTERVAL_S = 1.0
+
+_TIME_OF_DAY = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
+_WORDS = re.compile(r"(daily|every)\s+(.*)", re.DOTALL)
+
+
+def spelled_out(value: object) -> object:
+    """Return the mapping that the short form of ``schedule`` stands for."""
+    if not isinstance(value, str):
+        return value
+    match = _WORDS.fullmatch(value.strip())
+    return {match[1]: match[2]} if match else {"cron": value}
+
+
+def cron(text: str) -> str:
+    """Return five fields of cron; raises ValueProblem."""
+    if text.strip() in {"daily", "every"}:
+        raise ValueProblem(f"{text!r} is half a schedule; write daily 03:15, or every 6h")
+    check_cron(text)
+    return " ".join(text.split())
+
+
+def daily(text: str) -> str:
+    """Return a time of the day as fields of cron; raises ValueProblem."""
+    match = _TIME_OF_DAY.fullmatch(text.strip())
+    if match is None:
+        raise ValueProblem(f"{text[:60]!r} is no time of the day; write hours and minutes: 03:15")
+    return f"{int(match[2])} {int(match[1])} * * *"
+
+
+def schedule_schema(duration: str) -> dict[str, Any]:
+    """Return what an editor is told of ``schedule``; ``duration``: the pattern of one."""
+    keys: Mapping[str, Any] = {
+        "cron": {"type": "string"},
+        "daily": {"type": "string", "pattern": f"^\\s*{_TIME_OF_DAY.pattern}\\s*$"},
+        "every": {"type": "string", "pattern": duration},
+        "jitter": {"type": "string", "pattern": duration},
+        "catch_up": {"type": "string", "enum": [member.value for member in CatchUp]},
+    }
+    mapping = {"type": "object", "properties": keys, "additionalProperties": False}
+    return {"anyOf": [{"type": "string"}, mapping]}
