@@ -207,6 +207,13 @@ class CatchUp(enum.StrEnum):
     ALL = "all"
 
 
+class OnRemove(enum.StrEnum):
+    """What becomes of the run that is on when the file of a kept job is taken away."""
+
+    DRAIN = "drain"
+    CANCEL = "cancel"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """When a job is due: by ``cron``, five fields, or every ``every_s``; the other is not given.
@@ -236,11 +243,13 @@ class Job:
     max_total_bytes: int | None = None
     rate: Rate | None = None  # of each of its runs; the operator's hold beside it
     schedule: Schedule | None = None
+    keep: bool = False
+    on_remove: OnRemove = OnRemove.DRAIN
 
     @property
     def stays(self) -> bool:
         """Whether the job outlives its runs, and its file stays in the folder."""
-        return self.schedule is not None
+        return self.keep or self.schedule is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -673,7 +682,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remove:
-    """End a kept job: its file is gone. A run that is on goes on to its end."""
+    """End a kept job: its file is gone. What becomes of a run that is on, the job says."""
 
     job: str
 

@@ -903,6 +903,18 @@ def test_submit_waits_for_the_run_of_its_own_file(capsys, daemon, state, code):
     assert out.splitlines()[-1] == f"own: {state}: 1 succeeded, 0 failed"
 
 
+def test_submit_waits_for_no_schedule_because_that_has_no_end(capsys, daemon):
+    path = written("a.yaml", GOOD + "schedule: daily 03:15\n")
+
+    code, _, said = ran(capsys, "submit", "--wait", path)
+
+    assert code == 2
+    assert (
+        said == "fetchd: a.yaml: a job with a schedule has no end to wait for; leave out --wait\n"
+    )
+    assert dropped(daemon) == []
+
+
 def test_submit_tells_why_the_daemon_rejected_a_file(capsys, daemon):
     def answer(made):
         (daemon / "jobs" / "reports" / f"{made.name}.error.txt").write_text("a:1: no\x1b[2J\n")

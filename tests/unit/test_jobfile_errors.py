@@ -33,7 +33,7 @@ BAD = {
     ),
     "unknown key without a near one": (
         "url: https://example.org/a\nzzzz: 1\n",
-        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, if, may_fail, version, name, description, priority, timezone, schedule, vars, limits, tasks",
+        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, if, may_fail, version, name, description, priority, timezone, schedule, keep, on_remove, vars, limits, tasks",
     ),
     "F05 duplicate key": (
         "url: https://example.org/a\nurl: https://example.org/b\n",
@@ -124,9 +124,13 @@ BAD = {
         "url: https://example.org/a\nfilename: {from: header}\n",
         "iso.yaml:2:11: filename: {from: ...} is not built yet; write the name",
     ),
-    "later: keep": (
-        "url: https://example.org/a\nkeep: true\n",
-        "iso.yaml:2:1: keep: is not built yet",
+    "keeping that is neither": (
+        "url: https://example.org/a\nkeep: yes\n",
+        "iso.yaml:2:7: keep: 'yes' is not one of true, false",
+    ),
+    "removal as nobody can": (
+        "url: https://example.org/a\nkeep: true\non_remove: stop\n",
+        "iso.yaml:3:12: on_remove: 'stop' is not one of drain, cancel",
     ),
     "nothing to fetch": (
         "dest: x\n",

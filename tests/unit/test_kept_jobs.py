@@ -408,6 +408,91 @@ def test_a_retry_of_a_run_of_a_kept_job_leaves_the_file_where_it_is(yard):
     assert (yard.names(), yard.names("failed")) == (["nightly.yaml"], ["nightly.yaml"])
 
 
+# ---------------------------------------------------------------- without a schedule
+
+KEPT = "keep: true\nurl: http://one.example/f\n"
+
+
+def test_a_kept_file_runs_when_it_comes_and_when_it_is_edited_and_not_after_a_restart(yard):
+    yard.drop("tools.yaml", KEPT)
+    yard.turns()
+    first = yard.work()
+    yard.live()
+    yard.turns()
+    again = yard.work()
+    yard.drop("tools.yaml", KEPT.replace("/f", "/g"))
+    yard.turns()
+    second = yard.work()
+
+    assert (first, again, second) == (["f"], [], ["g"])
+    assert (yard.names(), yard.names("done")) == (["tools.yaml"], [])
+    assert yard.report("tools")["state"] == "succeeded"
+
+
+def test_f12_a_kept_file_that_is_dropped_again_as_it_is_runs_once_more(yard):
+    yard.drop("tools.yaml", KEPT)
+    yard.turns()
+    yard.drop("tools.yaml", KEPT)  # while the first run is on
+    yard.turns()
+    yard.work()
+    yard.turns()
+    yard.work()
+    runs = len(yard.runs())
+    yard.drop("tools.yaml", KEPT)
+    yard.turns()
+    yard.work()
+    yard.live()
+    yard.turns()
+
+    assert (runs, len(yard.runs())) == (2, 3)
+    assert len(yard.told(JobKept)) == 1
+
+
+@pytest.mark.parametrize("place", ["folder.accepted"])
+def test_a_crash_when_a_kept_file_was_accepted_makes_no_second_run(yard, place):
+    yard.live(crash_at=place)
+    yard.drop("tools.yaml", KEPT)
+    with pytest.raises(Crash):
+        yard.turns()
+    yard.live()
+    yard.turns()
+    yard.work()
+    yard.turns()
+
+    assert len(yard.runs()) == 1
+    assert yard.names() == ["tools.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("on_remove", "state"), [("drain", RunState.SUCCEEDED), ("cancel", RunState.CANCELLED)]
+)
+def test_what_becomes_of_the_run_of_a_file_that_is_taken_away_the_job_says(yard, on_remove, state):
+    path = yard.drop("tools.yaml", f"{KEPT}on_remove: {on_remove}\n")
+    yard.turns()
+    path.unlink()
+    yard.turns(10)
+    yard.work()
+
+    assert yard.kept() == {}
+    assert yard.report("tools")["state"] == state
+
+
+def test_a_file_that_comes_back_while_its_last_run_is_on_is_kept_again_without_another(yard):
+    path = yard.drop("tools.yaml", KEPT)
+    yard.turns()
+    path.unlink()
+    yard.turns(10)
+    gone = yard.kept()
+    yard.drop("tools.yaml", KEPT)
+    yard.turns()
+    yard.work()
+
+    assert gone == {}
+    assert yard.kept() == {"tools.yaml": "tools"}
+    assert len(yard.runs()) == 1
+    assert yard.names() == ["tools.yaml"]
+
+
 # ---------------------------------------------------------------- the record
 
 

@@ -16,7 +16,7 @@ from fetchd.cli import job_files
 from fetchd.cli.board import printable
 from fetchd.cli.daemon import is_running, read_json, require_running
 from fetchd.cli.options import config_options, load_settings
-from fetchd.errors import BusyError, ConfigError
+from fetchd.errors import BusyError, ConfigError, UsageError
 from fetchd.expand import LIST_SUFFIXES
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def command(
     """
     files, urls = job_files.part_arguments(what)
     settings = load_settings(config, assignments)
-    submissions = [_of_file(path, settings) for path in files]
+    submissions = [_of_file(path, settings, wait=wait) for path in files]
     if urls:
         submissions.append(_of_urls(urls))
     require_running(settings.state)
@@ -63,14 +63,17 @@ def command(
     return max([_follow(settings, submission, before) for submission, before in followed])
 
 
-def _of_file(path: Path, settings: Settings) -> Submission:
+def _of_file(path: Path, settings: Settings, *, wait: bool) -> Submission:
     from fetchd import jobfile  # noqa: PLC0415 -- loads pydantic
 
     job_files.load(path, settings)  # tells what is wrong by the name that the person knows
     data, file = path.read_bytes(), _unique(path.stem, path.suffix)
-    listed = path.suffix in LIST_SUFFIXES
-    name = jobfile.job_name(file) if listed else jobfile.load(data, file, settings).name
-    return Submission(file, name, data)
+    if path.suffix in LIST_SUFFIXES:
+        return Submission(file, jobfile.job_name(file), data)
+    job = jobfile.load(data, file, settings)
+    if wait and job.schedule is not None:
+        raise UsageError(f"{path}: a job with a schedule has no end to wait for; leave out --wait")
+    return Submission(file, job.name, data)
 
 
 def _of_urls(urls: Sequence[str]) -> Submission:

@@ -47,6 +47,7 @@ from fetchd.model import (
     Job,
     Kept,
     ListFile,
+    OnRemove,
     OriginBounds,
     Outcome,
     Progress,
@@ -372,7 +373,7 @@ class Engine:
                         kept[name] = self._new_kept(command)
                     if answer is not None:  # the file of a kept job was away for a while
                         answer = replace(answer, stays=name in kept)
-                    elif name in kept and command.scheduled_for_s is None:
+                    elif name in kept and not _runs_now(command):
                         answer = Answer(done=True, stays=True)
                     else:
                         new[name] = self._new_job(command)
@@ -447,16 +448,19 @@ class Engine:
         if kept.job.revision != job.revision:
             stale = command.scheduled_for_s is not None
             return Answer(done=False, reason="the job was edited meanwhile") if stale else None
-        if command.scheduled_for_s is None:
+        if command.scheduled_for_s is None and not _dropped_again(command, kept):
             return Answer(done=True, repeated=True, stays=True)
         return None
 
     def _answer_for_now(self, command: Submit, last: RunView | None) -> Answer | None:
         """Return the answer to a job whose last run is still on or not filed, None if neither."""
         job = command.job
-        another = command.scheduled_for_s is not None
         with self._lock:
             on = self._by_job.get(job.name)
+            kept = self._kept.get(job.name)
+        another = command.scheduled_for_s is not None or (
+            kept is not None and _dropped_again(command, kept)
+        )
         if on is not None:
             if not another and (on.run.revision, on.opened.file) == (job.revision, command.file):
                 return Answer(done=True, run=on.run.id, repeated=True)
@@ -533,9 +537,13 @@ class Engine:
 
     def _remove(self, job: str) -> Answer:
         with self._deciding() as effects:
-            if self._kept.get(job) is None:
+            kept = self._kept.get(job)
+            if kept is None:
                 return Answer(done=False, reason=f"there is no kept job {job!r}")
             self._forget(job, effects)
+            run = self._by_job.get(job)
+            if kept.job.on_remove is OnRemove.CANCEL and run is not None:
+                self._cancel_run(run, effects)
         self._store.flush()
         return Answer(done=True)
 
@@ -595,15 +603,18 @@ class Engine:
             run = self._by_job.get(job)
             if run is None:
                 return Answer(done=False, reason=f"no run of job {job!r} is on")
-            run.cancelled = True
-            effects.sweep = True
-            effects.changes.append(RunCancelled(run=run.run.id))
-            effects.cancelled_runs.append(run.run.id)
-            for group in run.groups.values():
-                self._decide.end_rest(group, TaskState.CANCELLED, "", effects)
-            self._decide.advance(run, effects)
+            self._cancel_run(run, effects)
         self._store.flush()
         return Answer(done=True, run=run.run.id)
+
+    def _cancel_run(self, run: OpenedRun, effects: Effects) -> None:
+        run.cancelled = True
+        effects.sweep = True
+        effects.changes.append(RunCancelled(run=run.run.id))
+        effects.cancelled_runs.append(run.run.id)
+        for group in run.groups.values():
+            self._decide.end_rest(group, TaskState.CANCELLED, "", effects)
+        self._decide.advance(run, effects)
 
     def _retry(self, job: str) -> Answer:
         last = self._store.last_runs([job]).get(job)
@@ -964,3 +975,14 @@ def _unmet(job: str, run: int, group: str, count: int) -> events.TasksSkipped:
 def _stays(command: Submit | NewJob) -> bool:
     """Whether the job outlives its runs; only one with a file in the drop folder does."""
     return command.job.stays and bool(command.file)
+
+
+def _runs_now(command: Submit) -> bool:
+    """Whether an accepted job gets a run at once; of one with a schedule, that decides."""
+    return command.job.schedule is None or command.scheduled_for_s is not None
+
+
+def _dropped_again(command: Submit, kept: Kept) -> bool:
+    """Whether the file of a kept job, which runs when it is dropped, was dropped anew."""
+    same = (command.job.revision, command.stamp) == (kept.job.revision, kept.stamp)
+    return _runs_now(command) and command.scheduled_for_s is None and not same

@@ -19,7 +19,7 @@ from fetchd.jobfile.check import try_out, with_needs
 from fetchd.jobfile.complaints import Complaints
 from fetchd.jobfile.reading import Unread, read
 from fetchd.jobfile.schema import NAME, JobFile, schema
-from fetchd.model import CatchUp, Job, ListFile, Priority, Schedule, TaskGroup
+from fetchd.model import CatchUp, Job, ListFile, OnRemove, Priority, Schedule, TaskGroup
 from fetchd.rates import Rate
 from fetchd.yamldoc import parse_json, parse_yaml, plain, require_fields, text_of
 
@@ -134,6 +134,8 @@ def _job(content: dict[str, Any], file: str, settings: Settings, complaints: Com
         ),
         rate=_rate(keys),
         schedule=_schedule(keys, unread, complaints),
+        keep=bool(keys.keep),
+        on_remove=keys.on_remove or OnRemove.DRAIN,
     )
     if not built and not unread.tasks:
         complaints.add(("tasks",), "names no task")

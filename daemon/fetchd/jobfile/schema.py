@@ -19,7 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from fetchd.errors import ValueProblem
 from fetchd.jobfile import times
-from fetchd.model import CatchUp, IfExists, Magic, Priority, SizeRange, Verify
+from fetchd.model import CatchUp, IfExists, Magic, OnRemove, Priority, SizeRange, Verify
 from fetchd.rates import Rate, parse_rate, rate_schema
 from fetchd.units import parse_duration_s, parse_rate_bytes_per_s, parse_size_bytes
 from fetchd.variables import is_plain_name
@@ -28,7 +28,7 @@ from fetchd.yamldoc import did_you_mean
 #: Keys of the job file's design that this version does not know how to obey.
 NOT_BUILT = frozenset(
     {
-        "window", "publish", "keep", "from",
+        "window", "publish", "from",
         "steps", "on_success", "on_failure",
     }
 )  # fmt: skip
@@ -200,6 +200,14 @@ def _verify(value: object) -> Verify:
     return Verify(_choice(value, {member.value: member for member in Verify}))
 
 
+def _flag(value: object) -> bool:
+    return bool(_choice(value, {"true": True, "false": False}))
+
+
+def _on_remove(value: object) -> OnRemove:
+    return OnRemove(_choice(value, {member.value: member for member in OnRemove}))
+
+
 def _catch_up(value: object) -> CatchUp:
     return CatchUp(_choice(value, {member.value: member for member in CatchUp}))
 
@@ -340,6 +348,7 @@ Names = Annotated[
 Variable = Annotated[str, PlainValidator(_variable), _native("string")]
 FileName = Annotated[str, PlainValidator(_filename), _native("string", "number", "boolean")]
 Version = Annotated[int, PlainValidator(_version), WithJsonSchema({"enum": [1, "1"]})]
+Flag = Annotated[bool, PlainValidator(_flag), WithJsonSchema({"enum": [True, False]})]
 Count = Annotated[
     int, PlainValidator(_count), _native("integer", "string", minimum=1, pattern=r"^[0-9]{1,6}$")
 ]
@@ -558,6 +567,10 @@ class JobFile(TaskKeys):
         | None
     ) = None
     """When to run again and again: daily 03:15, every 6h, five fields of cron, or a mapping."""
+    keep: Flag | None = None
+    """Whether the file stays in the folder and is watched for edits; one with a schedule does."""
+    on_remove: Annotated[OnRemove, PlainValidator(_on_remove), _one_of(OnRemove)] | None = None
+    """What becomes of a run that is on when a file that stays is taken away."""
     vars: Annotated[dict[Variable, Text], AfterValidator(_not_too_many)] | None = None
     """Texts to be used as ${name}."""
     limits: LimitKeys | None = None

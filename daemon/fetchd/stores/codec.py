@@ -24,6 +24,7 @@ from fetchd.model import (
     ListFile,
     Magic,
     Matrix,
+    OnRemove,
     OriginRecord,
     Priority,
     RetryPolicy,
@@ -85,6 +86,8 @@ def job_of(text: str, name: str, revision: str, groups: tuple[TaskGroup, ...]) -
     if schedule := fields.get("schedule"):
         catch_up = CatchUp(schedule["catch_up"])
         fields["schedule"] = Schedule(**{**schedule, "catch_up": catch_up})
+    if on_remove := fields.get("on_remove"):
+        fields["on_remove"] = OnRemove(on_remove)
     return Job(name=name, revision=revision, groups=groups, **fields)
 
 
