@@ -199,6 +199,21 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunRevised(Event):
+    """The file of a kept job was edited while its run is on.
+
+    Of its tasks ``added`` are new, ``changed`` begin anew, ``removed`` are no more.
+    """
+
+    job: str
+    run: int
+    revision: str
+    added: int
+    changed: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunExpanded(Event):
     """All lines of a list have become tasks."""
 

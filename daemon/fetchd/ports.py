@@ -706,6 +706,24 @@ class OpenRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Revised:
+    """A run that goes on as another revision.
+
+    ``stale``: tasks that were running and are to be done anew, or are no more; ``gone``: all that
+    are no more, whose numbers may be given again. ``changed``: how many are to be done anew,
+    ``opened``: new ones, and those of the changed that had ended; ``removed``: open ones that are
+    no more.
+    """
+
+    run: OpenRun
+    stale: frozenset[int]
+    gone: frozenset[int]
+    changed: int
+    opened: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
     """A task that may start at ``due_at_s`` (steady wall; 0: at once); ``wait``: why not before.
 
@@ -797,6 +815,14 @@ class Store(Protocol):
 
         ``kept``: recorded with them. A second spec of a run for one destination is recorded as
         failed (dest_conflict).
+        """
+        ...
+
+    def revise(self, new: NewJob, kept: NewKept) -> Revised:
+        """Let an open run of a kept job go on as another revision of it, in one transaction.
+
+        Tasks are told apart by group and path. Those that are the same stay as they are. None may
+        be publishing, and nothing of the run may be recorded meanwhile.
         """
         ...
 

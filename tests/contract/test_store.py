@@ -735,7 +735,9 @@ def test_no_query_looks_at_more_tasks_than_it_has_to(store):
         "SCAN CONSTANT ROW",
     }
     assert sorting == {"counts", "last_run"}
-    assert of_whole_runs == {"end_rest", "counts", "reopen_tasks", "files", "prune_tasks"}
+    assert of_whole_runs == {
+        "end_rest", "counts", "reopen_tasks", "files", "prune_tasks", "tasks_of_run",
+    }  # fmt: skip
     assert any("e USING INDEX task_open" in step for step in plans["ready_of_origin"])
 
 

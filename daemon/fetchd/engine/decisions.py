@@ -74,7 +74,9 @@ _NO_PROGRESS = Progress()
 class Out:
     """An attempt that was taken and not settled. ``began_s``: monotonic.
 
-    ``lent``: so many connections, the latest at ``lent_s``.
+    ``lent``: so many connections, the latest at ``lent_s``. ``stale``: an edit of the job made it
+    be of no use; ``gone``: and its task is no more. The number of that one may be another task's by
+    now.
     """
 
     attempt: Attempt
@@ -85,6 +87,8 @@ class Out:
     progress: Progress = _NO_PROGRESS
     lent: int = 0
     lent_s: float = 0.0
+    stale: bool = False
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,19 @@ class Decisions:
             self.advance(out.group.run, effects)
         else:
             self.read_more(out.group, effects)
+
+    def leave(self, out: Out, effects: Effects) -> None:
+        """Let an attempt go that an edit made stale; its task, if it is still one, is ready."""
+        assert isinstance(out.attempt, Fetch)
+        assert out.entry is not None
+        group, run = out.group, out.group.run
+        effects.released.append(out.entry)
+        run.leaving -= 1
+        if not out.gone:
+            group.forget(out.attempt.task.id)
+            group.look_again()
+        effects.sweep = effects.freed = True
+        self.advance(run, effects)
 
     def _settle_fetch(self, attempt: Fetch, out: Out, outcome: Outcome, effects: Effects) -> None:
         group, task = out.group, attempt.task
@@ -507,7 +524,7 @@ class Decisions:
                     group.phase, changed = Phase.ENDED, True
                     self._remember(group, effects)
                 self.read_more(group, effects)
-        if all(group.phase is Phase.ENDED for group in run.groups.values()):
+        if not run.leaving and all(g.phase is Phase.ENDED for g in run.groups.values()):
             self._end(run, effects)
 
     def _try_open(self, group: Group, effects: Effects) -> bool:

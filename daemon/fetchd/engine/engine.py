@@ -73,6 +73,7 @@ from fetchd.ports import (
     NewJob,
     NewKept,
     OpenRun,
+    Revised,
     RunCancelled,
     RunChanged,
     Started,
@@ -87,6 +88,9 @@ RECENT_RUNS = 20
 #: Parts of failed tasks, of tasks that are not ours (``get`` leaves some), and what was refused
 #: are kept this long.
 KEEP_PARTS_S = 7 * 86400.0
+#: An edit waits so often, for so long, until what is verified is published.
+FREEZE_LOOKS = 40
+FREEZE_LOOK_S = 0.05
 _FAILED = StoreError("the engine failed, the next start goes on from the record")
 
 
@@ -137,6 +141,7 @@ class Engine:
         self._to_expand: Desk[Group] = Desk()
         self._submitting = threading.Lock()  # one submission at a time; held over store calls
         self._lock = threading.Lock()
+        self._drained = threading.Condition(self._lock)  # a frozen run has published something
         # All of the following, and all that hangs on it, is guarded by _lock.
         self._runs: dict[int, OpenedRun] = {}
         self._by_job: dict[str, OpenedRun] = {}
@@ -146,6 +151,7 @@ class Engine:
         self._ending = 0  # runs whose end is decided and not yet on record
         self._admission = Admission()
         self._kept = KeptJobs(random)
+        self._dropped: set[tuple[str, str]] = set()  # destinations of tasks that an edit stopped
         self._put_off: list[PutOff] = []  # verified parts that are published later
         self._recent: deque[RunView] = deque(maxlen=RECENT_RUNS)
         self._stopping = False
@@ -245,6 +251,8 @@ class Engine:
     def needs_part(self, root: str, path: str, age_s: float) -> bool:
         """Whether the part of a destination, untouched for ``age_s``, may still be of use."""
         state = self._store.destination_state(root, path)
+        if state is None and (root, path) in self._dropped:
+            return False
         if state is None or state is TaskState.FAILED:
             return age_s < KEEP_PARTS_S
         return not state.ended
@@ -275,7 +283,7 @@ class Engine:
                 return False
             new_bytes = progress.received_bytes - out.progress.received_bytes
             out.progress = progress
-            wanted = not self._stopping and not out.group.run.cancelled
+            wanted = not (self._stopping or out.group.run.cancelled or out.stale)
         if progress.wish is not None:
             self._heed(attempt, out.group, *progress.wish)
         if new_bytes > 0 and isinstance(attempt, Fetch):
@@ -288,18 +296,35 @@ class Engine:
         with self._deciding() as effects:
             for attempt, outcome in settled:
                 out = self._out.pop(attempt.fence, None)
-                if out is not None:
-                    self._end_loans(out)
-                    self._note_room(attempt, outcome, effects)
-                    self._origin_records.note(out, outcome, effects)
-                    self._decide.settle(out, outcome, effects)
+                if out is None:
+                    continue
+                self._end_loans(out)
+                self._note_room(attempt, outcome, effects)
+                self._origin_records.note(out, outcome, effects)
+                if not out.group.run.frozen:
+                    self._settle(out, outcome, effects)
+                elif isinstance(attempt, Fetch):
+                    out.group.run.late.append((out, outcome))
+                else:
+                    self._settle(out, outcome, effects)
+                    self._drained.notify_all()
+
+    def _settle(self, out: Out, outcome: Outcome, effects: Effects) -> None:
+        if out.stale and isinstance(out.attempt, Fetch):
+            if out.gone:
+                self._dropped.add((out.group.rules.root, out.attempt.task.spec.path))
+            self._decide.leave(out, effects)
+        else:
+            self._decide.settle(out, outcome, effects)
 
     # ------------------------------------------------------------ ports.Loans
 
     def lend(self, attempt: Attempt) -> bool:
         with self._lock:
             out = self._out.get(attempt.fence)
-            if out is None or out.entry is None or self._stopping or out.group.run.cancelled:
+            if out is None or out.entry is None or out.stale:
+                return False
+            if self._stopping or out.group.run.cancelled:
                 return False
             if out.entry.alone or not self._queue.lend(out.entry):
                 return False
@@ -345,7 +370,8 @@ class Engine:
             case Submit():
                 return self.submit([command])[0]
             case Cancel(job=job):
-                return self._cancel(job)
+                with self._submitting:
+                    return self._cancel(job)
             case Retry(job=job):
                 with self._submitting:
                     return self._retry(job)
@@ -366,7 +392,7 @@ class Engine:
                     reason = "another file of this job was accepted just now"
                     answer = Answer(done=False, later=True, reason=reason)
                 else:
-                    answer = self._answer_for_kept(command)
+                    answer = self._answer_for_kept(command) or self._answer_for_edit(command)
                     answer = answer or self._answer_for_now(command, last_runs.get(name))
                 if answer is None or (answer.repeated and not answer.stays):
                     if _stays(command):
@@ -472,6 +498,102 @@ class Engine:
             return Answer(done=False, later=True, reason=f"run {last.id} is not filed yet")
         return None
 
+    # ------------------------------------------------------------ edits of kept jobs
+
+    def _answer_for_edit(self, command: Submit) -> Answer | None:
+        """Apply the edit of a kept file to the run that is on; None: there is nothing of that."""
+        with self._lock:
+            kept, on = self._kept.get(command.job.name), self._by_job.get(command.job.name)
+        if kept is None or on is None or on.cancelled or not _stays(command):
+            return None
+        if command.scheduled_for_s is not None or kept.job.revision == command.job.revision:
+            return None
+        new = self._new_job(command, replace(on.run, revision=command.job.revision))
+        if any(group.expanding for group in on.groups.values()) or not _all_known(new):
+            reason = "not all its tasks are known yet; the edit holds from the next run on"
+            return Answer(done=False, later=True, stays=True, reason=reason)
+        new_kept = self._new_kept(command)
+        if not self._freeze(on):
+            return Answer(done=False, later=True, stays=True, reason="a file is being published")
+        revised = self._store.revise(new, new_kept)
+        with self._deciding() as effects:
+            self._keep(new_kept.kept, effects)
+            self._replace(on, revised, effects)
+        return Answer(done=True, run=on.run.id, stays=True)
+
+    def _freeze(self, run: OpenedRun) -> bool:
+        """Let nothing of the run start, or be recorded, from now on; False: not now.
+
+        What is verified is published before that. All else of it waits for an instant.
+        """
+        with self._drained:
+            run.frozen = True
+            for _ in range(FREEZE_LOOKS):
+                if self._runs.get(run.run.id) is not run:
+                    return False  # it has ended
+                if not any(
+                    group.counts[TaskState.PUBLISHING] or group.list_out
+                    for group in run.groups.values()
+                ):
+                    return True
+                self._clock.wait(self._drained, FREEZE_LOOK_S)
+        with self._deciding() as effects:
+            run.frozen = False
+            effects.entries += run.parked
+            run.parked = []
+            self._settle_late(run, effects)
+        return False
+
+    def _settle_late(self, run: OpenedRun, effects: Effects) -> None:
+        late, run.late = run.late, []
+        for out, outcome in late:
+            self._settle(out, outcome, effects)
+
+    def _replace(self, before: OpenedRun, revised: Revised, effects: Effects) -> None:
+        """Go on with a run as it is on record now, and with its attempts that are under way."""
+        run_id = before.run.id
+        outs = [out for out in self._out.values() if out.group.run is before]
+        outs += [out for out, _ in before.late]
+        self._queue.drop_run(run_id)
+        self._admission.forget(run_id)
+        self._held = {group for group in self._held if group.run is not before}
+        self._asking = {group for group in self._asking if group.run is not before}
+        run = self._adopt(revised.run, [out.entry for out in outs if out.entry is not None])
+        run.mismatches = before.mismatches
+        if run.share is not None:  # the rate may be another one
+            run.share = replace(run.share, name=f"{run.share.name} {run.run.revision[:8]}")
+        for out in outs:
+            assert isinstance(out.attempt, Fetch)
+            task = out.attempt.task.id
+            if (group := run.groups.get(out.group.name)) is not None:
+                out.group = group
+            out.group.run = run
+            stale = out.stale or task in revised.stale
+            out.gone = out.gone or task in revised.gone
+            if not out.gone:
+                out.group.busy.add(task)
+            if stale and not out.stale:
+                effects.happened.append(
+                    events.TaskInterrupted(
+                        **about_task(out.attempt, out.attempt.source), attempt=out.attempt.number
+                    )
+                )
+            out.stale = stale
+            run.leaving += stale
+        effects.happened.append(
+            events.RunRevised(
+                **about_run(run),
+                revision=run.run.revision,
+                added=revised.opened,
+                changed=revised.changed,
+                removed=revised.removed,
+            )
+        )
+        effects.sweep = effects.freed = True
+        self._decide.advance(run, effects)
+        run.late = before.late
+        self._settle_late(run, effects)
+
     def _new_kept(self, command: Submit) -> NewKept:
         with self._lock:
             kept = self._kept.get(command.job.name)
@@ -480,9 +602,10 @@ class Engine:
             return NewKept(kept=replace(kept, last_s=due_s))
         return NewKept(kept=revised(kept, command, self._clock.wall()), raw=command.raw)
 
-    def _new_job(self, command: Submit) -> NewJob:
+    def _new_job(self, command: Submit, run: Run | None = None) -> NewJob:
+        """``run``: which goes on as what is submitted; None: a new one."""
         job, now_s = command.job, self._clock.wall()
-        run = Run(
+        run = run or Run(
             id=self._store.new_run_id(),
             job=job.name,
             revision=job.revision,
@@ -648,6 +771,10 @@ class Engine:
         if run is None or run.cancelled or self._stopping:
             effects.released.append(entry)
             return None
+        if run.frozen:
+            effects.released.append(entry)
+            run.parked.append(entry)
+            return None
         task = entry.ready.task
         group = run.groups_by_id[task.group]
         if not group.queued(task.id):  # its run was cancelled and retried since it was taken
@@ -778,6 +905,8 @@ class Engine:
                 decide = group.phase is Phase.BLOCKED
                 if not (group.expanding or decide) or group.run.cancelled:
                     continue
+                if not self._is_open(group):
+                    continue
                 attempt = Expand(
                     fence=self._decide.next_fence(),
                     job=group.run.job,
@@ -848,6 +977,8 @@ class Engine:
         """Some ready tasks of a group, as asked for."""
         with self._deciding() as effects:
             self._asking.discard(group)
+            if not self._is_open(group):
+                return
             for ready in group.end_read(window):
                 self._decide.line_up(group, ready, effects)
             if group.held:
@@ -891,12 +1022,16 @@ class Engine:
 
     # ------------------------------------------------------------ runs in and out (lock held)
 
-    def _adopt(self, opened: OpenRun) -> OpenedRun:
+    def _adopt(self, opened: OpenRun, out: Sequence[Entry] = ()) -> OpenedRun:
         run = OpenedRun(opened)
         self._runs[run.run.id] = run
         self._by_job[run.job.name] = run
-        self._queue.add_run(run.run.id, run.job.priority, run.job.concurrency)
+        self._queue.add_run(run.run.id, run.job.priority, run.job.concurrency, out)
         return run
+
+    def _is_open(self, group: Group) -> bool:
+        """Whether the group is of a run as it is now, not as it was before an edit."""
+        return self._runs.get(group.run.run.id) is group.run
 
     def _reopened(self, run: OpenedRun, effects: Effects) -> None:
         """Tell of the tasks that come from an earlier life or end, so that totals add up."""
@@ -970,6 +1105,16 @@ class Engine:
 def _unmet(job: str, run: int, group: str, count: int) -> events.TasksSkipped:
     """Return the event of tasks that do not meet the condition of their group."""
     return events.TasksSkipped(job=job, run=run, group=group, count=count, reason="condition")
+
+
+def _all_known(new: NewJob) -> bool:
+    """Whether all tasks are known before the run goes on, and each is to be fetched."""
+    return not any(
+        group.expanding
+        or group.group.when is not None
+        or any(spec.skip or spec.problem is not None for spec in group.specs)
+        for group in new.groups
+    )
 
 
 def _stays(command: Submit | NewJob) -> bool:

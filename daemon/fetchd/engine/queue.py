@@ -119,9 +119,19 @@ class TaskQueue:
         self._lonely = False  # an entry that must run alone is out
         self._closed = False
 
-    def add_run(self, run: int, priority: Priority, concurrency: int | None) -> None:
+    def add_run(
+        self,
+        run: int,
+        priority: Priority,
+        concurrency: int | None,
+        out: Iterable[Entry] = (),
+    ) -> None:
+        """``out``: entries of the run that are out since before it was dropped."""
         with self._changed:
-            self._runs[run] = _Run(priority, concurrency)
+            self._runs[run] = made = _Run(priority, concurrency)
+            made.out.update(out)
+            if made.out:
+                self._busy_runs[run] = None
 
     def drop_run(self, run: int) -> None:
         """Forget the run and its waiting entries; those that are out are released as ever."""

@@ -8,9 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from fetchd.model import Rules, RunState, RunView, Share, TaskCounts, TaskState
+from fetchd.model import Outcome, Rules, RunState, RunView, Share, TaskCounts, TaskState
 from fetchd.ports import OpenGroup, OpenRun, Ready, Window
+
+if TYPE_CHECKING:
+    from fetchd.engine.decisions import Out
+    from fetchd.engine.queue import Entry
 
 #: How much one read brings: at most this many origins, and of each at most so many tasks.
 ORIGINS_A_READ = 64
@@ -242,6 +247,11 @@ class OpenedRun:
         rate = self.job.rate
         self.share = None if rate is None else Share(name=f"run {self.run.id}", rate=rate)
         self.mismatches: Counter[str] = Counter()  # wrong digests, by origin
+        # While the run becomes one of another revision nothing of it starts or is recorded.
+        self.frozen = False
+        self.parked: list[Entry] = []  # what would have started meanwhile
+        self.late: list[tuple[Out, Outcome]] = []  # and what would have been settled
+        self.leaving = 0  # attempts that are out, and of no use to any task
         self.waits: dict[int, tuple[str, float]] = {}  # tasks in the queue: why, and until when
 
     def ended_groups(self) -> dict[str, bool]:

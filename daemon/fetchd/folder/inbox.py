@@ -43,6 +43,8 @@ LIST_HEAD_BYTES = 64 * 1024
 #: A file that stays in the folder is gone when it was missed for so long: editors and tools that
 #: write a file anew may take the old one away before.
 GONE_S = 5.0
+#: An edit that cannot be applied at this moment is applied after so long.
+SOON_S = 1.0
 #: A failed file operation is tried again after so long, if the file does not change before.
 AGAIN_S = 5.0
 
@@ -498,6 +500,9 @@ class Inbox:
 
         A refused one is put aside.
         """
+        if answer.later and answer.stays:
+            self._again_in(name, SOON_S)
+            return False
         if answer.later or (answer.repeated and not answer.stays and not self._is_of(answer, name)):
             seen.waits_for = command.job.name
             return False

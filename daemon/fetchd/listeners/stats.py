@@ -74,6 +74,9 @@ class Stats:
                 count["interrupted"] += 1
             case events.TasksAdded():
                 count["tasks_added"] += event.count
+            case events.RunRevised():
+                count["tasks_added"] += event.added
+                count["tasks_cancelled"] += event.removed
             case events.TasksSkipped():
                 count["tasks_skipped"] += event.count
             case events.TasksCancelled():

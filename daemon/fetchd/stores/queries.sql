@@ -113,6 +113,26 @@ DELETE FROM kept_job WHERE name = ?;
 SELECT job.document, job.name, job.revision, kept_job.file, kept_job.stamp, kept_job.last
 FROM kept_job CROSS JOIN job ON job.id = kept_job.job ORDER BY kept_job.name;
 
+-- name: move_run
+UPDATE run SET job = ? WHERE id = ?;
+
+-- name: tasks_of_run
+SELECT id, grp, path, sources, digests, sums, size_bytes, state FROM task WHERE run = ?;
+
+-- name: remove_task
+DELETE FROM task WHERE id = ?;
+
+-- name: revise_task
+UPDATE task SET root = ?, sources = ?, digests = ?, sums = ?, size_bytes = ?, origin = ?,
+    state = 0, due = 0, detail = '', reason = '', history = NULL, result = NULL
+WHERE id = ?;
+
+-- name: revise_group
+UPDATE task_group SET document = ? WHERE id = ?;
+
+-- name: remove_group
+DELETE FROM task_group WHERE id = ?;
+
 -- name: next_origin
 SELECT min(origin) FROM task WHERE grp = ? AND state = 0 AND origin > ?;
 

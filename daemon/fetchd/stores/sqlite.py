@@ -38,6 +38,7 @@ from fetchd.ports import (
     Keep,
     KeptChanged,
     KeptForgotten,
+    NewGroup,
     NewJob,
     NewKept,
     OpenGroup,
@@ -47,6 +48,7 @@ from fetchd.ports import (
     Pruned,
     Ready,
     RestEnded,
+    Revised,
     RunCancelled,
     RunChanged,
     RunFiled,
@@ -59,6 +61,7 @@ from fetchd.ports import (
 from fetchd.stores import codec
 from fetchd.stores.ledger import Ledger
 from fetchd.stores.pruning import Pruning
+from fetchd.stores.revising import Revising
 from fetchd.threads import Worker
 from fetchd.urls import origin_of
 
@@ -142,6 +145,9 @@ class SqliteStore:
             return opened
 
         return self._ledger.write(write)
+
+    def revise(self, new: NewJob, kept: NewKept) -> Revised:
+        return self._ledger.write(lambda db: _revise(db, new, kept))
 
     def append_tasks(
         self,
@@ -479,24 +485,50 @@ def _add_job(db: sqlite3.Connection, new: NewJob) -> OpenRun:
         (run.id, job_id, codec.path_bytes(new.file), "queued", new.at_s, run.scheduled_for_s),
     )
     for group in new.groups:
-        cursor = db.execute(
-            Q["add_group"],
-            (
-                run.id,
-                codec.group_text(group.group),
-                group.expanding,
-                *_position_columns(group.position),
-            ),
-        )
-        assert cursor.lastrowid is not None
-        _add_tasks(db, run.id, cursor.lastrowid, group.group.rules.root, group.specs)
+        _add_tasks(db, run.id, _add_group(db, run.id, group), group.group.rules.root, group.specs)
     return _open_run(db, run.id)
+
+
+def _add_group(db: sqlite3.Connection, run: int, new: NewGroup) -> int:
+    position = _position_columns(new.position)
+    cursor = db.execute(
+        Q["add_group"], (run, codec.group_text(new.group), new.expanding, *position)
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
 
 
 def _position_columns(position: Position | None) -> tuple[int | str | None, ...]:
     if position is None:
         return None, None, None
     return position.offset_bytes, position.prefix_sha256, position.lines
+
+
+def _revise(db: sqlite3.Connection, new: NewJob, kept: NewKept) -> Revised:
+    job, run = new.job, new.run.id
+    (job_id,) = db.execute(
+        Q["add_job"], (job.name, job.revision, codec.job_text(job), new.raw)
+    ).fetchone()
+    db.execute(Q["move_run"], (job_id, run))
+    revising = Revising(db, Q, run)
+    found = revising.compare(new.groups)
+    opened = found.opened
+    for group in new.groups:
+        group_id = revising.group_id(group.group.name)
+        if group_id is None:
+            group_id = _add_group(db, run, group)
+        specs = found.missing.get(group.group.name, ())
+        failed = _add_tasks(db, run, group_id, group.group.rules.root, specs)
+        opened += len(specs) - len(failed)
+    _keep_job(db, kept)
+    return Revised(
+        run=_open_run(db, run),
+        stale=frozenset(found.stale),
+        gone=frozenset(found.gone),
+        changed=found.changed,
+        opened=opened,
+        removed=found.removed,
+    )
 
 
 def _keep_job(db: sqlite3.Connection, new: NewKept) -> None:

@@ -1,0 +1,137 @@
+"""An open run becomes one of another revision: the difference of their tasks, by group and path."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from fetchd.model import RetryPolicy, Rules, TaskGroup, TaskSpec, Timeouts
+from fetchd.ports import NewGroup
+from fetchd.stores import codec
+from fetchd.urls import origin_of
+
+#: Numbers of column task.state, see STATES in sqlite.py.
+_OPEN, _RUNNING, _SUCCEEDED = (0, 1), 1, 3
+
+
+@dataclass(slots=True)
+class Difference:
+    """As in ``ports.Revised``.
+
+    ``missing``: by group's name, the specs that no row has.
+    """
+
+    stale: set[int] = field(default_factory=set)
+    gone: set[int] = field(default_factory=set)
+    opened: int = 0
+    changed: int = 0
+    removed: int = 0
+    missing: dict[str, list[TaskSpec]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    id: int
+    sources: str
+    digests: str
+    sums: str
+    size_bytes: int | None
+    state: int
+
+
+class Revising:
+    """Compares what a run has with what it is to have, and changes rows. Ledger's thread."""
+
+    def __init__(self, db: sqlite3.Connection, queries: Mapping[str, str], run: int) -> None:
+        self._db = db
+        self._q = queries
+        self._run = run
+        self._groups: dict[str, tuple[int, TaskGroup]] = {}
+        for group_id, document, *_ in db.execute(queries["groups"], (run,)):
+            group = codec.group_of(document)
+            self._groups[group.name] = (group_id, group)
+        self._rows: dict[int, dict[bytes, _Row]] = {id_: {} for id_, _ in self._groups.values()}
+        for task, group_id, path, *rest in db.execute(queries["tasks_of_run"], (run,)):
+            self._rows[group_id][path] = _Row(task, *rest)
+        self._found = Difference()
+
+    def group_id(self, name: str) -> int | None:
+        found = self._groups.get(name)
+        return None if found is None else found[0]
+
+    def compare(self, groups: tuple[NewGroup, ...]) -> Difference:
+        """Remove and change rows; what is to be added is left to the caller."""
+        wanted = {new.group.name: new for new in groups}
+        taken = {(new.group.rules.root, spec.path) for new in groups for spec in new.specs}
+        for name, (group_id, before) in self._groups.items():
+            self._remove_rest(group_id, before, wanted.get(name), taken)
+        for new in groups:
+            self._compare_group(new)
+        return self._found
+
+    def _remove_rest(
+        self,
+        group_id: int,
+        before: TaskGroup,
+        new: NewGroup | None,
+        taken: set[tuple[str, str]],
+    ) -> None:
+        """Remove what the group has no more; what was published stays, for the report."""
+        rows = self._rows[group_id]
+        paths = {codec.path_bytes(spec.path) for spec in new.specs} if new else set()
+        for path in [path for path in rows if path not in paths]:
+            elsewhere = (before.rules.root, codec.path_text(path)) in taken
+            if rows[path].state != _SUCCEEDED or elsewhere:
+                self._remove(rows.pop(path))
+        if new is None and not rows:
+            self._db.execute(self._q["remove_group"], (group_id,))
+
+    def _remove(self, row: _Row) -> None:
+        self._db.execute(self._q["remove_task"], (row.id,))
+        self._found.gone.add(row.id)
+        self._found.removed += row.state in _OPEN
+        if row.state == _RUNNING:
+            self._found.stale.add(row.id)
+
+    def _compare_group(self, new: NewGroup) -> None:
+        name, rules = new.group.name, new.group.rules
+        if name not in self._groups:
+            self._found.missing[name] = list(new.specs)
+            return
+        group_id, before = self._groups[name]
+        self._db.execute(self._q["revise_group"], (codec.group_text(new.group), group_id))
+        same_rules = _of_the_file(before.rules) == _of_the_file(rules)
+        missing = self._found.missing.setdefault(name, [])
+        for spec in new.specs:
+            row = self._rows[group_id].get(codec.path_bytes(spec.path))
+            if row is None:
+                missing.append(spec)
+            elif not (same_rules and _is_of(row, spec)):
+                self._change(row, rules.root, spec)
+
+    def _change(self, row: _Row, root: str, spec: TaskSpec) -> None:
+        columns = (root, *_columns(spec), origin_of(spec.sources[0]), row.id)
+        self._db.execute(self._q["revise_task"], columns)
+        self._found.changed += 1
+        self._found.opened += row.state not in _OPEN
+        if row.state == _RUNNING:
+            self._found.stale.add(row.id)
+
+
+def _columns(spec: TaskSpec) -> tuple[str, str, str, int | None]:
+    return (
+        "\n".join(spec.sources),
+        codec.digests_text(spec.digests),
+        "\n".join(spec.sums),
+        spec.size_bytes,
+    )
+
+
+def _is_of(row: _Row, spec: TaskSpec) -> bool:
+    return (row.sources, row.digests, row.sums, row.size_bytes) == _columns(spec)
+
+
+def _of_the_file(rules: Rules) -> Rules:
+    """Return the rules that say which file is right, without those of how it is fetched."""
+    return replace(rules, retry=RetryPolicy(), timeouts=Timeouts(), segments=None)

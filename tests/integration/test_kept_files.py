@@ -1,0 +1,74 @@
+"""A real daemon whose kept job files are edited, broken, mended and taken away while it works."""
+
+from __future__ import annotations
+
+import pytest
+
+from faults.server import Server, content, file
+from process import DaemonProcess, wait_until
+
+
+def kept(server, *paths: str) -> str:
+    return "keep: true\nurls:\n" + "".join(f"  - {server.url(path)}\n" for path in paths)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_edit_stops_what_is_gone_starts_what_is_new_and_leaves_the_rest_alone(tmp_path, killed):
+    same, gone, new = content("same", 400_000), content("gone", 4_000_000), content("new", 1000)
+    with (
+        Server(
+            {
+                "/same": file(same, rate=150_000),
+                "/gone": file(gone, rate=150_000),
+                "/new": file(new),
+            }
+        ) as server,
+        DaemonProcess(tmp_path) as daemon,
+    ):
+        daemon.start()
+        daemon.drop("tools.yaml", kept(server, "/same", "/gone"))
+        wait_until(lambda: server.asked("/same") and server.asked("/gone"), what="both requests")
+        daemon.drop("tools.yaml", kept(server, "/same", "/new"))
+        wait_until(lambda: daemon.events("run.revised"), what="the edit")
+        if killed:
+            daemon.kill()
+            daemon.start()
+        wait_until(lambda: daemon.ended("tools"), what="the end of the run")
+        report = daemon.report("tools")
+        code = daemon.terminate()
+
+    assert code == 0
+    assert report["state"] == "succeeded"
+    assert report["tasks"]["total"] == 2
+    assert (daemon.downloads / "same").read_bytes() == same
+    assert (daemon.downloads / "new").read_bytes() == new
+    assert not (daemon.downloads / "gone").exists()
+    if not killed:  # the next life does not know of it, so its part stays for a week
+        assert list((daemon.downloads / ".fetchd" / "parts").iterdir()) == []
+    assert killed or len(server.asked("/same")) == 1
+    assert (daemon.jobs / "tools.yaml").is_file()
+
+
+def test_a_wrong_edit_is_told_and_mended_and_a_file_that_is_taken_away_ends_its_job(tmp_path):
+    with Server({"/f": file(content("f", 1000))}) as server, DaemonProcess(tmp_path) as daemon:
+        error = daemon.jobs / "reports" / "tools.yaml.error.txt"
+        daemon.start()
+        path = daemon.drop("tools.yaml", kept(server, "/f"))
+        wait_until(lambda: daemon.ended("tools"), what="the end of the run")
+        path.write_text(kept(server, "/f").replace("urls", "ulrs"))
+        wait_until(error.is_file, what="the error")
+        told = error.read_text()
+        path.write_text(kept(server, "/f"))
+        wait_until(lambda: not error.exists(), what="the error to go")
+        wait_until(lambda: len(daemon.events("run.ended")) == 2, what="another run")
+        path.unlink()
+        wait_until(lambda: daemon.events("job.removed"), what="the end of the job")
+        code = daemon.terminate()
+
+    assert code == 0
+    assert "did you mean 'urls'?" in told
+    assert len(server.asked("/f")) == 2  # the second was asked whether it has changed
+    assert [event["outcome"] for event in daemon.events("task.done")] == [
+        "downloaded",
+        "up_to_date",
+    ]

@@ -1,0 +1,339 @@
+"""An edit of a kept job while its run is on is a difference of tasks: an engine by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fetchd.events import RunRevised, TaskInterrupted
+from fetchd.listeners import Stats
+from fetchd.model import Fetched, Interrupted, Progress, Published, RunState, TaskState
+from fetchd.stores import SqliteStore
+from harness import EngineByHand, FakeClock, group, intent_for, job, spec
+
+
+def kept(revision, *groups, **more):
+    return replace(job("a", *groups, revision=revision, **more), keep=True)
+
+
+class Hand(EngineByHand):
+    def edit(self, revision, *groups, **more):
+        return self.submit(kept(revision, *groups, **more), file="a.yaml")
+
+    def wanted(self, attempt) -> bool:
+        return self.engine.report(attempt, Progress())
+
+    def leave(self, attempt) -> None:
+        self.settle(attempt, Interrupted())
+
+    def files(self) -> dict[str, str]:
+        return {file.path: file.state.value for file in self.store.files(1)}
+
+    def told(self, kind):
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def hand():
+    made = Hand()
+    yield made
+    made.close()
+
+
+def test_what_is_the_same_goes_on_what_is_gone_stops_and_what_is_new_starts(hand):
+    hand.edit("r1", group("a", spec("same"), spec("gone")))
+    same, gone = hand.fetch(), hand.fetch()
+
+    answer = hand.edit("r2", group("a", spec("same"), spec("new")))
+    wanted = hand.wanted(same), hand.wanted(gone)
+    new = hand.fetch()
+    nothing = hand.fetch()
+    hand.leave(gone)
+    hand.succeed(same)
+    hand.succeed(new)
+
+    assert (answer.done, answer.run, answer.stays) == (True, 1, True)
+    assert wanted == (True, False)
+    assert (new.task.spec.path, nothing) == ("new", None)
+    assert hand.files() == {"same": "succeeded", "new": "succeeded"}
+    assert hand.store.run_view(1).state is RunState.SUCCEEDED
+    assert hand.store.run_view(1).revision == "r2"
+    assert hand.engine.idle()
+    (told,) = hand.told(RunRevised)
+    assert (told.added, told.changed, told.removed) == (1, 0, 1)
+    assert [event.path for event in hand.told(TaskInterrupted)] == ["gone"]
+
+
+def test_a_file_that_is_wanted_otherwise_begins_anew_and_its_attempt_is_of_no_use(hand):
+    hand.edit("r1", group("a", spec("f", "http://one.example/old")))
+    old = hand.fetch()
+    hand.edit("r2", group("a", spec("f", "http://one.example/new")))
+    not_yet = hand.fetch()  # its part is still in use
+
+    hand.settle(old, Fetched(intent=intent_for(old)))  # it had not heard of that
+    new = hand.fetch()
+    hand.succeed(new)
+
+    assert not_yet is None
+    assert new.source == "http://one.example/new"
+    assert hand.files() == {"f": "succeeded"}
+    assert hand.store.run_view(1).state is RunState.SUCCEEDED
+
+
+def test_what_is_done_stays_done_unless_it_is_wanted_otherwise(hand):
+    hand.edit("r1", group("a", spec("done"), spec("again"), spec("open")))
+    hand.succeed(hand.fetch())
+    hand.succeed(hand.fetch())
+    hand.edit("r2", group("a", spec("done"), spec("again", "http://two.example/x"), spec("open")))
+
+    assert sorted(hand.run_all()) == ["again", "open"]
+    assert set(hand.files().values()) == {"succeeded"}
+
+
+def test_rules_of_how_to_fetch_change_nothing_and_rules_of_what_is_right_begin_anew(hand):
+    hand.edit("r1", group("a", spec("f"), spec("g")))
+    hand.succeed(hand.fetch())
+    under_way = hand.fetch()
+    hand.edit("r2", group("a", spec("f"), spec("g"), segments=4))
+    how = hand.wanted(under_way)
+    hand.edit("r3", group("a", spec("f"), spec("g"), headers=(("X-A", "b"),)))
+    what = hand.wanted(under_way)
+    hand.leave(under_way)
+
+    assert (how, what) == (True, False)
+    assert sorted(hand.run_all()) == ["f", "g"]
+
+
+def test_groups_come_and_go_and_needs_are_asked_anew(hand):
+    hand.edit("r1", group("one", spec("1")), group("two", spec("2"), needs=("one",)))
+    hand.edit("r2", group("two", spec("2")), group("three", spec("3"), needs=("two",)))
+
+    assert hand.run_all() == ["2", "3"]
+    assert hand.files() == {"2": "succeeded", "3": "succeeded"}
+    assert hand.engine.idle()
+
+
+def test_a_file_that_moves_to_another_group_is_no_conflict_with_itself(hand):
+    hand.edit("r1", group("one", spec("f")), group("two", spec("2")))
+    hand.succeed(hand.fetch())
+    hand.edit("r2", group("other", spec("f")), group("two", spec("2")))
+    hand.run_all()
+
+    assert hand.files() == {"f": "succeeded", "2": "succeeded"}
+    assert hand.store.run_view(1).state is RunState.SUCCEEDED
+
+
+def test_a_run_ends_only_when_the_last_attempt_that_was_stopped_is_back(hand):
+    hand.edit("r1", group("a", spec("f"), spec("gone")))
+    hand.succeed(hand.fetch())
+    gone = hand.fetch()
+    hand.edit("r2", group("a", spec("f")))
+    on = hand.engine.idle()
+    hand.leave(gone)
+
+    assert on is False
+    assert hand.engine.idle()
+    assert hand.store.run_view(1).state is RunState.SUCCEEDED
+
+
+def test_two_edits_in_a_row_before_anything_is_back(hand):
+    hand.edit("r1", group("a", spec("f", "http://one.example/1")))
+    first = hand.fetch()
+    hand.edit("r2", group("a", spec("f", "http://one.example/2")))
+    hand.edit("r3", group("a", spec("f", "http://one.example/1")))
+    hand.leave(first)
+    hand.succeed(hand.fetch())
+
+    assert hand.files() == {"f": "succeeded"}
+    assert hand.engine.idle()
+
+
+def test_an_edit_waits_until_what_is_verified_is_published(hand):
+    hand.edit("r1", group("a", spec("f"), spec("g")))
+    f, g = hand.fetch(), hand.fetch()
+    hand.settle(f, Fetched(intent=intent_for(f)))
+    early = hand.edit("r2", group("a", spec("new")))
+    wanted = hand.wanted(g)
+    hand.publish_all()
+    late = hand.edit("r2", group("a", spec("new")))
+    hand.leave(g)
+
+    assert (early.done, early.later, early.stays) == (False, True, True)
+    assert wanted  # nothing has changed by then
+    assert late.done
+    assert hand.run_all() == ["new"]
+    assert hand.files() == {"f": "succeeded", "new": "succeeded"}
+
+
+def test_what_would_have_started_or_ended_while_an_edit_waited_in_vain_is_not_lost(hand):
+    hand.edit("r1", group("a", spec("f"), spec("g"), spec("h")))
+    f, g = hand.fetch(), hand.fetch()
+    hand.settle(f, Fetched(intent=intent_for(f)))
+    took: list = []
+
+    def meanwhile(condition, timeout_s):
+        condition.release()
+        try:
+            if not took:
+                took.append(hand.engine._start(hand.engine._queue.take(), _effects(hand)))
+                hand.engine.settle([(g, Fetched(intent=intent_for(g)))])
+        finally:
+            condition.acquire()
+
+    def _effects(hand):
+        from fetchd.engine.decisions import Effects
+
+        effects = Effects()
+        hand.effects = effects
+        return effects
+
+    hand.clock.wait = meanwhile
+    answer = hand.edit("r2", group("a", spec("new")))
+    del hand.clock.wait
+    hand.engine._queue.release(hand.effects.released[0])
+    hand.publish_all()
+
+    assert (answer.later, took) == (True, [None])
+    assert hand.run_all() == ["h"]
+    assert set(hand.files().values()) == {"succeeded"}
+
+
+def test_concurrency_counts_what_is_under_way_since_before_the_edit(hand):
+    hand.edit("r1", group("a", spec("f"), spec("g")), concurrency=1)
+    f = hand.fetch()
+    hand.edit("r2", group("a", spec("f"), spec("g"), spec("h")), concurrency=1)
+    more = hand.fetch()
+    hand.succeed(f)
+
+    assert more is None
+    assert hand.run_all() == ["g", "h"]
+
+
+def test_a_cancel_after_an_edit_ends_all_of_it(hand):
+    hand.edit("r1", group("a", spec("f"), spec("g", "http://one.example/1")))
+    f, g = hand.fetch(), hand.fetch()
+    hand.edit("r2", group("a", spec("f"), spec("g", "http://one.example/2"), spec("h")))
+    from fetchd.model import Cancel
+
+    hand.engine.obey(Cancel(job="a"))
+    hand.leave(f)
+    hand.leave(g)
+
+    assert hand.store.run_view(1).state is RunState.CANCELLED
+    assert hand.engine.idle()
+
+
+def test_an_edit_outlives_a_crash_at_once(tmp_path):
+    clock = FakeClock()
+    path = str(tmp_path / "s.db")
+    first = Hand(store=SqliteStore(path, clock, lambda _: None), clock=clock)
+    first.edit("r1", group("a", spec("f", "http://one.example/1"), spec("gone")))
+    first.fetch()
+    first.fetch()
+    first.edit("r2", group("a", spec("f", "http://one.example/2"), spec("new")))
+    first.close()
+    second = Hand(store=SqliteStore(path, clock, lambda _: None), clock=clock)
+    second.engine.recover({})
+
+    assert sorted(second.run_all()) == ["f", "new"]
+    assert second.files() == {"f": "succeeded", "new": "succeeded"}
+    assert second.store.run_view(1).revision == "r2"
+    second.close()
+
+
+def test_the_totals_add_up_after_an_edit(hand):
+    stats = Stats(hand.clock)
+    hand.engine._tell = stats
+    hand.edit("r1", group("a", spec("f"), spec("gone"), spec("also")))
+    f, gone = hand.fetch(), hand.fetch()
+    hand.edit("r2", group("a", spec("f"), spec("new")))
+    during = stats.snapshot()
+    hand.leave(gone)
+    hand.succeed(f)
+    hand.run_all()
+    after = stats.snapshot()
+
+    assert (during["queued"], during["running"]) == (1, 1)
+    assert (after["queued"], after["running"], after["tasks_succeeded"]) == (0, 0, 2)
+
+
+# ---------------------------------------------------------------- in whatever order
+
+PATHS = ["f", "g", "h", "i"]
+FILES = st.dictionaries(st.sampled_from(PATHS), st.integers(1, 2), min_size=1, max_size=4)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("edit"), FILES, st.booleans()),
+        st.tuples(st.just("take"), st.none(), st.none()),
+        st.tuples(st.just("settle"), st.integers(0, 3), st.booleans()),
+        st.tuples(st.just("publish"), st.none(), st.none()),
+    ),
+    max_size=25,
+)
+
+
+def groups_of(files, two_groups):
+    specs = [spec(path, f"http://one.example/{path}/{n}") for path, n in sorted(files.items())]
+    if not two_groups:
+        return [group("all", *specs)]
+    return [group("all", *specs[::2]), *([group("odd", *specs[1::2])] if specs[1:] else [])]
+
+
+@settings(max_examples=150)
+@given(first=FILES, steps=STEPS)
+def test_after_any_edits_the_run_ends_with_just_what_the_last_one_says(first, steps):
+    hand = Hand()
+    out, published, now, number, current = [], {}, first, 1, False
+
+    def publish():
+        for attempt in hand.publish():
+            published[attempt.task.spec.path] = attempt.intent.url
+            hand.engine.settle([(attempt, Published(intent=attempt.intent, mtime_ns=1, inode=1))])
+            hand.calm()
+
+    def settle(attempt, succeeds):
+        if succeeds or hand.wanted(attempt):
+            hand.settle(attempt, Fetched(intent=intent_for(attempt)))
+        else:
+            hand.leave(attempt)
+
+    hand.edit("r1", *groups_of(first, two_groups=False))
+    vars(hand.clock)["wait"] = lambda *_: None
+    for step, value, flag in steps:
+        if step == "take" and (attempt := hand.fetch()) is not None:
+            out.append(attempt)
+        elif step == "settle" and out:
+            settle(out.pop(value % len(out)), flag)
+        elif step == "publish":
+            publish()
+        elif step == "edit":
+            publish()
+            number += 1
+            answer = hand.edit(f"r{number}", *groups_of(value, flag))
+            assert answer.done or (answer.later and not answer.stays)
+            now = value if answer.done else now
+            current = answer.done
+    for _ in range(40):
+        while out:
+            settle(out.pop(), succeeds=False)
+            publish()
+        if (attempt := hand.fetch()) is None:
+            publish()
+            if hand.engine.idle():
+                break
+        else:
+            out.append(attempt)
+
+    assert hand.engine.idle()
+    assert not hand.engine._queue._out
+    last = max(run.id for run in hand.engine._recent)
+    assert {run.state for run in hand.engine._recent} == {RunState.SUCCEEDED}
+    states = Counter(file.state for file in hand.store.files(last))
+    assert set(states) == {TaskState.SUCCEEDED}
+    for path, n in now.items():
+        assert published[path] == f"http://one.example/{path}/{n}", current
+    hand.close()
