@@ -199,6 +199,24 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunHeld(Event):
+    """Nothing of the run starts, and what was under way stops. ``until_s``: wall clock, or open."""
+
+    job: str
+    run: int
+    wait: str
+    until_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReleased(Event):
+    """A run that was held goes on."""
+
+    job: str
+    run: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRevised(Event):
     """The file of a kept job was edited while its run is on.
 

@@ -228,6 +228,18 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """When a job may work: in any ``spans`` of every day, and on ``days`` (0: Monday).
+
+    Spans are minutes of the local day, (begin, end); past midnight where the end is not behind the
+    beginning.
+    """
+
+    spans: tuple[tuple[int, int], ...] = ()
+    days: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What a job file says. ``revision``: digest (hex) of its canonical parsed content."""
 
@@ -243,6 +255,7 @@ class Job:
     max_total_bytes: int | None = None
     rate: Rate | None = None  # of each of its runs; the operator's hold beside it
     schedule: Schedule | None = None
+    window: Window | None = None
     keep: bool = False
     on_remove: OnRemove = OnRemove.DRAIN
 

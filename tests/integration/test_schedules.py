@@ -158,3 +158,37 @@ def test_once_works_the_folder_off_and_leaves_scheduled_files_alone(tmp_path):
     assert (daemon.jobs / "often.yaml").is_file()
     assert (daemon.jobs / "done" / "now.yaml").is_file()
     assert daemon.runs("often") == []
+
+
+@needs_faketime
+def test_a_transfer_stops_when_its_window_closes_and_goes_on_from_there_when_it_opens(tmp_path):
+    body = content("f", 3_000_000)
+    with (
+        Server({"/f": file(body, rate=400_000, etag='"1"')}) as server,
+        Machine(tmp_path) as daemon,
+    ):
+        daemon.set_clock("2026-11-28 02:00:00")
+        daemon.boot()
+        daemon.drop("j.yaml", f'timezone: UTC\nwindow: "01:00-06:00"\nurl: {server.url("/f")}\n')
+        wait_until(lambda: server.asked("/f"), what="the request")
+        time.sleep(1.0)
+        daemon.set_clock("2026-11-28 07:00:00")
+        wait_until(lambda: daemon.events("run.held"), what="the hold")
+        wait_until(lambda: daemon.events("task.interrupted"), what="the stop")
+        wait_until(lambda: daemon.report("j")["waiting"] == {"window": 1}, what="the report")
+        due = daemon.report("j")["next_due"]
+        daemon.kill()
+        daemon.boot()
+        wait_until(lambda: len(daemon.events("run.held")) == 2, what="the hold of the next life")
+        asked = len(server.asked("/f"))
+        daemon.set_clock("2026-11-29 01:00:01")
+        wait_until(lambda: daemon.ended("j"), timeout_s=30, what="the end of the run")
+        code = daemon.terminate()
+
+    assert code == 0
+    assert due == "2026-11-29T01:00:00.000Z"
+    assert asked == 1
+    assert len(server.asked("/f")) == 2
+    assert (daemon.downloads / "f").read_bytes() == body
+    (done,) = daemon.events("task.done")
+    assert (done["outcome"], done["attempts"]) == ("resumed", 1)

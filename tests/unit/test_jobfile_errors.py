@@ -33,7 +33,7 @@ BAD = {
     ),
     "unknown key without a near one": (
         "url: https://example.org/a\nzzzz: 1\n",
-        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, if, may_fail, version, name, description, priority, timezone, schedule, keep, on_remove, vars, limits, tasks",
+        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, if, may_fail, version, name, description, priority, timezone, schedule, window, keep, on_remove, vars, limits, tasks",
     ),
     "F05 duplicate key": (
         "url: https://example.org/a\nurl: https://example.org/b\n",
@@ -123,6 +123,20 @@ BAD = {
     "later: filename from a header": (
         "url: https://example.org/a\nfilename: {from: header}\n",
         "iso.yaml:2:11: filename: {from: ...} is not built yet; write the name",
+    ),
+    "a window of hours": (
+        'url: https://example.org/a\nwindow: ["22:00-06:00", 8-17]\n',
+        (
+            "iso.yaml:2:25: window[1]: '8-17' is no part of a window; write a span of every day: "
+            "22:00-06:00, or a day: Mon, Tue, Wed, Thu, Fri, Sat, Sun"
+        ),
+    ),
+    "a window of no time": (
+        "url: https://example.org/a\nwindow: 08:00-08:00\n",
+        (
+            "iso.yaml:2:9: window[0]: '08:00-08:00' is no part of a window; write a span of every day: "
+            "22:00-06:00, or a day: Mon, Tue, Wed, Thu, Fri, Sat, Sun"
+        ),
     ),
     "keeping that is neither": (
         "url: https://example.org/a\nkeep: yes\n",

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from fetchd import events
 from fetchd.clock import Clock, Random, SteadyWall
-from fetchd.engine import retry
+from fetchd.engine import retry, windows
 from fetchd.engine.admission import Admission
 from fetchd.engine.deciding import Deciding
 from fetchd.engine.decisions import (
@@ -91,6 +91,7 @@ KEEP_PARTS_S = 7 * 86400.0
 #: An edit waits so often, for so long, until what is verified is published.
 FREEZE_LOOKS = 40
 FREEZE_LOOK_S = 0.05
+_WEEK_S = 7 * 86400.0
 _FAILED = StoreError("the engine failed, the next start goes on from the record")
 
 
@@ -231,11 +232,38 @@ class Engine:
             self._origin_records.tick(now_s, effects)
             self._publish_again(now_s)
             for run in self._runs.values():
+                self._look_at_window(run, effects)
                 for group in run.groups.values():
                     if group.next_due_at_s is not None and group.next_due_at_s <= soon_s:
                         group.next_due_at_s = None
                         group.look_again()
                         self._decide.read_more(group, effects)
+
+    def _look_at_window(self, run: OpenedRun, effects: Effects) -> None:
+        """Hold a run that may not work now, or let it go on; the wall clock decides."""
+        if run.job.window is not None:
+            run.closed_until_s = self._closed_until_s(run)
+        held = run.held()
+        if not (held or run.frozen):
+            effects.entries += run.parked
+            run.parked = []
+        if held != run.told_held:
+            run.told_held = held
+            about = about_run(run)
+            effects.happened.append(
+                events.RunHeld(**about, wait=held, until_s=run.closed_until_s)
+                if held
+                else events.RunReleased(**about)
+            )
+
+    def _closed_until_s(self, run: OpenedRun) -> float | None:
+        """Return when the run's window opens, None: it has none, or that is open."""
+        window, zone, now_s = run.job.window, run.job.timezone, self._clock.wall()
+        if window is None or windows.is_open(window, zone, now_s):
+            return None
+        if run.closed_until_s is not None and now_s < run.closed_until_s < now_s + _WEEK_S:
+            return run.closed_until_s
+        return windows.opens_s(window, zone, now_s)
 
     def idle(self) -> bool:
         """Whether every run has ended, which is on record and was told."""
@@ -283,7 +311,8 @@ class Engine:
                 return False
             new_bytes = progress.received_bytes - out.progress.received_bytes
             out.progress = progress
-            wanted = not (self._stopping or out.group.run.cancelled or out.stale)
+            run = out.group.run
+            wanted = not (self._stopping or run.cancelled or out.stale or run.held())
         if progress.wish is not None:
             self._heed(attempt, out.group, *progress.wish)
         if new_bytes > 0 and isinstance(attempt, Fetch):
@@ -324,7 +353,7 @@ class Engine:
             out = self._out.get(attempt.fence)
             if out is None or out.entry is None or out.stale:
                 return False
-            if self._stopping or out.group.run.cancelled:
+            if self._stopping or out.group.run.cancelled or out.group.run.held():
                 return False
             if out.entry.alone or not self._queue.lend(out.entry):
                 return False
@@ -771,7 +800,7 @@ class Engine:
         if run is None or run.cancelled or self._stopping:
             effects.released.append(entry)
             return None
-        if run.frozen:
+        if run.frozen or run.held():
             effects.released.append(entry)
             run.parked.append(entry)
             return None
@@ -1024,6 +1053,7 @@ class Engine:
 
     def _adopt(self, opened: OpenRun, out: Sequence[Entry] = ()) -> OpenedRun:
         run = OpenedRun(opened)
+        run.closed_until_s = self._closed_until_s(run)
         self._runs[run.run.id] = run
         self._by_job[run.job.name] = run
         self._queue.add_run(run.run.id, run.job.priority, run.job.concurrency, out)

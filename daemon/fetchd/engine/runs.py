@@ -247,12 +247,18 @@ class OpenedRun:
         rate = self.job.rate
         self.share = None if rate is None else Share(name=f"run {self.run.id}", rate=rate)
         self.mismatches: Counter[str] = Counter()  # wrong digests, by origin
+        self.closed_until_s: float | None = None  # outside its window; wall clock
+        self.told_held = ""
         # While the run becomes one of another revision nothing of it starts or is recorded.
         self.frozen = False
-        self.parked: list[Entry] = []  # what would have started meanwhile
+        self.parked: list[Entry] = []  # what would have started meanwhile, or while it is held
         self.late: list[tuple[Out, Outcome]] = []  # and what would have been settled
         self.leaving = 0  # attempts that are out, and of no use to any task
         self.waits: dict[int, tuple[str, float]] = {}  # tasks in the queue: why, and until when
+
+    def held(self) -> str:
+        """Return for what all of the run waits, "": it goes on."""
+        return "" if self.closed_until_s is None else "window"
 
     def ended_groups(self) -> dict[str, bool]:
         return {
@@ -284,13 +290,18 @@ class OpenedRun:
         groups = self.groups.values()
         waiting: dict[str, int] = {}
         dues = [group.next_due_at_s for group in groups if group.next_due_at_s is not None]
-        for reason, due_at_s in self.waits.values():
+        for reason, until_s in self.waits.values():
             waiting[reason] = waiting.get(reason, 0) + 1
-            dues.append(due_at_s)
+            dues.append(until_s)
         if held_up:
             waiting["origin"] = held_up
+        if self.held():
+            waiting = {self.held(): self.counts().ready}
         if held := sum(group.held for group in groups):
             waiting["same_dest"] = waiting.get("same_dest", 0) + held
+        due_at_s = min(dues) + behind_s if dues else None
+        if self.held():
+            due_at_s = self.closed_until_s
         return RunView(
             id=self.run.id,
             job=self.job.name,
@@ -304,6 +315,6 @@ class OpenedRun:
             bytes=self.bytes,
             list_open=any(group.expanding for group in groups),
             waiting=waiting,
-            next_due_at_s=min(dues) + behind_s if dues else None,
+            next_due_at_s=due_at_s,
             scheduled_for_s=self.run.scheduled_for_s,
         )

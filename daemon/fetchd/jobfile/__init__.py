@@ -134,6 +134,7 @@ def _job(content: dict[str, Any], file: str, settings: Settings, complaints: Com
         ),
         rate=_rate(keys),
         schedule=_schedule(keys, unread, complaints),
+        window=times.window_of(keys.window or ()),
         keep=bool(keys.keep),
         on_remove=keys.on_remove or OnRemove.DRAIN,
     )

@@ -19,7 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from fetchd.errors import ValueProblem
 from fetchd.jobfile import times
-from fetchd.model import CatchUp, IfExists, Magic, OnRemove, Priority, SizeRange, Verify
+from fetchd.model import CatchUp, IfExists, Magic, OnRemove, Priority, SizeRange, Verify, Window
 from fetchd.rates import Rate, parse_rate, rate_schema
 from fetchd.units import parse_duration_s, parse_rate_bytes_per_s, parse_size_bytes
 from fetchd.variables import is_plain_name
@@ -28,8 +28,7 @@ from fetchd.yamldoc import did_you_mean
 #: Keys of the job file's design that this version does not know how to obey.
 NOT_BUILT = frozenset(
     {
-        "window", "publish", "from",
-        "steps", "on_success", "on_failure",
+        "publish", "from", "steps", "on_success", "on_failure",
     }
 )  # fmt: skip
 
@@ -557,7 +556,7 @@ class JobFile(TaskKeys):
     ) = None
     """Which job's files go first."""
     timezone: Annotated[str, PlainValidator(_timezone), _native("string")] | None = None
-    """In which `run.date`, `schedule` and `limits.rate` are meant; by default the machine's."""
+    """In which `run.date` and all times of the day are meant; by default the machine's."""
     schedule: (
         Annotated[
             ScheduleKeys,
@@ -567,6 +566,16 @@ class JobFile(TaskKeys):
         | None
     ) = None
     """When to run again and again: daily 03:15, every 6h, five fields of cron, or a mapping."""
+    window: (
+        Annotated[
+            tuple[Annotated[Window, PlainValidator(lambda v: times.window_part(_text(v)))], ...],
+            BeforeValidator(_some),
+            AfterValidator(_few),
+            WithJsonSchema(times.window_schema()),
+        ]
+        | None
+    ) = None
+    """When files are fetched: spans of every day and whole days; at other times they wait."""
     keep: Flag | None = None
     """Whether the file stays in the folder and is watched for edits; one with a schedule does."""
     on_remove: Annotated[OnRemove, PlainValidator(_on_remove), _one_of(OnRemove)] | None = None

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fetchd.engine.schedule import check_cron
 from fetchd.errors import ValueProblem
-from fetchd.model import CatchUp
+from fetchd.model import CatchUp, Window
+from fetchd.rates import SPAN
 
 #: Nobody means less, and each run is a record in the database.
 LEAST_INTERVAL_S = 1.0
 
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+_DAY_MIN = 24 * 60
 _TIME_OF_DAY = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 _WORDS = re.compile(r"(daily|every)\s+(.*)", re.DOTALL)
 
@@ -39,6 +43,38 @@ def daily(text: str) -> str:
     if match is None:
         raise ValueProblem(f"{text[:60]!r} is no time of the day; write hours and minutes: 03:15")
     return f"{int(match[2])} {int(match[1])} * * *"
+
+
+def window_part(text: str) -> Window:
+    """Return one line of ``window``: a span of every day, or a day; raises ValueProblem."""
+    if (day := text.strip().lower()) in DAYS:
+        return Window(days=(DAYS.index(day),))
+    match = SPAN.fullmatch(text)
+    times = [int(part) for part in match.groups()] if match else []
+    begin_min, end_min = (times[0] * 60 + times[1], times[2] * 60 + times[3]) if times else (0, 0)
+    if begin_min == end_min or begin_min >= _DAY_MIN or end_min > _DAY_MIN:
+        raise ValueProblem(
+            f"{text[:60]!r} is no part of a window; write a span of every day: 22:00-06:00, "
+            "or a day: Mon, Tue, Wed, Thu, Fri, Sat, Sun"
+        )
+    return Window(spans=((begin_min, end_min),))
+
+
+def window_of(parts: Sequence[Window]) -> Window | None:
+    """Return the window that is open where any part is; None: there are none, so always."""
+    if not parts:
+        return None
+    return Window(
+        spans=tuple(span for part in parts for span in part.spans),
+        days=tuple(sorted({day for part in parts for day in part.days})),
+    )
+
+
+def window_schema() -> dict[str, Any]:
+    """Return what an editor is told of ``window``."""
+    days = "|".join(f"{day.capitalize()}|{day}" for day in DAYS)
+    part = {"type": "string", "pattern": f"^({SPAN.pattern}|\\s*({days})\\s*)$"}
+    return {"anyOf": [part, {"type": "array", "items": part}]}
 
 
 def schedule_schema(duration: str) -> dict[str, Any]:

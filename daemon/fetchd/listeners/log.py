@@ -46,6 +46,8 @@ LINES: dict[type[Event], Line] = {
     events.FolderExposed: Line("folder.exposed", _WARNING),
     events.FolderFailed: Line("folder.failed", _ERROR),
     events.RunStarted: Line("run.started", _INFO),
+    events.RunHeld: Line("run.held", _INFO),
+    events.RunReleased: Line("run.released", _INFO),
     events.RunRevised: Line("run.revised", _INFO),
     events.RunExpanded: Line("run.expanded", _INFO),
     events.RunEnded: Line("run.ended", _INFO),

@@ -37,6 +37,7 @@ from fetchd.model import (
     UpToDate,
     Validator,
     Verify,
+    Window,
 )
 from fetchd.rates import Rate, Span
 
@@ -86,6 +87,9 @@ def job_of(text: str, name: str, revision: str, groups: tuple[TaskGroup, ...]) -
     if schedule := fields.get("schedule"):
         catch_up = CatchUp(schedule["catch_up"])
         fields["schedule"] = Schedule(**{**schedule, "catch_up": catch_up})
+    if window := fields.get("window"):
+        spans = tuple((begin, end) for begin, end in window["spans"])
+        fields["window"] = Window(spans=spans, days=tuple(window["days"]))
     if on_remove := fields.get("on_remove"):
         fields["on_remove"] = OnRemove(on_remove)
     return Job(name=name, revision=revision, groups=groups, **fields)
