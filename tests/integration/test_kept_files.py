@@ -72,3 +72,25 @@ def test_a_wrong_edit_is_told_and_mended_and_a_file_that_is_taken_away_ends_its_
         "downloaded",
         "up_to_date",
     ]
+
+
+def test_an_edit_that_makes_tasks_as_the_run_goes_on_waits_for_the_end_of_the_run_before(tmp_path):
+    same, new = content("same", 300_000), content("new", 1000)
+    routes = {"/same": file(same, rate=150_000), "/new": file(new)}
+    with Server(routes) as server, DaemonProcess(tmp_path) as daemon:
+        daemon.start()
+        daemon.drop("tools.yaml", kept(server, "/same"))
+        wait_until(lambda: server.asked("/same"), what="the request")
+        daemon.drop(
+            "tools.yaml",
+            "keep: true\ntasks:\n"
+            f"  first: {{ url: {server.url('/same')} }}\n"
+            f'  then: {{ url: {server.url("/new")}, if: "${{needs.first.changed}}" }}\n',
+        )
+        wait_until(lambda: len(daemon.events("run.ended")) == 2, what="another run")
+        code = daemon.terminate()
+
+    assert code == 0
+    assert daemon.events("run.revised") == []
+    assert [event["state"] for event in daemon.events("run.ended")] == ["succeeded"] * 2
+    assert (daemon.downloads / "new").read_bytes() == new
