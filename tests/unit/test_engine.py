@@ -789,6 +789,32 @@ def test_loans_count_against_the_origin_and_end_with_the_attempt(hasty):
     assert [engine.lend(last) for _ in range(8)] == [True] * 7 + [False]
 
 
+def test_a_halved_number_of_connections_comes_back_by_lent_ones_too(hasty):
+    specs = [spec(f"f{i}") for i in range(4)]
+    hasty.submit(job("a", group("a", *specs), concurrency=1))
+    engine = hasty.engine
+
+    def origin():
+        (view,) = engine.view().origins
+        return view.connections, view.out
+
+    for number in range(4):
+        attempt = hasty.fetch()
+        while engine.lend(attempt):
+            pass
+        if number == 0:
+            assert origin() == (8, 8)
+            engine.connection_failed(attempt, failure("connect_failed"))
+            for _ in range(4):
+                engine.give_back(attempt)
+        assert origin() == (4, 4)
+        hasty.clock.advance(10.0)
+        hasty.settle(attempt, Fetched(intent=intent_for(attempt)))
+        hasty.publish_all()
+
+    assert origin() == (5, 0)
+
+
 def test_what_a_lent_connection_meets_holds_for_its_origin_at_once(hasty):
     hasty.submit(job("a", group("a", spec("f"))))
     attempt, engine = hasty.fetch(), hasty.engine

@@ -327,7 +327,7 @@ class Engine:
                 out = self._out.pop(attempt.fence, None)
                 if out is None:
                     continue
-                self._end_loans(out)
+                self._end_loans(out, out.lent)
                 self._note_room(attempt, outcome, effects)
                 self._origin_records.note(out, outcome, effects)
                 if not out.group.run.frozen:
@@ -359,6 +359,7 @@ class Engine:
                 return False
             out.lent += 1
             out.lent_s = self._clock.monotonic()
+            self._origins.lend(out.entry.origin, out.lent_s)
             return True
 
     def recalled(self, attempt: Attempt) -> bool:
@@ -388,9 +389,8 @@ class Engine:
     def give_back(self, attempt: Attempt) -> None:
         with self._lock:
             out = self._out.get(attempt.fence)
-            if out is not None and out.entry is not None and out.lent:
-                out.lent -= 1
-                self._queue.give_back(out.entry, 1)
+            if out is not None:
+                self._end_loans(out, min(1, out.lent))
 
     # ------------------------------------------------------------ ports.Commands
 
@@ -861,10 +861,11 @@ class Engine:
         self._decide.read_more(group, effects)
         return attempt
 
-    def _end_loans(self, out: Out) -> None:
-        if out.entry is not None and out.lent:
-            self._queue.give_back(out.entry, out.lent)
-            out.lent = 0
+    def _end_loans(self, out: Out, count: int) -> None:
+        if out.entry is not None and count:
+            out.lent -= count
+            self._origins.give_back(out.entry.origin, count, self._clock.monotonic())
+            self._queue.give_back(out.entry, count)
 
     def _note_room(self, attempt: Attempt, outcome: Outcome, effects: Effects) -> None:
         if not isinstance(attempt, Fetch):

@@ -74,7 +74,8 @@ _NOTHING: tuple[Ruling, ...] = ()
 class _Origin:
     """``round``: attempts that went well since the last one was over, or the window was halved.
 
-    ``filled``: the window was full in it. ``too_much``: the window before it was halved. ``well``,
+    ``filled``: the window was full in it. ``out``: attempts under way, and connections that were
+    lent to them. ``too_much``: the window before it was halved. ``well``,
     ``refused``: attempts since, of the refused those that began since. ``calm``: the window before
     the outage.
     """
@@ -116,6 +117,11 @@ class _Origin:
         connections = 1 if self.tries else self.window
         return Ruling(self.name, connections, self.shut_until_s)
 
+    def occupy(self) -> None:
+        self.out += 1
+        if self.out >= self.window:
+            self.filled = True
+
     def learn(self, *, stalled: bool) -> None:
         self.samples = min(_SAMPLES, self.samples + 1.0)
         self.stall_rate += (stalled - self.stall_rate) / self.samples
@@ -145,10 +151,16 @@ class Origins:
         known = self._at(origin, now_s)
         if known.gate_until_s > now_s or known.held_until_s > now_s:
             return False
-        known.out += 1
-        if known.out >= known.window:
-            known.filled = True
+        known.occupy()
         return True
+
+    def lend(self, origin: str, now_s: float) -> None:
+        """Count one connection more of an attempt that is under way."""
+        self._at(origin, now_s).occupy()
+
+    def give_back(self, origin: str, count: int, now_s: float) -> None:
+        """Take in that so many lent connections have ended, before their attempt does."""
+        self._at(origin, now_s).out -= count
 
     def note(
         self,
