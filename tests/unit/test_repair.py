@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,35 @@ class FakeStream:
         pass
 
 
+class Turns:
+    """Lends nothing, and lets a source be asked as ``answers`` say, then always."""
+
+    def __init__(self) -> None:
+        self.answers: Iterator[bool] = iter(())
+        self.given = 0
+        self.left_s = 0.0
+
+    def lend(self, attempt) -> bool:
+        return False
+
+    def recalled(self, attempt) -> bool:
+        return False
+
+    def ask(self, attempt) -> bool:
+        given = next(self.answers, True)
+        self.given += given
+        return given
+
+    def left_alone_s(self, origin: str) -> float:
+        return self.left_s
+
+    def connection_failed(self, attempt, failure: Failure) -> None:
+        raise AssertionError(failure)
+
+    def give_back(self, attempt) -> None:
+        raise AssertionError
+
+
 class Bench(SystemOs):
     """Three mirrors of a file, a disk, and attempts between them."""
 
@@ -116,6 +145,7 @@ class Bench(SystemOs):
         self.disk = build({"default": RootSpec(path=str(folder))}, self)
         self.origins = {url: Origin() for url in (URL, MIRROR, THIRD)}
         self.wanted = True
+        self.turns = Turns()
         self.faults: list[int] = []  # of the next writes
 
     def write(self, fd, data, offset, /):
@@ -171,7 +201,13 @@ class Bench(SystemOs):
 
     def fetch(self, url: str, **asked) -> Any:
         transfer = Transfer(
-            self.disk, self, lambda *_: self.wanted, FakeClock(), Failpoints(), ONE_CORE
+            self.disk,
+            self,
+            lambda *_: self.wanted,
+            FakeClock(),
+            Failpoints(),
+            ONE_CORE,
+            loans=self.turns,
         )
         return transfer(self.attempt(url, **asked))
 
@@ -532,6 +568,30 @@ def test_a_stop_in_a_repair_keeps_how_far_it_has_come(bench):
     assert isinstance(bench.fetch(MIRROR), Interrupted)
 
     assert bench.kept.mending.compared == ((BLOCK, 4 * BLOCK),)
+
+
+def test_each_question_of_a_repair_counts_as_one_and_waits_for_its_turn(bench):
+    spoil(bench, 1955)
+    bench.turns.answers = iter([False, False, True] * 3)
+
+    assert isinstance(bench.fetch(MIRROR), Fetched)
+
+    assert next(bench.turns.answers, None) is None
+    assert bench.turns.given == len(bench.origins[MIRROR].requests) - 1 > 3
+
+
+def test_a_repair_leaves_a_source_alone_that_asks_for_it_and_goes_on_later(bench):
+    spoil(bench, 1955)
+    mirror = bench.origins[MIRROR]
+    bench.turns.answers, bench.turns.left_s = iter([True, False]), 60.0
+
+    outcome = bench.fetch(MIRROR)
+
+    assert isinstance(outcome, Deferred)
+    assert (outcome.reason, outcome.delay_s) == ("origin", 0.0)
+    assert bench.kept.mending.compared == ((BLOCK, 4 * BLOCK),)
+    assert isinstance(bench.fetch(MIRROR), Fetched)
+    assert mirror.asked.count((BLOCK, 2 * BLOCK)) == mirror.asked.count((2 * BLOCK, 4 * BLOCK)) == 1
 
 
 def test_a_block_that_the_disk_does_not_take_is_compared_again(bench):

@@ -429,6 +429,7 @@ class _Fetch:
             kept,
             self._watch,
             self._asking,
+            transfer.loans,
             transfer.clock,
             transfer.failpoints,
         )

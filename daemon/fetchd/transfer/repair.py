@@ -6,16 +6,19 @@ which ``blocks`` decides. Nothing proves a block but the digest of the whole.
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing, suppress
 from dataclasses import replace
 
+from fetchd import threads
 from fetchd.clock import Clock, Failpoints
 from fetchd.digests import Digest
 from fetchd.errors import AttemptError, NotWanted
 from fetchd.model import Fetch
-from fetchd.ports import Mending, OtherRange, PartJournal, RangeRefused, Stream
+from fetchd.ports import Loans, Mending, OtherRange, PartJournal, RangeRefused, Stream
 from fetchd.transfer.asking import Asking
 from fetchd.transfer.blocks import Search
+from fetchd.transfer.crew import LeftAlone
 from fetchd.transfer.kept import Kept
 from fetchd.transfer.resume import Plan, is_strong, rest_of
 from fetchd.transfer.verify import (
@@ -26,12 +29,15 @@ from fetchd.transfer.verify import (
     rules_of,
 )
 from fetchd.transfer.watch import Watch
+from fetchd.urls import origin_of
 
 BLOCK_BYTES = 1024 * 1024
 #: A smaller file is fetched again: what could be saved is not worth the questions.
 WORTH_BYTES = 4 * BLOCK_BYTES
 
 _CHECKPOINT_S = 5.0
+#: How soon it is seen that the source may be asked once more.
+_LOOK_S = 0.05
 
 
 def is_worth_keeping(attempt: Fetch, kept: Kept) -> bool:
@@ -77,9 +83,11 @@ class Repair:
         kept: Kept,
         watch: Watch,
         asking: Asking,
+        loans: Loans | None,
         clock: Clock,
         failpoints: Failpoints,
     ) -> None:
+        """``loans`` None: nobody counts how often the source is asked."""
         assert kept.part.journal is not None
         self.compared_bytes = 0
         self.replaced_bytes = 0
@@ -89,6 +97,7 @@ class Repair:
         self._kept = kept
         self._watch = watch
         self._asking = asking
+        self._loans = loans
         self._clock = clock
         self._failpoints = failpoints
         self._journal = kept.part.journal
@@ -97,6 +106,8 @@ class Repair:
         self._ours = memoryview(bytearray(BLOCK_BYTES))
         self._dirty = False  # blocks were replaced since all was hashed
         self._marked_s = clock.monotonic()
+        self._counted = True  # the first request was, when the attempt was taken
+        self._turn = threading.Condition(threading.Lock())  # nobody notifies it
         mending = self._journal.mending
         if mending is not None and mending.url != attempt.source:
             mending = None
@@ -106,7 +117,7 @@ class Repair:
         self._search = Search(self._size_bytes, self._journal.seams, compared, BLOCK_BYTES)
 
     def run(self) -> None:
-        """Return when the digest holds, durably; raises Unfit, AttemptError, NotWanted.
+        """Return when the digest holds, durably; raises Unfit, AttemptError, NotWanted (LeftAlone).
 
         The error is ``checksum_mismatch`` when all is as the source has it. After any other one
         the next attempt at this source goes on here.
@@ -158,6 +169,7 @@ class Repair:
             if rest is None:
                 raise Unfit
             asked = rest
+        self._await_turn()
         try:
             stream = self._asking.open(asked, end)
         except (OtherRange, RangeRefused):
@@ -171,6 +183,17 @@ class Repair:
             raise
         self.stream = stream
         return stream
+
+    def _await_turn(self) -> None:
+        """Wait until the source may be asked once more; raises LeftAlone if it is left alone."""
+        loans, self._counted, counted = self._loans, False, self._counted
+        while loans is not None and not counted and not loans.ask(self._attempt):
+            if loans.left_alone_s(origin_of(self._attempt.source)):
+                raise LeftAlone
+            threads.beat()
+            with self._turn:
+                self._clock.wait(self._turn, _LOOK_S)
+            self._watch.tell_if_due()
 
     def _judge(self, asked: Plan, stream: Stream) -> None:
         if stream.not_modified or stream.start != asked.start or stream.total != self._size_bytes:
