@@ -350,10 +350,50 @@ def test_check_tells_which_of_two_limits_holds(capsys):
     assert out.splitlines()[1:6] == [
         "  at most 4 files at a time: limits.concurrency of the job",
         f"  at most 2 at a time from https://one.example:443: origins {of}, {lower}, 4",
-        f"  one attempt every 600 ms from https://one.example:443: origins {of}",
+        f"  one request every 600 ms from https://one.example:443: origins {of}",
         f"  at most 7 at a time from https://three.example:443: workers {of}; {as_job}",
         f"  at most 6 at a time from https://two.example:443: origins {of}; {as_job}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (
+            "file: 3MiB, total: 4MiB",
+            [
+                "no file above 1.0 MiB: limits.file of the configuration",
+                "at most 2.0 MiB in all: limits.total of the configuration",
+            ],
+        ),
+        (
+            "file: 3KiB, total: 4KiB",
+            [
+                "no file above 3.0 KiB: limits.file of the job",
+                "at most 4.0 KiB in all: limits.total of the job",
+            ],
+        ),
+    ],
+)
+def test_check_tells_which_limit_of_size_holds(capsys, limits, said):
+    path = written("set.yaml", f"limits: {{ {limits} }}\nurl: https://one.example/a\n")
+    configured = ("--set", "limits.file=1MiB", "--set", "limits.total=2MiB")
+
+    code, out, _ = ran(capsys, "check", "--show", *configured, path)
+
+    assert code == 0
+    assert out.splitlines()[1:3] == [f"  {line}" for line in said]
+
+
+def test_check_tells_that_a_file_gets_fewer_connections_than_it_asks_for(capsys):
+    path = written("set.yaml", "segments: 12\nurl: https://one.example/a\n")
+
+    _, out, _ = ran(capsys, "check", "--show", path)
+
+    assert out.splitlines()[1] == (
+        "  at most 7 at a time from https://one.example:443: workers of the configuration, "
+        "which is lower than segments of the job, 12"
+    )
 
 
 def test_check_reads_a_list_to_its_end(capsys):
@@ -641,7 +681,7 @@ def test_origins_are_shown_with_the_reason_of_each_limit():
     assert lines[2:8] == [
         "    at most 7 connections: workers",
         "    now 4: bad_status: 429 Too Many Requests",
-        "    one attempt every 100 ms: origins",
+        "    one request every 100 ms: origins",
         "    shut: status 429",
         "    it last asked for 1 m 0 s",
         "    7 at a time went well",

@@ -15,7 +15,7 @@ from fetchd.cli import job_files
 from fetchd.cli.board import printable
 from fetchd.cli.options import config_options, json_option, load_settings
 from fetchd.errors import AttemptError, DocumentError, Problem
-from fetchd.units import format_duration
+from fetchd.units import format_duration, format_size
 from fetchd.urls import origin_of
 
 if TYPE_CHECKING:
@@ -99,20 +99,34 @@ def _limits(job: Job, tasks: Sequence[dict[str, Any]], settings: Settings) -> It
     """Yield what limits the job, where it or the configuration says so: the lower one holds."""
     if job.concurrency is not None:
         yield f"at most {job.concurrency} files at a time: limits.concurrency of the job"
+    segments = max(group.rules.segments or 0 for group in job.groups)
     for origin in sorted({origin_of(source) for task in tasks for source in task["sources"]}):
         most, by = settings.most_of_origin(origin)
         keys = settings.origins.get(origin)
-        if keys is None and job.concurrency is None:
+        wishes = {"limits.concurrency": job.concurrency or 0, "segments": segments}
+        higher = [f"{key} of the job, {wish}" for key, wish in wishes.items() if wish > most]
+        if keys is None and job.concurrency is None and not higher:
             continue
         line = f"at most {most} at a time from {origin}: {by} of the configuration"
-        if job.concurrency is not None and job.concurrency > most:
-            line += f", which is lower than limits.concurrency of the job, {job.concurrency}"
+        if higher:
+            line += f", which is lower than {' and '.join(higher)}"
         elif job.concurrency is not None and job.concurrency < most:
             line += "; limits.concurrency of the job is lower"
         yield line
         if keys is not None and keys.requests_per_s is not None:
             every = format_duration(1 / keys.requests_per_s)
-            yield f"one attempt every {every} from {origin}: origins of the configuration"
+            yield f"one request every {every} from {origin}: origins of the configuration"
+    most_bytes = job.groups[0].rules.max_bytes  # limits.file is the same in all of them
+    if most_bytes is not None:
+        by = _whose(most_bytes, settings.limits.file_bytes)
+        yield f"no file above {format_size(most_bytes)}: limits.file of the {by}"
+    if job.max_total_bytes is not None:
+        by = _whose(job.max_total_bytes, settings.limits.total_bytes)
+        yield f"at most {format_size(job.max_total_bytes)} in all: limits.total of the {by}"
+
+
+def _whose(holds: int, configured: int | None) -> str:
+    return "configuration" if holds == configured else "job"
 
 
 @dataclass

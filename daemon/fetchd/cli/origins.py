@@ -79,7 +79,7 @@ def _reasons(origin: Mapping[str, Any]) -> Iterator[str]:
         yield f"now {origin['connections']}: {origin['window_reason']}"
     if origin["requests_per_s"] is not None:
         every = format_duration(1 / origin["requests_per_s"])
-        yield f"one attempt every {every}: origins"
+        yield f"one request every {every}: origins"
     if origin["shut_until_s"] is not None:
         yield f"shut: {origin['shut_reason']}"
     if origin["retry_after_s"] is not None:
