@@ -731,6 +731,32 @@ def test_of_several_mirrors_the_one_that_promises_most_is_chosen(speeds, last, b
     assert names[known(*speeds).best(names, last)] == best
 
 
+def fails(origins: Origins, name: str, failure: Failure) -> None:
+    origins.begin(name, 2.0)
+    origins.note(name, 2, failure, POLICY, began_s=2.0, now_s=3.0, happened=[])
+
+
+@pytest.mark.parametrize("code", ["tls_failed", "address_denied", "bad_framing", "unexpected_html"])
+def test_a_mirror_that_is_of_no_use_is_not_taken_for_an_unknown_one(code):
+    origins = known(4e6, None, 2e6)
+    assert origins.best((A, B, C), ()) == 1
+
+    fails(origins, B, Failure(code=code, reason="r", transient=False))
+
+    assert origins.best((A, B, C), ()) == 0
+    assert origins.best((B, C), ()) == 1
+
+
+def test_the_fastest_mirror_comes_behind_one_that_has_the_files():
+    origins = known(8e6, 4e6, None)
+    fails(origins, A, status(404))
+    assert origins.best((A, B), ()) == 0  # half of its speed is as good
+
+    fails(origins, A, status(404))
+
+    assert origins.best((A, B), ()) == 1
+
+
 def test_a_mirror_that_asked_to_be_left_alone_comes_behind_the_others():
     origins = known(8e6, 4e6, 1e6)
     origins.leave_alone([A], 60.0, "status 503", POLICY, 2.0, [])

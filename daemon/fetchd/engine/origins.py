@@ -67,6 +67,14 @@ _ANSWERED = frozenset(
     }
 )
 
+#: It was asked in vain; that it is there, and how well it is, does not follow.
+_USELESS = frozenset(
+    {
+        *("tls_failed", "address_denied", "scheme_denied"),
+        *("bad_length", "bad_framing", "bad_response"),
+    }
+)
+
 _NOTHING: tuple[Ruling, ...] = ()
 
 
@@ -106,6 +114,7 @@ class _Origin:
     best: int | None = None
     samples: float = 0.0
     stall_rate: float = 0.0
+    vain_rate: float = 0.0  # of this life alone
     rates: float = 0.0
     bytes_per_s: float | None = None
 
@@ -122,9 +131,10 @@ class _Origin:
         if self.out >= self.window:
             self.filled = True
 
-    def learn(self, *, stalled: bool) -> None:
+    def learn(self, *, stalled: bool = False, in_vain: bool = False) -> None:
         self.samples = min(_SAMPLES, self.samples + 1.0)
         self.stall_rate += (stalled - self.stall_rate) / self.samples
+        self.vain_rate += (in_vain - self.vain_rate) / self.samples
 
     def learn_rate(self, bytes_per_s: float) -> None:
         self.rates = min(_SAMPLES, self.rates + 1.0)
@@ -252,7 +262,7 @@ class Origins:
         """Return which of several origins promises most for a file that each of them has.
 
         Those in ``last`` come behind all others, and those that are shut behind all that are not.
-        Of the rest one that nothing was ever fetched from is tried; then those that are nearly as
+        Of the rest one that nothing is known of is tried; then those that are nearly as
         fast as the fastest, in the order that was given, then the others by their speed.
         """
         speeds = [self._speed(name) for name in names]
@@ -274,7 +284,7 @@ class Origins:
         known = self._known.get(name)
         if known is None or not known.samples:
             return math.inf
-        return (known.bytes_per_s or 0.0) * (1.0 - known.stall_rate)
+        return (known.bytes_per_s or 0.0) * (1.0 - known.stall_rate) * (1.0 - known.vain_rate)
 
     def tick(self, now_s: float) -> list[events.Event]:
         """Return what is to be told of gates whose time is over."""
@@ -288,7 +298,7 @@ class Origins:
     # ------------------------------------------------------------ what was observed
 
     def _well(self, known: _Origin, now_s: float, happened: list[events.Event]) -> Sequence[Ruling]:
-        known.learn(stalled=False)
+        known.learn()
         self._unrecorded[known.name] = None
         changed = self._answered(known, now_s, happened)
         known.well += 1
@@ -323,8 +333,10 @@ class Origins:
         if _is_its_fault(failure) and asked is None:
             changed = self._fails(known, task, failure, policy, began_s, now_s, happened) or changed
         elif failure.code in _ANSWERED:
-            known.learn(stalled=False)
+            known.learn(in_vain=True)
             changed = self._answered(known, now_s, happened) or changed
+        elif failure.code in _USELESS:
+            known.learn(in_vain=True)
         elif failure.code in _STALLED:
             known.learn(stalled=True)
         return [known.ruling()] if changed or rulings else _NOTHING
