@@ -433,6 +433,17 @@ def test_rule_23_after_a_mismatch_the_first_stream_brings_the_rest_alone(bench, 
     assert bench.lender.asked <= 3
 
 
+@pytest.mark.parametrize("gives", [True, False])
+def test_the_answer_to_a_piece_shows_whether_its_server_gives_ranges(bench, gives) -> None:
+    def change(number: int, answer: Answer) -> None:
+        hold_first(lambda: len(bench.origin.requests) > 1)(number, answer)
+        if number and not gives:
+            MISMATCHES["N31-whole-file"](answer)
+
+    bench.origin.change = change
+    assert fetched(bench, bench.fetch(segments=2)).ranges is gives
+
+
 def test_after_a_mismatch_what_other_connections_brought_is_forgotten(bench) -> None:
     """N34: the first stream brings it again, for nobody knows where the change was."""
     alone = threading.Event()

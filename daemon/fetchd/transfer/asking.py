@@ -16,7 +16,7 @@ _EXPIRED = {401, 403, 410}
 
 
 class Asking:
-    """The questions of one attempt to its source. One thread, but for ``open``.
+    """The questions of one attempt to its source. One thread, but for ``open`` and ``note_ranges``.
 
     ``gives_ranges``: as in ``Fetched``.
     """
@@ -105,6 +105,13 @@ class Asking:
                 exc.transient = True
             raise
 
+    def note_ranges(self, asked: Plan, stream: Stream) -> None:
+        """Note whether the origin gives rests; that of another version shows nothing."""
+        if stream.start:
+            self.gives_ranges = True
+        elif asked.if_range is not None and asked.if_range == stream.validator.etag:
+            self.gives_ranges = False
+
     def _judge(self, asked: Plan, stream: Stream) -> Plan | None:
         """Return None when the answer is to be used, else what to ask instead."""
         if stream.wish is not None:
@@ -121,7 +128,7 @@ class Asking:
                 "bad_response", f"asked for bytes from {asked.start}, got them from {stream.start}"
             )
         if asked.start:
-            self._note_ranges(asked, stream)
+            self.note_ranges(asked, stream)
         journal = self._kept.part.journal
         if stream.start == 0:
             # The whole file, asked for or not, is good, unless more can be saved.
@@ -130,13 +137,6 @@ class Asking:
         if asked.agrees(journal, stream) and self._overlaps(asked, stream):
             return None
         return WHOLE
-
-    def _note_ranges(self, asked: Plan, stream: Stream) -> None:
-        """Note whether the origin gives rests; that of another version shows nothing."""
-        if stream.start:
-            self.gives_ranges = True
-        elif asked.if_range is not None and asked.if_range == stream.validator.etag:
-            self.gives_ranges = False
 
     def _overlaps(self, asked: Plan, stream: Stream) -> bool:
         """Compare the first bytes to come with the end of the part."""

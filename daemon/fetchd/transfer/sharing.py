@@ -109,6 +109,7 @@ class Sharing:
             raise Mismatch(str(exc)) from None
         if stream.wish is not None:
             self._watch.pass_on(stream.wish)
+        self._asking.note_ranges(asked, stream)
         if stream.start != start or not asked.agrees(self._kept.journal, stream):
             stream.close()
             raise Mismatch(f"other bytes than the range {start}-{end - 1} of this version")
