@@ -861,7 +861,8 @@ class OriginView:
     ``connections`` at a time, of which ``out`` are in use, at most ``most_connections`` as
     ``bound_by`` says; ``window_reason``: why they are fewer. ``shut_until_s``: nothing is asked of
     it before, None: it is open. ``breaker``: closed, open, half_open. ``failures``: tasks that
-    failed in a row for its fault, or pauses of the open breaker. ``bytes_per_s``: a connection's.
+    failed in a row for its fault, or pauses of the open breaker. ``bytes_per_s``: a file's, by all
+    of its connections.
     """
 
     origin: str
