@@ -105,19 +105,23 @@ def conceal(value: str) -> None:
     """Let ``hide`` know of a value that no text may show, for as long as the process lasts."""
     if len(value) < _SHORTEST_HIDDEN:
         return
+    percent = quote(value, safe=""), quote(value), quote_plus(value)
     spelled = {
         value,
         repr(value)[1:-1],
         ascii(value)[1:-1],
         json.dumps(value)[1:-1],
         json.dumps(value, ensure_ascii=False)[1:-1],
-        quote(value, safe=""),
-        quote_plus(value),
+        *(text for encoded in percent for text in (encoded, _lowered(encoded))),
         base64.b64encode(value.encode()).decode(),
     }
     global _spellings  # noqa: PLW0603 -- one process has one list, for whatever writes a text
     with _lock:
         _spellings = tuple(sorted({*_spellings, *spelled}, key=len, reverse=True))
+
+
+def _lowered(encoded: str) -> str:
+    return re.sub("%..", lambda match: match[0].lower(), encoded)
 
 
 def tells(text: str) -> bool:

@@ -182,6 +182,8 @@ def test_a_secret_shows_its_name_and_never_its_value():
         r'a/b "c" \\ é+',
         r"a/b \"c\" \\ \u00e9+",
         "a%2Fb%20%22c%22%20%5C%20%C3%A9%2B",
+        "a%2fb%20%22c%22%20%5c%20%c3%a9%2b",
+        "a/b%20%22c%22%20%5C%20%C3%A9%2B",
         "a%2Fb+%22c%22+%5C+%C3%A9%2B",
         "YS9iICJjIiBcIMOpKw==",
     ],
