@@ -4,6 +4,8 @@ BIN := .venv/bin
 
 .PHONY: help run demo test test-long quick check kill-loop power-cut soak bench bench-task bench-transport bench-daemon bench-disk bench-bytes bench-threads bench-segments bench-governor clean
 .DEFAULT_GOAL := help
+# Tests and measurements start hundreds of processes, each of which would compile the program anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
