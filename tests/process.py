@@ -14,6 +14,11 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Self
 
+from nursery import Process, Spawn
+
+#: How daemons are started; in a session of pytest from a nursery, but where ``anew`` is used.
+spawn: Spawn = subprocess.Popen
+
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 20.0, what: str = "it") -> None:
     """Poll until the condition holds; fails loudly after ``timeout_s``."""
@@ -35,7 +40,7 @@ class DaemonProcess:
         self.log = base / "log.jsonl"
         self.settings = ["network.allow=[loopback]", "retry.delay=100ms", *settings]
         self.program = ["-m", "fetchd"]  # what python runs
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.jobs.mkdir(parents=True, exist_ok=True)
 
     def command(self, *more: str) -> list[str]:
@@ -49,7 +54,7 @@ class DaemonProcess:
         if failpoint:
             environ["FETCHD_FAILPOINT"] = failpoint
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = spawn(
                 self.command(*more), stderr=log, stdout=log, env=environ, cwd=self.base
             )
         return self

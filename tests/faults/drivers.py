@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .scenarios import Scenario
 from .server import Server
@@ -174,7 +175,12 @@ DRIVERS = {
 # ---------------------------------------------------------------- a run and its verdict
 
 
-def run(driver: Driver, scenario: Scenario, limit_s: float = LIMIT_S) -> Result:
+def run(
+    driver: Driver,
+    scenario: Scenario,
+    limit_s: float = LIMIT_S,
+    spawn: Callable[..., Any] = subprocess.Popen,
+) -> Result:
     """Let the tool meet the scenario in fresh folders; each of its lives is bounded."""
     with tempfile.TemporaryDirectory(prefix="faults-") as base:
         world, scratch = Path(base, "world"), Path(base, "scratch")
@@ -186,11 +192,11 @@ def run(driver: Driver, scenario: Scenario, limit_s: float = LIMIT_S) -> Result:
             url = server.url(scenario.path)
             command = driver.command(scenario, url, folder, scratch)
             if scenario.before is not None:
-                _interrupted(_start(command, folder, scratch), server, limit_s)
+                _interrupted(_start(spawn, command, folder, scratch), server, limit_s)
                 server.routes[scenario.path] = scenario.then
             before = len(server.requests)
             began_s = time.monotonic()
-            code = _ended(_start(command, folder, scratch), limit_s)
+            code = _ended(_start(spawn, command, folder, scratch), limit_s)
             seconds = time.monotonic() - began_s
             asked = tuple(request.header("Range") for request in server.requests[before:])
         verdict, note = judge(scenario, code, folder, world)
@@ -232,16 +238,16 @@ def judge(scenario: Scenario, code: int | None, folder: Path, world: Path) -> tu
     return (CLEAN if body is None or body in scenario.right else WRONG_LEFT), note
 
 
-def _start(command: list[str], folder: Path, scratch: Path) -> subprocess.Popen[bytes]:
+def _start(spawn: Callable[..., Any], command: list[str], folder: Path, scratch: Path) -> Any:
     environ = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     environ |= {"HOME": str(scratch), "FETCHD_CONFIG": os.devnull, "LC_ALL": "C.UTF-8"}
     with (scratch / "output").open("ab") as output:
-        return subprocess.Popen(
+        return spawn(
             command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
 
 
-def _interrupted(process: subprocess.Popen[bytes], server: Server, limit_s: float) -> None:
+def _interrupted(process: Any, server: Server, limit_s: float) -> None:
     """End the tool by SIGTERM once it has received what there is to receive."""
     sent, since_s = 0, time.monotonic()
     until_s = since_s + limit_s
@@ -257,14 +263,15 @@ def _interrupted(process: subprocess.Popen[bytes], server: Server, limit_s: floa
     _ended(process, 5.0)
 
 
-def _ended(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:
+def _ended(process: Any, timeout_s: float) -> int | None:
     """Return the exit code; None: it had to be killed."""
     try:
-        return process.wait(timeout_s)
+        code: int = process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
         return None
+    return code
 
 
 def _sha256(data: bytes) -> str:

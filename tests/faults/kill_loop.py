@@ -404,8 +404,8 @@ class Round:
         """Send one signal; returns whether the daemon lives on."""
         process = self._daemon.process
         ready = self._handles(signal.Signals[f"SIG{kind}"])
-        if process.poll() is not None:
-            self._wrong(f"the daemon ended by itself with {process.returncode}")
+        if (ended := process.poll()) is not None:
+            self._wrong(f"the daemon ended by itself with {ended}")
             return False
         if not ready:
             kind = "KILL"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import process
 from faults.__main__ import main
 from faults.drivers import CLEAN, DRIVERS, HANG, RIGHT, WRONG, WRONG_LEFT, Driver, judge, run
 from faults.scenarios import OLD, Scenario, scenarios
@@ -20,7 +21,10 @@ MATRIX = {scenario.name: scenario for scenario in scenarios()}
 def fetchd():
     """The whole matrix against fetchd, several scenarios at a time."""
     with ThreadPoolExecutor(6) as threads:
-        results = {name: threads.submit(run, DRIVERS["fetchd"], MATRIX[name]) for name in MATRIX}
+        results = {
+            name: threads.submit(run, DRIVERS["fetchd"], MATRIX[name], spawn=process.spawn)
+            for name in MATRIX
+        }
         yield results
         for result in results.values():
             result.cancel()

@@ -32,5 +32,6 @@ def test_c01_c03_fifty_signals_at_random_moments_lose_nothing_and_double_nothing
 
 @pytest.mark.long
 @pytest.mark.timeout(6 * 3600)
+@pytest.mark.usefixtures("anew")  # some lives end while the program is still being loaded
 def test_c01_c03_five_thousand_signals_lose_nothing_and_double_nothing(tmp_path):
     right(tmp_path, seed=10_000, kills=5_000)

@@ -172,7 +172,8 @@ class LimitedDaemon(DaemonProcess):
     limits: tuple[str, ...] = ()
 
     def command(self, *more: str) -> list[str]:
-        return ["prlimit", *self.limits, "--", *super().command(*more)]
+        command = super().command(*more)
+        return ["prlimit", *self.limits, "--", *command] if self.limits else command
 
 
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is not installed")

@@ -114,12 +114,14 @@ def test_the_status_is_written_once_a_second_however_much_happens(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.alone
+@pytest.mark.usefixtures("anew")
 def test_f13_thousands_of_files_at_once_are_accepted_and_keep_no_single_job_waiting(tmp_path):
     floods(DaemonProcess(tmp_path), 3000, within_s=30)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
+@pytest.mark.usefixtures("anew")
 def test_f13_twenty_thousand_files_at_once_are_accepted_and_keep_no_single_job_waiting(tmp_path):
     floods(DaemonProcess(tmp_path), 20_000, within_s=150)
 

@@ -26,6 +26,7 @@ def daemon(tmp_path):
         yield made
 
 
+@pytest.mark.usefixtures("anew")
 def test_one_url_becomes_one_verified_file_a_report_and_one_canonical_line(daemon):
     with Server({"/f/one.bin": file(ONE)}) as server:
         daemon.drop(

@@ -13,6 +13,8 @@ import pytest
 from faults.server import Server, content, file
 from process import DaemonProcess, wait_until
 
+pytestmark = pytest.mark.usefixtures("anew")  # how long a start takes is measured
+
 MIB = 1024 * 1024
 
 
