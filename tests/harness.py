@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from fetchd.cores import Cores
 from fetchd.engine import Engine
@@ -215,6 +216,8 @@ class EngineByHand:
         self.clock = clock or FakeClock()
         self.failures: list[StoreError] = []
         self.store = store or SqliteStore(None, self.clock, self.failures.append)
+        self._puts: list[None] = []  # one for all that the store was given to do; any thread
+        self._count_puts(self.store._ledger)
         self.events: list[Event] = []
         self.engine = Engine(
             self.store,
@@ -229,8 +232,20 @@ class EngineByHand:
 
     def calm(self) -> None:
         """Return when the store has nothing left to do or to tell."""
-        for _ in range(6):
+        while True:
+            before = len(self._puts)
             self.store.flush()
+            if len(self._puts) == before + 1:  # nobody but this flush put anything
+                return
+
+    def _count_puts(self, ledger: Any) -> None:
+        put = ledger._put
+
+        def counted(item: object) -> None:
+            self._puts.append(None)
+            put(item)
+
+        ledger._put = counted
 
     def submit(self, job: Job, file: str = "", raw: bytes = b"raw"):
         answer = self.engine.obey(Submit(job=job, raw=raw, file=file))

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -199,6 +200,7 @@ VARIANTS = {
 }
 
 
+@cache
 def body_of(name: str) -> bytes:
     return sha256(name.encode()).digest() * (SIZE_BYTES // 32)
 
