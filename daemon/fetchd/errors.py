@@ -56,6 +56,8 @@ CODES: dict[str, Code] = {
     "disk_full": Code(True, "no space is left for the file"),
     "disk_read_only": Code(True, "the file system of the destination lets nobody write"),
     "disk_error": Code(True, "the disk refused to read, write or sync"),
+    "step_failed": Code(False, "one of the task's `steps` cannot be taken on this file"),
+    "step_timeout": Code(False, "one of the task's `steps` took longer than it may"),
     "cancelled": Code(False, "the task or its run was cancelled"),
     "poison": Code(False, "the daemon crashed repeatedly while it worked on this task"),
     "list_changed": Code(False, "a list was edited after it had been accepted"),

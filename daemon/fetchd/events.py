@@ -361,6 +361,25 @@ class TaskRepaired(TaskEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted(TaskEvent):
+    """``number`` counts from 1 within the task's ``steps``."""
+
+    step: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDone(TaskEvent):
+    """A step has made what it had to; nobody sees that yet."""
+
+    step: str
+    number: int
+    read_bytes: int
+    written_bytes: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRetryScheduled(TaskEvent):
     attempt: int
     code: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import field
+from typing import Any
 
 from fetchd.digests import Digest
 from fetchd.rates import Rate
@@ -186,6 +187,15 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepSpec:
+    """One entry of ``steps:``. ``options``: all that the step knows, in the types of JSON."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    timeout_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskGroup:
     """One entry of ``tasks:`` (a file without ``tasks:`` has one group, named like the job)."""
 
@@ -197,6 +207,7 @@ class TaskGroup:
     matrix: Matrix | None = None
     may_fail: bool = False  # its failures hurt neither the run nor those who need it
     when: Condition | None = None
+    steps: tuple[StepSpec, ...] = ()  # what is done with each file before anybody sees it
 
 
 class CatchUp(enum.StrEnum):
@@ -437,12 +448,21 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """What the steps of a task have made of its part."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
     """The publish intent: a verified part and where it goes. Committed before anything is seen.
 
     ``part`` is the part's name in the hidden folder of its file system; ``device`` and ``inode``
     identify its bytes after a crash. ``mtime_s``: the file's date, from Last-Modified, else of its
-    verification; None by an older fetchd.
+    verification; None by an older fetchd. Of a task with steps: ``begun``, they have been;
+    ``staged``, they are done, and what they made is published in the part's place.
     """
 
     root: str
@@ -461,6 +481,8 @@ class Intent:
     resumed_from_bytes: int
     received_bytes: int
     elapsed_s: float
+    begun: bool = False
+    staged: Staged | None = None
 
 
 # ---------------------------------------------------------------- attempts and outcomes
@@ -511,9 +533,24 @@ class Fetch(Attempt):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Publish(Attempt):
-    """Make one verified part visible. ``recovered``: its bytes may be torn, verify again.
+class Finish(Attempt):
+    """Take the steps of a task on its verified part, in a fresh staging folder.
 
+    The other fields as in ``Publish``.
+    """
+
+    task: Task
+    previous: FileRecord | None = None
+    intent: Intent
+    recovered: bool = False
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish(Attempt):
+    """Make one verified part visible, or what steps have made of it.
+
+    ``recovered``: the part's bytes may be torn, verify them again.
     ``failures``: so often was it tried before. ``previous``: as in ``Fetch``.
     """
 
@@ -583,10 +620,17 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """All steps are done; what they made is whole, durable as configured, and not seen yet."""
+
+    staged: Staged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
     """The file is visible, and durable unless the configuration leaves that to the kernel.
 
-    ``mtime_ns`` and ``inode`` as it stands there.
+    ``mtime_ns`` and ``inode`` as it stands there; 0 for what steps have made.
     """
 
     intent: Intent
@@ -645,7 +689,17 @@ class Interrupted:
     """The attempt was not wanted any more (cancel or stop); the part is as its journal says."""
 
 
-Outcome = Expanded | Decided | Fetched | Published | UpToDate | Deferred | Failure | Interrupted
+Outcome = (
+    Expanded
+    | Decided
+    | Fetched
+    | Finished
+    | Published
+    | UpToDate
+    | Deferred
+    | Failure
+    | Interrupted
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -654,6 +708,7 @@ class Progress:
 
     ``have_bytes``: the length of the part. ``verifying``: a prefix or file is being hashed.
     ``wish``: an origin whose answer asks to be left alone, and for how many seconds; told once.
+    ``step``: which is being taken; the bytes are then those that it has read and written.
     """
 
     received_bytes: int = 0
@@ -661,6 +716,7 @@ class Progress:
     total_bytes: int | None = None
     verifying: bool = False
     wish: tuple[str, float] | None = None
+    step: str = ""
 
 
 # ---------------------------------------------------------------- commands
@@ -820,7 +876,7 @@ class KeptView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferView:
-    """One attempt under way."""
+    """One attempt under way, at a file or at the steps behind it."""
 
     job: str
     run: int
@@ -852,6 +908,7 @@ class FileView:
     elapsed_s: float | None
     causes: tuple[tuple[int, str, str], ...] = ()
     dossier: Dossier | None = None
+    staged: Staged | None = None  # what steps made of it, in its place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

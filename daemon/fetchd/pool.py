@@ -14,7 +14,7 @@ from fetchd import logs, threads
 from fetchd.clock import Clock
 from fetchd.errors import StoreError
 from fetchd.events import Tell, ThreadDied
-from fetchd.model import Attempt, Failure, Fetch, Outcome, Progress, Publish
+from fetchd.model import Attempt, Failure, Fetch, Finish, Outcome, Progress, Publish
 from fetchd.ports import A, WorkSource
 from fetchd.threads import Worker
 
@@ -130,7 +130,7 @@ def _worker_died(attempts: Sequence[Attempt], exc: BaseException) -> list[tuple[
                 code="worker_died",
                 reason=reason,
                 transient=True,
-                kept=isinstance(attempt, Publish),  # it may have been named already
+                kept=isinstance(attempt, Finish | Publish),  # it may have been named already
             ),
         )
         for attempt in attempts
@@ -145,6 +145,6 @@ def _context(attempts: Sequence[Attempt]) -> dict[str, object]:
     fields: dict[str, object] = {"job": attempt.job.name, "run": attempt.run.id}
     if isinstance(attempt, Fetch):
         fields |= {"task": attempt.task.id, "attempt": attempt.number}
-    elif isinstance(attempt, Publish):
+    elif isinstance(attempt, Finish | Publish):
         fields |= {"task": attempt.task.id}
     return fields

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fetchd.errors import AttemptError
 from fetchd.events import Event
@@ -18,6 +18,7 @@ from fetchd.model import (
     Failure,
     FileRecord,
     FileView,
+    Finish,
     History,
     Intent,
     Job,
@@ -31,6 +32,8 @@ from fetchd.model import (
     RunState,
     RunView,
     Share,
+    Staged,
+    StepSpec,
     Submit,
     Task,
     TaskCounts,
@@ -448,6 +451,105 @@ class Existing:
     link: bool = False
 
 
+# ---------------------------------------------------------------- steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchFile:
+    """What a step is given: a regular file, or (``link``) a symbolic link. ``path`` is relative."""
+
+    path: str
+    size_bytes: int
+    link: bool = False
+
+
+class Input(Protocol):
+    """A file that a step reads."""
+
+    size_bytes: int
+
+    def readinto(self, buffer: memoryview, offset: int) -> int:
+        """Read at an offset; may read less than asked, 0 at the end; raises AttemptError."""
+        ...
+
+
+class Output(Protocol):
+    """A file that a step makes; it is whole when its ``with`` has ended."""
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Append; raises AttemptError (disk_full, disk_error, ...)."""
+        ...
+
+
+class Bench(Protocol):
+    """Where a step works: what it is given on one side, what it has made on the other.
+
+    Paths are relative, below the folder of the task's destination; a step may neither change what
+    it is given nor see anything else. What it does not ``carry`` over is gone behind it. Every call
+    counts the time, and raises NotWanted as soon as nobody wants the work any more, AttemptError
+    (step_timeout) when the time is over. One thread.
+    """
+
+    name: str  # of the task's file
+    read_bytes: int
+    written_bytes: int
+
+    def files(self) -> Iterator[BenchFile]:
+        """Yield all that the step is given, files and links, in the order of their paths."""
+        ...
+
+    def open(self, path: str) -> AbstractContextManager[Input]: ...
+
+    def make(
+        self,
+        path: str,
+        *,
+        executable: bool = False,
+        mtime_s: float | None = None,
+    ) -> AbstractContextManager[Output]:
+        """Make a file, and the folders above it; FileExistsError for a name that there is."""
+        ...
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder, and those above it; one that is there already is fine."""
+        ...
+
+    def make_link(self, path: str, target: str) -> None: ...
+
+    def carry(self) -> None:
+        """Hand all that the step is given on, as it is."""
+        ...
+
+    def set_mode(self, mode: int) -> None:
+        """Give all that was handed on this mode, folders with x where there is r."""
+        ...
+
+    def tick(self) -> None:
+        """Raise as every other call does: for work that makes none for long."""
+        ...
+
+
+class Step(Protocol):
+    def __call__(self, bench: Bench, options: Mapping[str, Any]) -> None:
+        """Make what shall be seen of what is given; raises AttemptError.
+
+        May be called again after a crash, on the same input and a fresh bench.
+        """
+        ...
+
+
+class Staging(Protocol):
+    """The hidden folder in which the steps of one task work, one after the other."""
+
+    def bench(self, tick: Callable[[], None]) -> AbstractContextManager[Bench]:
+        """Give the next step what the one before has made; ``tick`` as ``Bench.tick``."""
+        ...
+
+    def seal(self, tick: Callable[[], None]) -> Staged:
+        """Make all durable, ready for the publisher; behind it nothing is changed any more."""
+        ...
+
+
 class Disk(Protocol):
     """The download roots. The only door to them; every path is resolved below its root."""
 
@@ -477,6 +579,21 @@ class Disk(Protocol):
         """Open the destination's file and yield its bytes in slices."""
         ...
 
+    def stage(self, attempt: Finish) -> AbstractContextManager[Staging | None]:
+        """Open a fresh staging folder for an attempt's part; it is removed unless it was sealed.
+
+        None: the part is gone because all was published before a crash. Raises AttemptError where
+        the part is not what was verified, PartBusy.
+        """
+        ...
+
+    def stands(self, root: str, path: str, steps: Sequence[StepSpec], *, same: bool) -> bool:
+        """Tell whether all that these steps have made of the destination's last file is there.
+
+        ``same``: and nobody has changed it since.
+        """
+        ...
+
     def sync_existing(self, root: str, path: str) -> None:
         """Make the destination's file as durable as a published one; raises AttemptError.
 
@@ -490,7 +607,8 @@ class Leftover:
     """A part in a hidden folder. ``path`` and ``durable_bytes`` by its journal, "" and 0 without.
 
     ``home``: as in ``Part``. ``modified_at_s``: wall clock, when it was last touched.
-    ``quarantined``: it was refused, and is a part no more.
+    ``quarantined``: it was refused, and is a part no more. ``staged``: it is not a part, but what
+    steps have made of one.
     """
 
     root: str
@@ -500,6 +618,7 @@ class Leftover:
     home: str = ""
     modified_at_s: float = 0.0
     quarantined: bool = False
+    staged: bool = False
 
 
 # ---------------------------------------------------------------- the store

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import json
+import math
 import os
 import queue
 import signal
@@ -40,6 +41,7 @@ from fetchd.model import (
     Failure,
     Fetch,
     FileView,
+    Finish,
     Job,
     OriginBounds,
     Outcome,
@@ -50,6 +52,7 @@ from fetchd.model import (
 )
 from fetchd.pool import Pool
 from fetchd.ports import Keep, Leftover, Listener, Pruned
+from fetchd.steps import STEPS, Finisher
 from fetchd.stores import SqliteStore
 from fetchd.systemd import Notifier
 from fetchd.threads import Lookout, Worker
@@ -203,8 +206,9 @@ class Works:
             cores=cores,
             loans=self.engine,
         )
-        self.finishers = Pool(
-            "finisher",
+        # Not the finishers: a list shall not wait for hours of unpacking.
+        self.expanders = Pool(
+            "expander",
             settings.finishers,
             self.engine,
             Expand,
@@ -212,6 +216,24 @@ class Works:
             most=1,
             clock=clock,
             tell=tell,
+        )
+        self.finishers = Pool(
+            "finisher",
+            settings.finishers,
+            self.engine,
+            Finish,
+            work=self._finish,
+            most=1,
+            clock=clock,
+            tell=tell,
+        )
+        self._finisher = Finisher(
+            STEPS,
+            self.disk,
+            report=self.finishers.report,
+            tell=tell,
+            clock=clock,
+            failpoints=self._failpoints,
         )
         self.publisher = Pool(
             "publisher",
@@ -228,7 +250,9 @@ class Works:
     def recover(self) -> None:
         """Go on with what the last life left; to be called before ``start``."""
         leftovers = list(self.disk.leftovers())
-        found = self.engine.recover({(p.root, p.path): p.durable_bytes for p in leftovers})
+        found = self.engine.recover(
+            {(p.root, p.path): p.durable_bytes for p in leftovers if not p.staged}
+        )
         # A part without a journal may be one that waits to be published: not yet.
         swept = self.sweep(part for part in leftovers if part.path)
         runs, running, publishing = found
@@ -240,7 +264,7 @@ class Works:
             )
 
     def start(self) -> None:
-        for pool in (self.publisher, self.finishers, self.fetchers):
+        for pool in (self.publisher, self.finishers, self.expanders, self.fetchers):
             pool.start()
 
     def stop(self, grace_s: float) -> int:
@@ -252,7 +276,7 @@ class Works:
         until_s = self.clock.monotonic() + grace_s
         self.engine.stop()
         left = 0
-        for pool in (self.fetchers, self.finishers):
+        for pool in (self.fetchers, self.expanders, self.finishers):
             pool.stop()
             left += pool.join(max(0.1, until_s - self.clock.monotonic()))
         with suppress(StoreError):  # what cannot be recorded is published by the next life
@@ -268,15 +292,17 @@ class Works:
     def sweep(self, leftovers: Iterable[Leftover]) -> int:
         """Remove parts that nobody needs; returns how many."""
         return sum(
-            self.disk.sweep(leftover)
-            for leftover in leftovers
-            if not self.engine.needs_part(
-                leftover.root, leftover.path, self.clock.wall() - leftover.modified_at_s
-            )
+            self.disk.sweep(leftover) for leftover in leftovers if not self._is_needed(leftover)
         )
 
+    def _is_needed(self, leftover: Leftover) -> bool:
+        age_s = self.clock.wall() - leftover.modified_at_s
+        if leftover.staged:  # made again from the part, so of use only until it is published
+            age_s = math.inf
+        return self.engine.needs_part(leftover.root, leftover.path, age_s)
+
     def threads(self) -> list[Worker]:
-        pools = (self.fetchers, self.finishers, self.publisher)
+        pools = (self.fetchers, self.expanders, self.finishers, self.publisher)
         return [
             *(worker for pool in pools for worker in pool.workers()),
             *self._transfer.threads(),
@@ -315,6 +341,9 @@ class Works:
             self._failpoints.pass_by("expand.decided")
             return decided
         return Expanded(batch=self._expander(job, group, run, attempt.position))
+
+    def _finish(self, attempts: Sequence[Finish]) -> list[tuple[Finish, Outcome]]:
+        return [(attempt, self._finisher(attempt)) for attempt in attempts]
 
     def _publish(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
         self._failpoints.pass_by("publish.intended")

@@ -37,6 +37,8 @@ from fetchd.model import (
     Run,
     RunState,
     SizeRange,
+    Staged,
+    StepSpec,
     TaskGroup,
     TaskState,
     Template,
@@ -218,7 +220,12 @@ def test_a_job_comes_back_as_it_was(store):
         ),
         groups=(
             TaskGroup(
-                name="l", needs=("m",), items=ListFile(path="/x"), rules=rules, template=template
+                name="l",
+                needs=("m",),
+                items=ListFile(path="/x"),
+                rules=rules,
+                template=template,
+                steps=(StepSpec(name="mode", options={"mode": 0o644}, timeout_s=9.0),),
             ),
         ),
     )
@@ -253,6 +260,26 @@ def test_a_group_that_was_recorded_before_there_was_magic_is_read():
     del fields["rules"]["magic"]
 
     assert codec.group_of(json.dumps(fields)) == made
+
+
+def test_a_group_that_was_recorded_before_there_were_steps_is_read():
+    made = TaskGroup(name="g", items=(Item(url="http://one.example/f"),), rules=Rules())
+    fields = json.loads(codec.group_text(made))
+    del fields["steps"]
+
+    assert codec.group_of(json.dumps(fields)) == made
+
+
+@pytest.mark.parametrize("staged", [None, Staged(files=2, bytes=7)])
+def test_how_far_the_steps_of_a_task_have_come_comes_back_as_it_was(store, staged):
+    opened = add(store, job("a", group("a", spec("f"))))
+    task = window(store, opened.groups[0].id).tasks[0].task.id
+    intent = replace(INTENT, begun=True, staged=staged)
+
+    store.record([Intends(task=task, intent=intent, history=History())])
+
+    (left,) = store.unfinished()
+    assert left.intent == intent
 
 
 def test_what_a_task_is_held_against_comes_back_as_it_was(store):

@@ -33,7 +33,7 @@ BAD = {
     ),
     "unknown key without a near one": (
         "url: https://example.org/a\nzzzz: 1\n",
-        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, if, may_fail, version, name, description, priority, timezone, schedule, window, keep, on_remove, vars, limits, tasks",
+        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, if, may_fail, steps, version, name, description, priority, timezone, schedule, window, keep, on_remove, vars, limits, tasks",
     ),
     "F05 duplicate key": (
         "url: https://example.org/a\nurl: https://example.org/b\n",
@@ -104,9 +104,9 @@ BAD = {
             "did you mean 'once'?"
         ),
     ),
-    "later: steps": (
-        "tasks:\n  a:\n    url: https://example.org/a\n    steps: [extract]\n",
-        "iso.yaml:4:5: tasks.a.steps: is not built yet",
+    "later: from": (
+        "tasks:\n  a:\n    url: https://example.org/a\n    from: x\n",
+        "iso.yaml:4:5: tasks.a.from: is not built yet",
     ),
     "a rate that is none": (
         "url: https://example.org/a\nlimits: {rate: 5MiB}\n",

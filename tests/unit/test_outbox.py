@@ -167,6 +167,7 @@ def test_every_file_has_a_line_of_its_own(drop):
         "elapsed_s": 1.235,
         "causes": [],
         "dossier": None,
+        "staged": None,
     }
     assert (second["state"], second["detail"], second["etag"]) == ("failed", "bad_status", None)
     whole = (drop.jobs / "reports" / "x.files.jsonl").read_text()

@@ -64,6 +64,7 @@ def _transfer_line(transfer: Json) -> str:
     speed = progress["received_bytes"] / max(0.001, transfer["elapsed_s"])
     size = format_size(have) + (f" of {format_size(total)}" if total else "")
     doing = "verifying" if progress["verifying"] else f"{format_size(speed)}/s"
+    doing = progress.get("step") or doing
     again = f"  attempt {transfer['attempt']}" if transfer["attempt"] > 1 else ""
     return f"  [{bar}] {size}  {doing}  {printable(transfer['path'])}{again}"
 

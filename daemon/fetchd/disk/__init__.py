@@ -1,8 +1,8 @@
 """The download roots: safe paths, parts with journals, durable publication.
 
-The only room that touches a root. ``roots`` walks, ``part`` is what transfers write, ``publish``
-alone makes anything visible, ``space`` lets no more transfers begin than fit, ``source`` is what
-jobs copy; ``system`` is the machine behind them.
+The only room that touches a root. ``roots`` walks, ``part`` is what transfers write, ``staging``
+where steps work, ``publish`` alone makes anything visible, ``space`` lets no more transfers begin
+than fit, ``source`` is what jobs copy; ``system`` is the machine behind them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,19 @@ from fetchd.disk.publish import GROUP, Publisher
 from fetchd.disk.roots import Folder, Place, Root, RootSpec, existing_at, explained, shown
 from fetchd.disk.source import SourceFile
 from fetchd.disk.space import Space
+from fetchd.disk.staging import (
+    Held,
+    find_made,
+    find_staging,
+    read_made,
+    remove_staging,
+    stage,
+    what_of,
+)
 from fetchd.disk.system import SystemOs
 from fetchd.errors import AttemptError
-from fetchd.model import Attempt, Outcome, Publish
-from fetchd.ports import Existing, Leftover, Os, Part, PartBusy
+from fetchd.model import Attempt, Finish, Outcome, Publish, StepSpec
+from fetchd.ports import Existing, Leftover, Os, Part, PartBusy, Staging
 
 __all__ = ["DownloadDisk", "RootSpec", "SystemOs", "build", "part_name"]
 
@@ -65,18 +74,19 @@ def build(
             opened[name] = Root(name, spec, system, sync)
             undo.callback(opened[name].close)
         undo.pop_all()
-    unjournalled, clock = Unjournalled(), clock or SystemClock()
+    unjournalled, clock, held = Unjournalled(), clock or SystemClock(), Held()
     publisher = Publisher(
         opened,
         system,
         unjournalled,
         failpoints or Failpoints(),
         clock,
+        held,
         sync=sync,
         most=1 if durability == "each" else GROUP,
     )
     space = Space(reserve_bytes, clock)
-    return DownloadDisk(opened, system, publisher, space, unjournalled, sync)
+    return DownloadDisk(opened, system, publisher, space, unjournalled, held, sync)
 
 
 def _leave_to_kernel(fd: int) -> None:
@@ -96,8 +106,10 @@ class DownloadDisk:
         publisher: Publisher,
         space: Space,
         unjournalled: Unjournalled,
+        held: Held,
         sync: Callable[[int], None],
     ) -> None:
+        self._held = held
         self._roots = roots
         self._system = system
         self._space = space
@@ -106,11 +118,29 @@ class DownloadDisk:
         self._sync = sync
 
     def close(self) -> None:
+        self._held.close()
         for root in self._roots.values():
             root.close()
 
     def open_part(self, root: str, path: str) -> AbstractContextManager[Part]:
         return open_part(self._system, self._space, self._unjournalled, self._root(root), path)
+
+    def stage(self, attempt: Finish) -> AbstractContextManager[Staging | None]:
+        root = self._root(attempt.intent.root)
+        return stage(self._system, self._space, self._held, root, attempt, self._sync)
+
+    def stands(self, root: str, path: str, steps: Sequence[StepSpec], *, same: bool) -> bool:
+        place = self._root(root).place(path)
+        if place.missing:
+            return False
+        with explained(root, path, "looking for what steps have made"):
+            made = find_made(self._system, place.home)
+            records = None
+            if made is not None:
+                records = read_made(self._system, made, part_name(root, path), steps)
+            if records is None:
+                return False
+            return all(record.is_at(place.folder.fd, same=same) for record in records)
 
     def home(self, root: str, path: str) -> str:
         return self._root(root).place(path).home.home_path
@@ -193,11 +223,17 @@ class DownloadDisk:
             yield from self._leftovers(root)
 
     def sweep(self, leftover: Leftover) -> bool:
-        """Remove a part and its journal, or what was refused.
+        """Remove a part and its journal, what was refused, or what was staged.
 
         False: somebody has it open, it is gone, or the disk does not let it go.
         """
         with suppress(OSError, AttemptError, PartBusy):
+            if leftover.staged:
+                self._held.let_go(leftover.root, leftover.name)
+                staging = find_staging(
+                    self._system, self._root(leftover.root).folder(leftover.home)
+                )
+                return staging is not None and remove_staging(self._system, staging, leftover.name)
             folder = self._parts(self._root(leftover.root), leftover.home)
             if folder is None:
                 return True
@@ -233,6 +269,7 @@ class DownloadDisk:
         for home in homes(self._system, root):
             # A file system that is not mounted now keeps its parts until it is.
             with suppress(OSError, AttemptError):
+                yield from self._stagings(root, home)
                 folder = self._parts(root, home)
                 if folder is None:
                     continue
@@ -249,6 +286,28 @@ class DownloadDisk:
                         modified_at_s=since_s,
                         quarantined=True,
                     )
+
+    def _stagings(self, root: Root, home: str) -> Iterator[Leftover]:
+        staging = find_staging(self._system, root.folder(home))
+        if staging is None:
+            return
+        for name in sorted(os.listdir(staging.fd)):  # noqa: PTH208 -- a path has no descriptor
+            said, path = what_of(self._system, staging, name)
+            if said in self._roots and said != root.name:
+                continue  # another root has the same folder
+            modified_at_s = 0.0
+            with suppress(OSError):
+                found = os.stat(name, dir_fd=staging.fd, follow_symlinks=False)
+                modified_at_s = found.st_ctime
+            yield Leftover(
+                root=root.name,
+                path=path if said else "",
+                name=name,
+                durable_bytes=0,
+                home=home,
+                modified_at_s=modified_at_s,
+                staged=True,
+            )
 
     def _leftover(self, root: Root, home: str, folder_fd: int, name: str) -> Leftover | None:
         size_bytes, modified_at_s = 0, 0.0

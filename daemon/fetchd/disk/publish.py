@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
+from fetchd import threads
 from fetchd.clock import Clock, Failpoints
-from fetchd.digests import Hashes
 from fetchd.disk.part import (
     Locked,
     Unjournalled,
@@ -22,8 +23,19 @@ from fetchd.disk.part import (
     remove,
 )
 from fetchd.disk.roots import HIDDEN, Folder, Place, Root, existing_at, explain, shown
+from fetchd.disk.staging import (
+    MADE,
+    TREE,
+    Held,
+    find_made,
+    find_staging,
+    has_digests,
+    make_made,
+    read_made,
+    remove_staging,
+)
 from fetchd.errors import AttemptError
-from fetchd.model import Attempt, Failure, Intent, Outcome, Publish, Published
+from fetchd.model import Attempt, Failure, IfExists, Intent, Outcome, Publish, Published
 from fetchd.ports import Existing, Os, PartBusy
 from fetchd.threads import DISK
 
@@ -33,7 +45,7 @@ GROUP = 64
 _SYNCS = 8
 #: A sync that takes longer has waited for a device.
 _SLOW_S = 0.0001
-_BUFFER_BYTES = 1024 * 1024
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _STANDING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_RENAME_NEW = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -55,11 +67,13 @@ class Publisher:
         unjournalled: Unjournalled,
         failpoints: Failpoints,
         clock: Clock,
+        held: Held,
         *,
         sync: Callable[[int], None],
         most: int,
     ) -> None:
         self._roots = roots
+        self._held = held
         self._unjournalled = unjournalled
         self._system = system
         self._failpoints = failpoints
@@ -70,8 +84,15 @@ class Publisher:
     def publish(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
         """Publish each attempt's part; one that fails does not hurt the others."""
         settled: list[tuple[Attempt, Outcome]] = []
-        for first in range(0, len(attempts), self.most):
-            settled += self._publish_group(attempts[first : first + self.most])
+        parts = [attempt for attempt in attempts if attempt.intent.staged is None]
+        for first in range(0, len(parts), self.most):
+            settled += self._publish_group(parts[first : first + self.most])
+        for attempt in attempts:
+            if attempt.intent.staged is not None:
+                tree = _Tree(
+                    attempt, self._roots, self._system, self._held, self._failpoints, self._fsync
+                )
+                settled.append((attempt, tree.publish()))
         return settled
 
     def _publish_group(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
@@ -455,13 +476,7 @@ class _Member:
         return self.going
 
     def _has_digests(self, fd: int) -> bool:
-        hashes = Hashes(digest.algorithm for digest in self.intent.digests)
-        buffer = memoryview(bytearray(_BUFFER_BYTES))
-        offset = 0
-        while got := self._system.read(fd, buffer, offset):
-            hashes.update(buffer[:got])
-            offset += got
-        return set(hashes.digests()) == set(self.intent.digests)
+        return has_digests(self._system, fd, self.intent.digests)
 
     def _discard(self) -> None:
         if self._parts is None:
@@ -481,3 +496,216 @@ class _Member:
     @property
     def _shown(self) -> str:
         return f"{self.intent.root}:{shown(self.intent.path)}"
+
+
+class _Tree:
+    """What steps have made of a part, on its way to its names.
+
+    It is whole and durable already. Its record is put down first; then each file, or each folder
+    that nobody has yet, gets its name, the folders are synced, and the part goes last: when that is
+    gone, all was published.
+    """
+
+    def __init__(
+        self,
+        attempt: Publish,
+        roots: Mapping[str, Root],
+        system: Os,
+        held: Held,
+        failpoints: Failpoints,
+        sync: Callable[[int], None],
+    ) -> None:
+        self._attempt = attempt
+        self._intent = attempt.intent
+        self._roots = roots
+        self._system = system
+        self._held = held
+        self._failpoints = failpoints
+        self._sync = sync
+        self._ours: set[int] = set()  # inodes that got their names before a crash
+
+    def publish(self) -> Outcome:
+        intent = self._intent
+        try:
+            outcome = self._publish()
+        except AttemptError as exc:
+            outcome = Failure(code=exc.code, reason=exc.reason, transient=exc.transient, kept=True)
+        except PartBusy as exc:
+            outcome = Failure(code="disk_error", reason=str(exc), transient=True, kept=True)
+        except OSError as exc:
+            error = explain(exc, intent.root, intent.path, "publishing what steps have made")
+            outcome = Failure(
+                code=error.code, reason=error.reason, transient=error.transient, kept=True
+            )
+        if isinstance(outcome, Published) or not (outcome.kept and outcome.transient):
+            self._held.let_go(intent.root, intent.part)
+        return outcome
+
+    def _publish(self) -> Published | Failure:
+        intent = self._intent
+        root = self._roots.get(intent.root)
+        if root is None:
+            raise AttemptError("dest_denied", f"root {intent.root!r} is not configured any more")
+        place = root.place(intent.path, make=True)
+        staging = find_staging(self._system, place.home)
+        try:
+            if staging is None:
+                raise FileNotFoundError
+            tree = self._system.open(f"{intent.part}/{TREE}", _FOLDER, dir_fd=staging.fd)
+        except FileNotFoundError:
+            return self._published_before(place)
+        try:
+            self._note_ours(place)
+            self._check(tree, place.folder.fd, "")
+            made = make_made(self._system, place.home, self._sync)
+            with suppress(FileNotFoundError):  # it was, before this was put off
+                self._system.rename(
+                    f"{intent.part}/{MADE}",
+                    intent.part,
+                    src_dir_fd=staging.fd,
+                    dst_dir_fd=made.fd,
+                )
+            self._sync(made.fd)
+            self._failpoints.pass_by("publish.synced")
+            self._show(tree, place.folder.fd, "")
+            self._failpoints.pass_by("publish.folder_synced")
+        finally:
+            os.close(tree)
+        self._clean_up(place, staging)
+        return Published(intent=intent, mtime_ns=0, inode=0)
+
+    def _published_before(self, place: Place) -> Published | Failure:
+        """Tell whether all was published in an earlier life, of which only the record is left."""
+        made = find_made(self._system, place.home)
+        records = read_made(self._system, made, self._intent.part) if made else None
+        folder = place.folder.fd
+        if (
+            self._attempt.recovered
+            and records is not None
+            and all(record.is_at(folder, same=True) for record in records)
+        ):
+            return Published(intent=self._intent, mtime_ns=0, inode=0)
+        reason = f"{self._shown}: what steps have made is gone; it is fetched again"
+        return Failure(code="disk_error", reason=reason, transient=True)
+
+    def _note_ours(self, place: Place) -> None:
+        """Learn which files have got their names before a crash: these may be replaced."""
+        if self._attempt.recovered and not self._intent.clobber:
+            made = find_made(self._system, place.home)
+            records = read_made(self._system, made, self._intent.part) if made else None
+            self._ours = {record.inode for record in records or ()}
+
+    def _check(self, tree: int, folder: int, above: str) -> None:
+        """Refuse what cannot be published before anything is seen."""
+        for name in os.listdir(tree):
+            path = f"{above}{name}"
+            threads.beat()
+            there = _status(name, folder)
+            if there is None:
+                continue
+            is_folder = stat.S_ISDIR(os.stat(name, dir_fd=tree, follow_symlinks=False).st_mode)
+            if is_folder and stat.S_ISDIR(there.st_mode):
+                with self._both(name, tree, folder) as (inner, outer):
+                    self._check(inner, outer, f"{path}/")
+            elif is_folder or stat.S_ISDIR(there.st_mode):
+                raise AttemptError(
+                    "dest_conflict",
+                    f"{self._shown}: {shown(path)!r} is {'a folder' if is_folder else 'a file'} "
+                    f"among what steps have made, and {'no folder' if is_folder else 'a folder'} "
+                    "where it shall be",
+                )
+            elif not (stat.S_ISREG(there.st_mode) or stat.S_ISLNK(there.st_mode)):
+                raise AttemptError(
+                    "dest_denied",
+                    f"{self._shown}: a device, pipe or socket has the name {shown(path)!r}",
+                )
+            elif not self._intent.clobber and there.st_ino not in self._ours:
+                raise self._exists(path)
+
+    def _show(self, tree: int, folder: int, above: str) -> None:
+        """Give everything its name, and make the names durable."""
+        changed = False
+        for name in os.listdir(tree):
+            path = f"{above}{name}"
+            there = _status(name, folder)
+            if there is not None and stat.S_ISDIR(there.st_mode):
+                with self._both(name, tree, folder) as (inner, outer):
+                    self._show(inner, outer, f"{path}/")
+                continue
+            changed = True
+            self._name(name, path, tree, folder, there)
+            self._failpoints.pass_by("publish.renamed")
+        if changed:
+            self._sync(folder)
+
+    def _name(
+        self, name: str, path: str, tree: int, folder: int, there: os.stat_result | None
+    ) -> None:
+        names = {"src_dir_fd": tree, "dst_dir_fd": folder}
+        if there is not None and self._attempt.group.rules.if_exists is IfExists.SKIP:
+            self._system.unlink(name, dir_fd=tree)
+            return
+        if there is not None:
+            ours = os.stat(name, dir_fd=tree, follow_symlinks=False)
+            if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino):
+                # Named in an earlier life; to rename one link over another does nothing.
+                self._system.unlink(name, dir_fd=tree)
+                return
+        if self._intent.clobber or (there is not None and there.st_ino in self._ours):
+            self._system.rename(name, name, **names)
+            return
+        try:
+            self._system.rename_new(name, name, **names)
+        except FileExistsError:
+            raise self._exists(path) from None
+        except OSError as exc:
+            if exc.errno not in _NO_RENAME_NEW:
+                raise
+            raise AttemptError(
+                "dest_denied",
+                f"{self._shown}: this file system cannot rename without replacing, which "
+                "`if_exists: fail` needs; choose another root or `if_exists`",
+            ) from None
+
+    @contextmanager
+    def _both(self, name: str, tree: int, folder: int) -> Iterator[tuple[int, int]]:
+        inner = self._system.open(name, _FOLDER, dir_fd=tree)
+        try:
+            outer = self._system.open(name, _FOLDER, dir_fd=folder)
+            try:
+                yield inner, outer
+            finally:
+                os.close(outer)
+        finally:
+            os.close(inner)
+
+    def _clean_up(self, place: Place, staging: Folder) -> None:
+        """Remove the staging folder and the part; what cannot be removed is swept later."""
+        part = self._intent.part
+        self._held.let_go(self._intent.root, part)
+        with suppress(OSError, PartBusy):
+            remove_staging(self._system, staging, part)
+        parts = find_folder(self._system, place.home)
+        if parts is not None:
+            with suppress(OSError):
+                if has_quarantine(parts.fd):
+                    drop_quarantined(self._system, parts.fd, part)
+            with suppress(OSError):
+                remove(self._system, parts.fd, part)
+
+    def _exists(self, path: str) -> AttemptError:
+        return AttemptError(
+            "exists",
+            f"{self._shown}: {shown(path)!r} exists and `if_exists: fail` forbids to replace it",
+        )
+
+    @property
+    def _shown(self) -> str:
+        return f"{self._intent.root}:{shown(self._intent.path)}"
+
+
+def _status(name: str, folder: int) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None

@@ -27,6 +27,8 @@ from fetchd.model import (
     Fetch,
     Fetched,
     FileRecord,
+    Finish,
+    Finished,
     History,
     Intent,
     Interrupted,
@@ -93,9 +95,9 @@ class Out:
 
 @dataclass(frozen=True, slots=True)
 class PutOff:
-    """A publication that is tried again; ``due_s``: monotonic."""
+    """Steps, or a publication, to be tried again; ``due_s``: monotonic."""
 
-    publication: Publish
+    attempt: Finish | Publish
     due_s: float
 
 
@@ -109,7 +111,8 @@ class Effects:
     entries: list[Entry] = field(default_factory=list)
     released: list[Entry] = field(default_factory=list)
     rulings: list[Ruling] = field(default_factory=list)
-    intended: list[Publish] = field(default_factory=list)  # to publish, once the record is durable
+    #: To publish, or to finish before, once the record is durable.
+    intended: list[Finish | Publish] = field(default_factory=list)
     put_off: list[PutOff] = field(default_factory=list)
     batches: list[tuple[Group, Batch]] = field(default_factory=list)
     to_expand: list[Group] = field(default_factory=list)
@@ -152,6 +155,8 @@ class Decisions:
             self._settle_fetch(attempt, out, outcome, effects)
         elif isinstance(attempt, Publish):
             self._settle_publish(attempt, out, outcome, effects)
+        elif isinstance(attempt, Finish):
+            self._settle_finish(attempt, out, outcome, effects)
         else:
             self._settle_expand(out.group, outcome, effects)
         if out.group.done() or out.group.phase is Phase.BLOCKED:  # its condition was decided
@@ -207,7 +212,7 @@ class Decisions:
                 effects.happened.append(events.TaskInterrupted(**about, attempt=attempt.number))
                 group.move(TaskState.RUNNING, TaskState.READY)
                 self._put_back(group, task, task.history, 0.0, "", out.previous, effects)
-            case Published() | Expanded() | Decided():
+            case Published() | Finished() | Expanded() | Decided():
                 raise AssertionError(f"{outcome} does not answer a fetch")
 
     def _fetched(self, attempt: Fetch, out: Out, intent: Intent, effects: Effects) -> None:
@@ -225,7 +230,8 @@ class Decisions:
         run.bytes += intent.size_bytes
         group.move(TaskState.RUNNING, TaskState.PUBLISHING)
         effects.changes.append(Intends(task=task.id, intent=intent, history=task.history))
-        effects.intended.append(self.publication(group, attempt, intent, recovered=False))
+        after = self.finish if group.opened.group.steps else self.publication
+        effects.intended.append(after(group, attempt, intent, recovered=False))
         effects.happened.append(
             events.TaskVerified(
                 **about_task(attempt, attempt.source),
@@ -266,45 +272,85 @@ class Decisions:
             )
         )
 
+    def _settle_finish(self, attempt: Finish, out: Out, outcome: Outcome, effects: Effects) -> None:
+        group, task = out.group, attempt.task
+        if group.run.cancelled:
+            group.run.bytes -= attempt.intent.size_bytes
+            self._cancelled(group, task, TaskState.PUBLISHING, effects)
+            return
+        match outcome:
+            case Finished(staged=staged):
+                intent = replace(attempt.intent, staged=staged)
+                effects.changes.append(Intends(task=task.id, intent=intent, history=task.history))
+                effects.intended.append(
+                    self.publication(group, attempt, intent, recovered=attempt.recovered)
+                )
+            case Interrupted():  # the next life takes the steps anew, and no crash is charged
+                self._rest(attempt, effects)
+                about = about_task(attempt, attempt.intent.url)
+                number = task.history.attempts + 1
+                effects.happened.append(events.TaskInterrupted(**about, attempt=number))
+            case Failure():
+                self._not_visible(attempt, out, outcome, effects)
+            case _:
+                raise AssertionError(f"{outcome} does not answer the taking of steps")
+
     def _settle_publish(
         self, attempt: Publish, out: Out, outcome: Outcome, effects: Effects
     ) -> None:
-        group, task, intent = out.group, attempt.task, attempt.intent
         match outcome:
             case Published(mtime_ns=mtime_ns, inode=inode):
                 self._published(attempt, out, mtime_ns, inode, effects)
-            case Failure() if _may_publish_again(attempt, outcome, group.run):
-                self._put_off(attempt, out, outcome, effects)
             case Failure():
-                group.run.bytes -= intent.size_bytes
-                if group.run.cancelled:
-                    self._cancelled(group, task, TaskState.PUBLISHING, effects)
-                elif outcome.code in DISK_WAITS:
-                    delay_s = min(_AS_LONG_AGAIN * intent.elapsed_s, _MOST_DISK_DELAY_S)
-                    delay_s = max(delay_s, DISK_DELAY_S)
-                    _tell_deferred(attempt, outcome, "disk", delay_s, effects)
-                    self._fetch_again(attempt, out, delay_s, "disk", effects)
-                elif attempt.recovered and outcome.transient and not outcome.kept:
-                    # The crash was charged nowhere, and it is what tore the part.
-                    self._fetch_again(attempt, out, 0.0, "", effects)
-                else:
-                    self._failed(attempt, out, outcome, TaskState.PUBLISHING, effects)
+                self._not_visible(attempt, out, outcome, effects)
             case _:
                 raise AssertionError(f"{outcome} does not answer a publication")
 
-    def _put_off(self, attempt: Publish, out: Out, failure: Failure, effects: Effects) -> None:
-        """Try again to publish the same part."""
+    def _not_visible(
+        self, attempt: Finish | Publish, out: Out, failure: Failure, effects: Effects
+    ) -> None:
+        """Decide what follows when a verified part could not be finished or published."""
+        group, task, intent = out.group, attempt.task, attempt.intent
+        if _may_try_again(attempt, failure, group.run):
+            self._put_off(attempt, out, failure, effects)
+            return
+        group.run.bytes -= intent.size_bytes
+        if group.run.cancelled:
+            self._cancelled(group, task, TaskState.PUBLISHING, effects)
+        elif failure.code in DISK_WAITS:
+            delay_s = min(_AS_LONG_AGAIN * intent.elapsed_s, _MOST_DISK_DELAY_S)
+            delay_s = max(delay_s, DISK_DELAY_S)
+            _tell_deferred(attempt, failure, "disk", delay_s, effects)
+            self._fetch_again(attempt, out, delay_s, "disk", effects)
+        elif attempt.recovered and failure.transient and not failure.kept:
+            # The crash was charged nowhere, and it is what tore the part.
+            self._fetch_again(attempt, out, 0.0, "", effects)
+        else:
+            self._failed(attempt, out, failure, TaskState.PUBLISHING, effects)
+
+    def _put_off(
+        self, attempt: Finish | Publish, out: Out, failure: Failure, effects: Effects
+    ) -> None:
+        """Try again what was tried with the same part."""
         wait, delay_s = "retry", _PUBLISH_DELAY_S * 2.0**attempt.failures
         failures = attempt.failures + 1
         if failure.code in DISK_WAITS:
             wait, delay_s, failures = "disk", DISK_DELAY_S, attempt.failures
         _tell_deferred(attempt, failure, wait, delay_s, effects)
         out.group.run.waits[attempt.task.id] = (wait, self._steady.now_s() + delay_s)
-        publication = replace(attempt, fence=self.next_fence(), failures=failures)
-        effects.put_off.append(PutOff(publication, self._clock.monotonic() + delay_s))
+        if isinstance(attempt, Finish):
+            attempt = self._rest(attempt, effects)
+        again = replace(attempt, fence=self.next_fence(), failures=failures)
+        effects.put_off.append(PutOff(again, self._clock.monotonic() + delay_s))
+
+    def _rest(self, attempt: Finish, effects: Effects) -> Finish:
+        """Record that nobody takes the steps of a task now; returns what is to be done later."""
+        task, intent = attempt.task, replace(attempt.intent, begun=False)
+        effects.changes.append(Intends(task=task.id, intent=intent, history=task.history))
+        return replace(attempt, intent=intent)
 
     def _fetch_again(
-        self, attempt: Publish, out: Out, delay_s: float, wait: str, effects: Effects
+        self, attempt: Finish | Publish, out: Out, delay_s: float, wait: str, effects: Effects
     ) -> None:
         """Fetch what could not be published, for a reason that is charged to nobody."""
         group, task = out.group, attempt.task
@@ -385,7 +431,7 @@ class Decisions:
 
     def _failed(
         self,
-        attempt: Fetch | Publish,
+        attempt: Fetch | Finish | Publish,
         out: Out,
         failure: Failure,
         before: TaskState,
@@ -594,17 +640,38 @@ class Decisions:
     def charge_crash(self, group: Group, task: Task, durable_bytes: int, effects: Effects) -> None:
         """The daemon died while it worked on the task; ``durable_bytes``: what its part holds."""
         history = retry.after_crash(task.history, durable_bytes)
-        if self._poison and history.crashes >= 2 * self._poison:
-            group.move(TaskState.RUNNING, TaskState.FAILED)
-            reason = f"the daemon crashed {history.crashes} times while it worked on this task"
-            decision = retry.GiveUp(history=history, code="poison", reason=reason)
-            self._give_up(group, task, decision, effects)
+        if self._is_poison(group, task, history, TaskState.RUNNING, effects):
             return
         group.move(TaskState.RUNNING, TaskState.READY)
         origin = origin_of(source_of(task, history))
         effects.changes.append(
             Waits(task=task.id, origin=origin, history=history, due_at_s=0.0, reason="")
         )
+
+    def go_on_finishing(
+        self, group: Group, left: Unfinished, intent: Intent, effects: Effects
+    ) -> Finish | None:
+        """Take a task's steps anew after the end of a life; None: they have ended too many."""
+        task = left.task
+        if intent.begun and intent.staged is None:
+            history = retry.after_crash(task.history, 0)
+            if self._is_poison(group, task, history, TaskState.PUBLISHING, effects):
+                return None
+            left = replace(left, task=replace(task, history=history))
+            effects.changes.append(Intends(task=task.id, intent=intent, history=history))
+        return self.finish(group, left, intent, recovered=True)
+
+    def _is_poison(
+        self, group: Group, task: Task, history: History, before: TaskState, effects: Effects
+    ) -> bool:
+        """Fail a task that was worked on at each of too many crashes."""
+        if not self._poison or history.crashes < 2 * self._poison:
+            return False
+        group.move(before, TaskState.FAILED)
+        reason = f"the daemon crashed {history.crashes} times while it worked on this task"
+        decision = retry.GiveUp(history=history, code="poison", reason=reason)
+        self._give_up(group, task, decision, effects)
+        return True
 
     # ------------------------------------------------------------ the way into the queue
 
@@ -658,8 +725,27 @@ class Decisions:
         if group.should_read(self._origins.shut):
             effects.reads.append((group, group.begin_read()))
 
-    def publication(
+    def finish(
         self, group: Group, of: Fetch | Unfinished, intent: Intent, *, recovered: bool
+    ) -> Finish:
+        return Finish(
+            fence=self.next_fence(),
+            job=group.run.job,
+            run=group.run.run,
+            group=group.opened.group,
+            task=of.task,
+            previous=of.previous,
+            intent=intent,
+            recovered=recovered,
+        )
+
+    def publication(
+        self,
+        group: Group,
+        of: Fetch | Finish | Unfinished,
+        intent: Intent,
+        *,
+        recovered: bool,
     ) -> Publish:
         return Publish(
             fence=self.next_fence(),
@@ -673,7 +759,7 @@ class Decisions:
         )
 
 
-def _may_publish_again(attempt: Publish, failure: Failure, run: OpenedRun) -> bool:
+def _may_try_again(attempt: Finish | Publish, failure: Failure, run: OpenedRun) -> bool:
     """Whether the part is as good as before; one fetched anew might only meet its own file."""
     if not failure.kept or run.cancelled:
         return False
@@ -683,7 +769,7 @@ def _may_publish_again(attempt: Publish, failure: Failure, run: OpenedRun) -> bo
 
 
 def _tell_deferred(
-    attempt: Publish, failure: Failure, wait: str, delay_s: float, effects: Effects
+    attempt: Finish | Publish, failure: Failure, wait: str, delay_s: float, effects: Effects
 ) -> None:
     about = about_task(attempt, attempt.intent.url)
     effects.happened.append(
@@ -707,7 +793,7 @@ def about_run(run: OpenedRun) -> dict[str, Any]:
     return {"job": run.job.name, "run": run.run.id}
 
 
-def about_task(attempt: Fetch | Publish, url: str) -> dict[str, Any]:
+def about_task(attempt: Fetch | Finish | Publish, url: str) -> dict[str, Any]:
     """Return the fields that events about a task have in common."""
     return {
         "job": attempt.job.name,

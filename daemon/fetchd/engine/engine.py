@@ -44,6 +44,7 @@ from fetchd.model import (
     Expand,
     Failure,
     Fetch,
+    Finish,
     Job,
     Kept,
     ListFile,
@@ -67,6 +68,7 @@ from fetchd.ports import (
     A,
     Appended,
     Expander,
+    Intends,
     KeptChanged,
     KeptForgotten,
     NewGroup,
@@ -139,6 +141,7 @@ class Engine:
         for origin, own in origins.items():
             self._queue.rule(Ruling(origin, own.connections))
         self._to_publish: Desk[Publish] = Desk()
+        self._to_finish: Desk[Finish] = Desk()
         self._to_expand: Desk[Group] = Desk()
         self._submitting = threading.Lock()  # one submission at a time; held over store calls
         self._lock = threading.Lock()
@@ -153,7 +156,7 @@ class Engine:
         self._admission = Admission()
         self._kept = KeptJobs(random)
         self._dropped: set[tuple[str, str]] = set()  # destinations of tasks that an edit stopped
-        self._put_off: list[PutOff] = []  # verified parts that are published later
+        self._put_off: list[PutOff] = []  # verified parts that are finished or published later
         self._recent: deque[RunView] = deque(maxlen=RECENT_RUNS)
         self._stopping = False
         self._sweep_due = False
@@ -170,7 +173,8 @@ class Engine:
         origins = self._store.origins(self._steady.now_s() - FORGET_S)
         open_runs = self._store.open_runs()
         kept = self._store.kept()
-        publications = []
+        intended: list[Finish | Publish] = []
+        publishing = 0
         with self._deciding() as effects:
             for one in kept:
                 self._kept.put(one)
@@ -193,23 +197,28 @@ class Engine:
                 if intent is None:
                     place = (group.rules.root, task.spec.path)
                     self._decide.charge_crash(group, task, durable_bytes.get(place, 0), effects)
+                    continue
+                publishing += 1
+                if not group.opened.group.steps:
+                    intended.append(self._decide.publication(group, left, intent, recovered=True))
+                elif (finish := self._decide.go_on_finishing(group, left, intent, effects)) is None:
+                    continue
                 else:
-                    group.busy.add(task.id)
-                    group.run.bytes += intent.size_bytes
-                    publications.append(
-                        self._decide.publication(group, left, intent, recovered=True)
-                    )
+                    intended.append(finish)
+                group.busy.add(task.id)
+                group.run.bytes += intent.size_bytes
             for run in list(self._runs.values()):
                 self._decide.advance(run, effects)
-        self._to_publish.put(publications)
-        return len(open_runs), len(unfinished) - len(publications), len(publications)
+        self._lay_out(intended)
+        return len(open_runs), len(unfinished) - publishing, publishing
 
     def stop(self) -> None:
-        """Give out no more work to fetch or expand; ``report`` answers "not wanted"."""
+        """Give out no more work but to publish; ``report`` answers "not wanted"."""
         with self._lock:
             self._stopping = True
         self._queue.close()
         self._to_expand.close()
+        self._to_finish.close()
 
     def finish_publishing(self) -> None:
         """Let the publisher go home once it has published all that was verified.
@@ -230,7 +239,7 @@ class Engine:
             now_s = self._clock.monotonic()
             effects.entries += self._admission.let_go(now_s)
             self._origin_records.tick(now_s, effects)
-            self._publish_again(now_s)
+            self._try_again(now_s)
             for run in self._runs.values():
                 self._look_at_window(run, effects)
                 for group in run.groups.values():
@@ -294,6 +303,8 @@ class Engine:
                 taken = self._take_fetch()
             elif kind is Publish:
                 taken = self._take_publish(most)
+            elif kind is Finish:
+                taken = self._take_finish()
             else:
                 taken = self._take_expand()
         except BaseException as exc:
@@ -462,8 +473,18 @@ class Engine:
                     elapsed_s=now_s - out.began_s,
                     progress=out.progress,
                 )
-                for out in self._out.values()
                 if isinstance(out.attempt, Fetch)
+                else TransferView(
+                    job=out.attempt.job.name,
+                    run=out.attempt.run.id,
+                    path=out.attempt.task.spec.path,
+                    url=out.attempt.intent.url,
+                    attempt=out.attempt.failures + 1,
+                    elapsed_s=now_s - out.began_s,
+                    progress=out.progress,
+                )
+                for out in self._out.values()
+                if isinstance(out.attempt, Fetch | Finish)
             )
             kept = self._kept.views(self._clock.wall())
         return Report(runs=runs, transfers=transfers, left_out=left_out, origins=origins, kept=kept)
@@ -538,8 +559,9 @@ class Engine:
         if command.scheduled_for_s is not None or kept.job.revision == command.job.revision:
             return None
         new = self._new_job(command, replace(on.run, revision=command.job.revision))
-        if any(group.expanding for group in on.groups.values()) or not _all_known(new):
-            reason = "not all its tasks are known yet; the edit holds from the next run on"
+        unsure = any(group.expanding or group.opened.group.steps for group in on.groups.values())
+        if unsure or not _is_comparable(new):
+            reason = "its tasks cannot be compared while it works; the edit holds from the next run"
             return Answer(done=False, later=True, stays=True, reason=reason)
         new_kept = self._new_kept(command)
         if not self._freeze(on):
@@ -906,25 +928,56 @@ class Engine:
         taken = self._to_publish.take(most)
         with self._lock:
             for attempt in taken:
-                run = self._runs[attempt.run.id]
-                run.waits.pop(attempt.task.id, None)
-                self._out[attempt.fence] = Out(
-                    attempt,
-                    run.groups[attempt.group.name],
-                    self._clock.monotonic(),
-                    previous=attempt.previous,
-                )
+                self._give_out(attempt)
         return taken
 
-    def _publish_again(self, now_s: float) -> None:
+    def _take_finish(self) -> Sequence[Finish]:
+        for laid_out in self._to_finish.take(1):
+            attempt = laid_out
+            with self._deciding() as effects:
+                if self._stopping:  # the next life does it
+                    return ()
+                if not attempt.intent.begun:
+                    attempt = replace(attempt, intent=replace(attempt.intent, begun=True))
+                    effects.changes.append(
+                        Intends(
+                            task=attempt.task.id,
+                            intent=attempt.intent,
+                            history=attempt.task.history,
+                        )
+                    )
+                self._give_out(attempt)
+            return (attempt,)
+        return ()
+
+    def _give_out(self, attempt: Finish | Publish) -> None:
+        run = self._runs[attempt.run.id]
+        run.waits.pop(attempt.task.id, None)
+        self._out[attempt.fence] = Out(
+            attempt,
+            run.groups[attempt.group.name],
+            self._clock.monotonic(),
+            previous=attempt.previous,
+        )
+
+    def _try_again(self, now_s: float) -> None:
         """Lay out what was put off until now; what a cancelled run has verified is not in vain."""
-        due: list[PutOff] = []
+        due: list[Finish | Publish] = []
         later: list[PutOff] = []
         for put_off in self._put_off:
-            run = self._runs[put_off.publication.run.id]
-            (due if run.cancelled or put_off.due_s <= now_s else later).append(put_off)
+            if put_off.due_s <= now_s or self._runs[put_off.attempt.run.id].cancelled:
+                due.append(put_off.attempt)
+            else:
+                later.append(put_off)
         self._put_off = later
-        self._to_publish.put(put_off.publication for put_off in due)
+        self._lay_out(due)
+
+    def _lay_out(self, intended: Sequence[Finish | Publish]) -> None:
+        """Let finishers and the publisher take these; the desks have locks of their own."""
+        if to_publish := [one for one in intended if isinstance(one, Publish)]:
+            self._to_publish.put(to_publish)
+        if to_finish := [one for one in intended if isinstance(one, Finish)]:
+            self._to_finish.put(to_finish)
 
     def _take_expand(self) -> Sequence[Expand]:
         while taken := self._to_expand.take(1):
@@ -996,7 +1049,7 @@ class Engine:
     def _durable(self, effects: Effects) -> None:
         """Outcomes are on record: what was verified may be published, what ended may be told."""
         if effects.intended:
-            self._to_publish.put(effects.intended)
+            self._lay_out(effects.intended)
         for event in effects.final:
             self._tell(event)
         if effects.ended:
@@ -1138,11 +1191,12 @@ def _unmet(job: str, run: int, group: str, count: int) -> events.TasksSkipped:
     return events.TasksSkipped(job=job, run=run, group=group, count=count, reason="condition")
 
 
-def _all_known(new: NewJob) -> bool:
-    """Whether all tasks are known before the run goes on, and each is to be fetched."""
+def _is_comparable(new: NewJob) -> bool:
+    """Whether all tasks are known before the run goes on, and each is to be fetched alone."""
     return not any(
         group.expanding
         or group.group.when is not None
+        or group.group.steps
         or any(spec.skip or spec.problem is not None for spec in group.specs)
         for group in new.groups
     )

@@ -94,6 +94,7 @@ def _file(file: FileView) -> dict[str, Any]:
         "elapsed_s": None if file.elapsed_s is None else round(file.elapsed_s, 3),
         "causes": _causes(file),
         "dossier": _dossier(file),
+        "staged": file.staged and asdict(file.staged),
     }
 
 

@@ -21,6 +21,7 @@ from fetchd.jobfile.schema import (
     TaskKeys,
     TimeoutKeys,
 )
+from fetchd.jobfile.steps import read_steps
 from fetchd.model import (
     Condition,
     IfExists,
@@ -148,6 +149,7 @@ def build(
         matrix=matrix,
         may_fail=bool(draft.get("may_fail")),
         when=_condition(draft, matrix, complaints),
+        steps=read_steps(draft.get("steps") or [], draft.place("steps"), complaints),
     )
     return Built(draft, group, items, blind)
 

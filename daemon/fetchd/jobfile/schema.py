@@ -19,6 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from fetchd.errors import ValueProblem
 from fetchd.jobfile import times
+from fetchd.jobfile.steps import steps_schema
 from fetchd.model import CatchUp, IfExists, Magic, OnRemove, Priority, SizeRange, Verify, Window
 from fetchd.rates import Rate, parse_rate, rate_schema
 from fetchd.units import parse_duration_s, parse_rate_bytes_per_s, parse_size_bytes
@@ -28,7 +29,7 @@ from fetchd.yamldoc import did_you_mean
 #: Keys of the job file's design that this version does not know how to obey.
 NOT_BUILT = frozenset(
     {
-        "publish", "from", "steps", "on_success", "on_failure",
+        "publish", "from", "on_success", "on_failure",
     }
 )  # fmt: skip
 
@@ -96,6 +97,13 @@ def _lines(value: object) -> list[object]:
     # The items are read where they become tasks: there are too many for a model each.
     if not isinstance(value, list):
         raise ValueProblem("needs a list; write each URL on a line of its own behind '- '")
+    return value
+
+
+def _steps(value: object) -> list[object]:
+    # As with lines: an error shall have the place of the entry, or of its option.
+    if not isinstance(value, list):
+        raise ValueProblem("needs a list; write each step on a line of its own behind '- '")
     return value
 
 
@@ -336,6 +344,7 @@ Lines = Annotated[
     PlainValidator(_lines),
     WithJsonSchema({"type": "array", "items": {"type": "string"}}),
 ]
+Steps = Annotated[list[object], PlainValidator(_steps), WithJsonSchema(steps_schema())]
 Name = Annotated[
     str, PlainValidator(_name), _native("string", "integer", pattern=f"^{NAME.pattern}$")
 ]
@@ -528,6 +537,8 @@ class TaskKeys(_Keys):
     """${name}, not ${name}, A == B or A != B: else the task is skipped."""
     may_fail: Truth | None = None
     """true: its failures hurt neither the run nor the tasks that need it."""
+    steps: Steps | None = None
+    """What is done with each verified file before anybody sees it."""
 
 
 class TaskEntry(TaskKeys):

@@ -56,6 +56,8 @@ LINES: dict[type[Event], Line] = {
     events.TaskStarted: Line("task.started", _DEBUG),
     events.TaskVerified: Line("task.verified", _DEBUG),
     events.TaskRepaired: Line("task.repaired", _INFO),
+    events.StepStarted: Line("step.started", _DEBUG),
+    events.StepDone: Line("step.done", _DEBUG),
     events.TaskRetryScheduled: Line("task.retry_scheduled", _WARNING),
     events.TaskDeferred: Line("task.deferred", _INFO),
     events.RootFull: Line("root.full", _WARNING),

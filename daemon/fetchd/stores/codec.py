@@ -31,6 +31,8 @@ from fetchd.model import (
     Rules,
     Schedule,
     SizeRange,
+    Staged,
+    StepSpec,
     TaskGroup,
     Template,
     Timeouts,
@@ -118,6 +120,7 @@ def group_text(group: TaskGroup) -> str:
             "matrix": group.matrix and asdict(group.matrix),
             "may_fail": group.may_fail,
             "when": group.when and asdict(group.when),
+            "steps": [asdict(step) for step in group.steps],
         }
     )
 
@@ -155,6 +158,7 @@ def group_of(text: str) -> TaskGroup:
         matrix=_matrix_of(fields.get("matrix")),
         may_fail=fields.get("may_fail", False),
         when=_condition_of(fields.get("when")),
+        steps=tuple(StepSpec(**step) for step in fields.get("steps", ())),
     )
 
 
@@ -236,8 +240,17 @@ def intent_text(intent: Intent) -> str:
             intent.inode,
             intent.clobber,
             intent.root,
+            *_steps_of(intent),
         ]
     )
+
+
+def _steps_of(intent: Intent) -> tuple[object, ...]:
+    """Return what only a task with steps has."""
+    if not intent.begun:
+        return ()
+    staged = intent.staged
+    return (True, None if staged is None else (staged.files, staged.bytes))
 
 
 def intent_of(text: str, path: str) -> Intent:
@@ -259,6 +272,10 @@ def intent_of(text: str, path: str) -> Intent:
         resumed_from_bytes=values[8],
         received_bytes=values[9],
         elapsed_s=values[10],
+        begun=len(values) > 17,
+        staged=Staged(files=values[18][0], bytes=values[18][1])
+        if len(values) > 17 and values[18]
+        else None,
     )
 
 

@@ -895,6 +895,7 @@ def _file_view(row: tuple[Any, ...], groups: dict[int, str]) -> FileView:
             "validator": intent.validator,
             "resumed_from_bytes": intent.resumed_from_bytes,
             "elapsed_s": intent.elapsed_s,
+            "staged": intent.staged,
         }
     return FileView(
         task=task_id,

@@ -39,7 +39,7 @@ from fetchd.transfer.repair import Repair, Unfit, is_mendable, is_worth_keeping
 from fetchd.transfer.resume import WHOLE, Plan, plan
 from fetchd.transfer.segments import LEAST_BYTES
 from fetchd.transfer.sharing import Sharing
-from fetchd.transfer.standing import Standing
+from fetchd.transfer.standing import Standing, StandingTree
 from fetchd.transfer.sums import SumsBusy, SumsFiles
 from fetchd.transfer.verify import (
     SNIFF_BYTES,
@@ -188,10 +188,7 @@ class _Fetch:
                 "`verify: digest` asks for a checksum and the job gives none for this file",
             )
         disk = self._transfer.disk
-        found = disk.existing(self._rules.root, self._path)
-        standing = None
-        if found is not None:
-            standing = Standing(disk, self._attempt, self._rules, found, self._watch.tell_hashed)
+        standing = self._standing()
         if standing is not None and (outcome := standing.unconditional()):
             return outcome
         if spec.sums:
@@ -224,6 +221,16 @@ class _Fetch:
                 self.elsewhere = self._answered and not (kept.wrote and part.size_bytes)
                 self.progressed = not suspect and kept.durable_bytes > began_bytes
                 raise
+
+    def _standing(self) -> Standing | StandingTree | None:
+        """Return what stands there already of what the task is to publish."""
+        disk = self._transfer.disk
+        if self._attempt.group.steps:
+            return StandingTree.of(disk, self._attempt)
+        found = disk.existing(self._rules.root, self._path)
+        if found is None:
+            return None
+        return Standing(disk, self._attempt, self._rules, found, self._watch.tell_hashed)
 
     def _take_over(self, part: Part) -> Kept:
         return Kept(

@@ -109,6 +109,66 @@ class Standing:
         return hashes.digests()
 
 
+class StandingTree:
+    """What steps have made of the last file of a task, where all of it still stands. One thread."""
+
+    def __init__(self, attempt: Fetch) -> None:
+        self._attempt = attempt
+        self._rules = attempt.group.rules
+
+    @classmethod
+    def of(cls, disk: Disk, attempt: Fetch) -> StandingTree | None:
+        """Return it if nothing of it is missing or, unless the job trusts presence, changed."""
+        rules = attempt.group.rules
+        same = rules.if_exists is not IfExists.SKIP
+        if disk.stands(rules.root, attempt.task.spec.path, attempt.group.steps, same=same):
+            return cls(attempt)
+        return None
+
+    def unconditional(self) -> UpToDate | None:
+        """Do what ``Standing.unconditional`` does."""
+        match self._rules.if_exists:
+            case IfExists.SKIP:
+                previous = self._attempt.previous
+                return UpToDate(
+                    size_bytes=previous.size_bytes if previous else 0,
+                    verified=Verify.NONE,
+                    digests=(),
+                    how="present",
+                )
+            case IfExists.FAIL:
+                raise AttemptError(
+                    "exists",
+                    "what its steps make exists and `if_exists: fail` forbids to replace it",
+                )
+            case IfExists.OVERWRITE | IfExists.UPDATE:
+                return None
+
+    def consider_update(
+        self, wanted: tuple[Digest, ...], _spread: Callable[[], None]
+    ) -> UpToDate | Validator | None:
+        """Do what ``Standing.consider_update`` does, by what is known of the file behind it."""
+        previous = self._attempt.previous
+        if self._rules.if_exists is not IfExists.UPDATE or previous is None:
+            return None
+        if wanted:
+            if not set(wanted) <= set(previous.digests):
+                return None
+            return UpToDate(
+                size_bytes=previous.size_bytes,
+                verified=Verify.DIGEST,
+                digests=wanted,
+                how="digest",
+            )
+        size = self._rules.size
+        unproved = previous.verified is Verify.NONE and self._rules.verify is not Verify.NONE
+        if previous.url != self._attempt.source or unproved:
+            return None
+        if size is not None and previous.size_bytes not in size:
+            return None
+        return unless_of(previous.validator)
+
+
 def _is_same(previous: FileRecord, standing: Existing) -> bool:
     """Tell whether the file still is as it was when it was published."""
     return (previous.size_bytes, previous.mtime_ns, previous.inode) == (

@@ -1,0 +1,688 @@
+"""Staging: the hidden folders in which steps work, and what is known of what they have made.
+
+A folder of this name lies beside the parts of each file system, and in it one for each task whose
+steps are taken, named like its part::
+
+    what      root and path, for the sweep
+    0/        the verified part under its own name: what the first step is given
+    1/ ...    what each step has made, which the next one is given
+    tree/     what the last one has made, sealed: whole and durable
+    made      a line for each file in it, by which it is known again when it is published
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, NamedTuple
+
+from fetchd.digests import Digest, Hashes
+from fetchd.disk.part import Locked, find_folder, lock, read_journal
+from fetchd.disk.roots import HIDDEN, Folder, Root, explain, explained, shown
+from fetchd.disk.space import Claim, Space
+from fetchd.errors import AttemptError
+from fetchd.model import Finish, Staged, StepSpec
+from fetchd.ports import BenchFile, Os, PartBusy
+from fetchd.threads import DISK, beat
+
+TREE = "tree"
+MADE = "made"
+_STAGING = f"{HIDDEN}/staging"
+_ALL_MADE = f"{HIDDEN}/{MADE}"
+_WHAT = "what"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_BUFFER_BYTES = 1024 * 1024
+#: So much is written before it is asked again whether there is room for as much.
+_ROOM_BYTES = 64 * 1024 * 1024
+#: More files are synced with all else on their file system, which then takes less time.
+_FEW_FILES = 64
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+#: A file lies in no more folders: each is open while what is below it is looked at.
+MOST_FOLDERS = 128
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Held:
+    """The sealed folders that wait for the publisher, each open and locked. Any thread."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[str, str], int] = {}  # each call is one step of the interpreter
+
+    def keep(self, root: str, part: str, fd: int) -> None:
+        self._open[root, part] = fd
+
+    def let_go(self, root: str, part: str) -> None:
+        fd = self._open.pop((root, part), None)
+        if fd is not None:
+            os.close(fd)
+
+    def close(self) -> None:
+        for root, part in list(self._open):
+            self.let_go(root, part)
+
+
+class Record(NamedTuple):
+    """One file, or link, that steps have made; ``path`` is below the destination's folder."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+
+    def is_at(self, folder_fd: int, *, same: bool) -> bool:
+        """Tell whether it stands there; ``same``: and was not changed since."""
+        try:
+            found = os.stat(self.path, dir_fd=folder_fd, follow_symlinks=False)
+        except OSError:
+            return False
+        now = (found.st_size, found.st_mtime_ns, found.st_ino)
+        return not same or now == (self.size_bytes, self.mtime_ns, self.inode)
+
+
+def find_staging(system: Os, home: Folder) -> Folder | None:
+    """Return the folder of the stagings of a file system, None: there is none."""
+    return _inner(system, home, _STAGING)
+
+
+def find_made(system: Os, home: Folder) -> Folder | None:
+    """Return the folder of the records of what was made, None: there is none."""
+    return _inner(system, home, _ALL_MADE)
+
+
+def make_made(system: Os, home: Folder, sync: Callable[[int], None]) -> Folder:
+    """Return the folder of the records, made if need be."""
+    return find_made(system, home) or _make(system, home, MADE, sync)
+
+
+def read_made(
+    system: Os, folder: Folder, part: str, steps: Sequence[StepSpec] | None = None
+) -> Iterator[Record] | None:
+    """Return the records of what these steps (None: any) have made of a part, None: there are none.
+
+    They are read from the disk as they are asked for.
+    """
+    try:
+        fd = system.open(part, _FILE, dir_fd=folder.fd)
+    except FileNotFoundError:
+        return None
+    return _records(fd, None if steps is None else _said(steps))
+
+
+def _records(fd: int, said: str | None) -> Iterator[Record] | None:
+    file = os.fdopen(fd, encoding="ascii", errors="strict")
+    try:
+        if said is not None and json.loads(file.readline())["steps"] != said:
+            file.close()
+            return None
+        if said is None:
+            file.readline()
+    except (ValueError, KeyError, TypeError):
+        file.close()
+        return None
+
+    def lines() -> Iterator[Record]:
+        with file:
+            for line in file:
+                try:
+                    yield Record(*json.loads(line))
+                except (ValueError, TypeError):  # it was torn: nothing is like it
+                    yield Record("", -1, -1, -1)
+
+    return lines()
+
+
+def _said(steps: Sequence[StepSpec]) -> str:
+    """Return what tells these steps from others."""
+    text = json.dumps([[step.name, dict(step.options)] for step in steps], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def stage(
+    system: Os,
+    space: Space,
+    held: Held,
+    root: Root,
+    attempt: Finish,
+    sync: Callable[[int], None],
+) -> Iterator[DiskStaging | None]:
+    """Open a fresh staging folder; see ``ports.Disk.stage``."""
+    intent = attempt.intent
+    name, path = intent.part, intent.path
+    place = root.place(path, make=False)
+    parts = find_folder(system, place.home)
+    with explained(root.name, path, "opening the verified part"):
+        part = lock(system, parts.fd, name) if parts else None
+    if part is None:
+        if attempt.recovered and intent.staged is not None:
+            yield None
+            return
+        raise AttemptError(
+            "disk_error",
+            f"{root.name}:{shown(path)}: the verified part is gone; it is fetched again",
+        )
+    assert parts is not None
+    with ExitStack() as stack:
+        stack.callback(os.close, part.fd)
+        _check(system, parts, part, attempt)
+        with explained(root.name, path, "making the staging folder"):
+            staging = find_staging(system, place.home) or _make(system, place.home, "staging", sync)
+            held.let_go(root.name, name)
+            remove_staging(system, staging, name)
+            system.mkdir(name, 0o700, dir_fd=staging.fd)
+            fd = system.open(name, _FOLDER, dir_fd=staging.fd)
+            with suppress(OSError):  # where there are no locks, it is used without
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        made = DiskStaging(system, space, root, attempt, parts, part, fd, sync)
+        try:
+            with explained(root.name, path, "staging the verified part"):
+                made.lay_out()
+            yield made
+        finally:
+            made.close()
+            if made.sealed:
+                held.keep(root.name, name, fd)
+            else:
+                os.close(fd)
+                with suppress(OSError):  # it is swept later
+                    remove_staging(system, staging, name)
+
+
+def remove_staging(system: Os, staging: Folder, name: str) -> bool:
+    """Remove what was staged under a name; raises PartBusy while another process works there."""
+    try:
+        fd = system.open(name, _FOLDER, dir_fd=staging.fd)
+    except FileNotFoundError:
+        return False
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PartBusy(f"steps are taken in {HIDDEN}/staging/{name}") from None
+        except OSError:
+            pass
+        with DISK:
+            shutil.rmtree(name, dir_fd=staging.fd)
+    finally:
+        os.close(fd)
+    return True
+
+
+def what_of(system: Os, staging: Folder, name: str) -> tuple[str, str]:
+    """Return root and path of what was staged under a name, "" where nothing tells."""
+    buffer = memoryview(bytearray(16 * 1024))
+    try:
+        fd = system.open(f"{name}/{_WHAT}", _FILE, dir_fd=staging.fd)
+        try:
+            root, path = json.loads(bytes(buffer[: system.read(fd, buffer, 0)]))
+        finally:
+            os.close(fd)
+    except (OSError, ValueError):
+        return "", ""
+    return str(root), str(path)
+
+
+def has_digests(
+    system: Os, fd: int, digests: Sequence[Digest], tick: Callable[[], object] = beat
+) -> bool:
+    """Read a file to its end and tell whether it has these digests."""
+    hashes = Hashes(digest.algorithm for digest in digests)
+    buffer = memoryview(bytearray(_BUFFER_BYTES))
+    offset = 0
+    while got := system.read(fd, buffer, offset):
+        hashes.update(buffer[:got])
+        offset += got
+        tick()
+    return set(hashes.digests()) == set(digests)
+
+
+def _check(system: Os, parts: Folder, part: Locked, attempt: Finish) -> None:
+    """See that the part is the one that was verified, and what a crash may have torn; raises."""
+    intent, why = attempt.intent, ""
+    where = f"{intent.root}:{shown(intent.path)}"
+    with explained(intent.root, intent.path, "reading the verified part"):
+        same_device = part.device == intent.device or attempt.recovered
+        if part.inode != intent.inode or part.size_bytes != intent.size_bytes or not same_device:
+            why = "the part is not the one that was verified"
+        elif attempt.recovered and intent.digests:
+            if not has_digests(system, part.fd, intent.digests):
+                why = "a crash has torn the verified part"
+        elif attempt.recovered and intent.size_bytes:
+            said = read_journal(system, parts.fd, intent.part)
+            if said is None or said[2].durable_bytes < intent.size_bytes:
+                why = "a crash came before the part was synced and no checksum can clear it"
+    if why:
+        raise AttemptError("disk_error", f"{where}: {why}; it is fetched again")
+
+
+class DiskStaging:
+    """``ports.Staging``: the folder of one task's steps. One thread."""
+
+    def __init__(
+        self,
+        system: Os,
+        space: Space,
+        root: Root,
+        attempt: Finish,
+        parts: Folder,
+        part: Locked,
+        fd: int,
+        sync: Callable[[int], None],
+    ) -> None:
+        self.sealed = False
+        self._system = system
+        self._space = space
+        self._root = root
+        self._intent = attempt.intent
+        self._said = _said(attempt.group.steps)
+        self._parts = parts
+        self._part = part
+        self._fd = fd
+        self._sync = sync
+        self._name = attempt.intent.path.rpartition("/")[2]
+        self._steps = 0  # taken so far; the folder of that number holds what they have made
+        self._claim = Claim(device=part.device)
+
+    def lay_out(self) -> None:
+        """Show the part to the first step, as the file that it is going to be."""
+        what = json.dumps([self._root.name, self._intent.path]).encode("ascii")
+        fd = self._system.open(_WHAT, _NEW, 0o600, dir_fd=self._fd)
+        try:
+            self._system.write(fd, memoryview(what), 0)
+        finally:
+            os.close(fd)
+        self._root.dress(self._part.fd)
+        if (mtime_s := self._intent.mtime_s) is not None:
+            mtime_ns = round(mtime_s * 1e6) * 1000
+            os.utime(self._part.fd, ns=(mtime_ns, mtime_ns))
+        self._system.mkdir("0", 0o700, dir_fd=self._fd)
+        given = self._system.open("0", _FOLDER, dir_fd=self._fd)
+        try:
+            self._system.link(
+                self._intent.part, self._name, src_dir_fd=self._parts.fd, dst_dir_fd=given
+            )
+        except OSError as exc:
+            if exc.errno not in _NO_LINKS:
+                raise
+            self._copy(given)
+        finally:
+            os.close(given)
+
+    def _copy(self, given: int) -> None:
+        """Do what a hard link would, where the file system has none."""
+        buffer = memoryview(bytearray(_BUFFER_BYTES))
+        fd = self._system.open(self._name, _NEW, dir_fd=given)
+        offset = 0
+        try:
+            while got := self._system.read(self._part.fd, buffer, offset):
+                write_all(self._system, fd, buffer[:got], offset)
+                offset += got
+                beat()
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def bench(self, tick: Callable[[], None]) -> Iterator[DiskBench]:
+        before, after = str(self._steps), str(self._steps + 1)
+        path = self._intent.path
+        with ExitStack() as stack:
+            with explained(self._root.name, path, "the staging folder"):
+                self._system.mkdir(after, 0o700, dir_fd=self._fd)
+                given = self._system.open(before, _FOLDER, dir_fd=self._fd)
+                stack.callback(os.close, given)
+                made = self._system.open(after, _FOLDER, dir_fd=self._fd)
+                stack.callback(os.close, made)
+            yield DiskBench(
+                self._system, self._root, path, self._name, given, made, tick, self._make_room
+            )
+        self._steps += 1
+        with explained(self._root.name, path, "removing what a step was given"), DISK:
+            shutil.rmtree(before, dir_fd=self._fd)
+
+    def _make_room(self, fd: int) -> None:
+        """See that there is room for a while; raises AttemptError."""
+        needed_bytes = self._space.claim(self._claim, _ROOM_BYTES)
+        free_bytes = self._system.free_bytes(fd)
+        if free_bytes < needed_bytes:
+            self._space.drop(self._claim)
+            raise AttemptError(
+                "disk_full",
+                f"{free_bytes} bytes are free for what steps make, and {needed_bytes} are "
+                "reserved (disk.reserve) or needed by transfers under way",
+            )
+
+    def seal(self, tick: Callable[[], None]) -> Staged:
+        with explained(self._root.name, self._intent.path, "sealing what steps have made"):
+            self._system.rename(str(self._steps), TREE, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            tree = self._system.open(TREE, _FOLDER, dir_fd=self._fd)
+            try:
+                staged = self._note_made(tree, tick)
+                self._sync_tree(tree, staged.files, tick)
+            finally:
+                os.close(tree)
+            self._sync(self._fd)
+        self.sealed = True
+        return staged
+
+    def close(self) -> None:
+        self._space.drop(self._claim)
+
+    def _note_made(self, tree: int, tick: Callable[[], None]) -> Staged:
+        """Write down what is going to be seen, and count it."""
+        files = total_bytes = 0
+        fd = self._system.open(MADE, _NEW, 0o600, dir_fd=self._fd)
+        with os.fdopen(fd, "w", encoding="ascii") as file:
+            head = {"root": self._root.name, "path": self._intent.path, "steps": self._said}
+            file.write(json.dumps(head) + "\n")
+            for path, found in walk(tree):
+                tick()
+                files += 1
+                total_bytes += found.st_size
+                record = Record(path, found.st_size, found.st_mtime_ns, found.st_ino)
+                file.write(json.dumps(record) + "\n")
+            file.flush()
+            self._sync(file.fileno())
+        return Staged(files=files, bytes=total_bytes)
+
+    def _sync_tree(self, tree: int, files: int, tick: Callable[[], None]) -> None:
+        if files > _FEW_FILES and self._sync == self._system.fsync and _sync_all(tree):
+            return
+        for _, _, names, folder in os.fwalk(".", topdown=False, dir_fd=tree):
+            for name in names:
+                tick()
+                if stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                    fd = self._system.open(name, _FILE, dir_fd=folder)
+                    try:
+                        self._sync(fd)
+                    finally:
+                        os.close(fd)
+            self._sync(folder)
+
+
+class DiskBench:
+    """``ports.Bench`` over two folders. One thread."""
+
+    def __init__(
+        self,
+        system: Os,
+        root: Root,
+        path: str,
+        name: str,
+        given: int,
+        made: int,
+        tick: Callable[[], None],
+        make_room: Callable[[int], None],
+    ) -> None:
+        self.name = name
+        self.read_bytes = 0
+        self.written_bytes = 0
+        self.tick = tick
+        self._system = system
+        self._root = root
+        self._path = path
+        self._given = given
+        self._made = made
+        self._make_room = make_room
+        self._room_bytes = 0  # may be written before it is asked for more
+
+    def files(self) -> Iterator[BenchFile]:
+        for path, found in walk(self._given):
+            self.tick()
+            link = stat.S_ISLNK(found.st_mode)
+            yield BenchFile(path=path, size_bytes=found.st_size, link=link)
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[_Input]:
+        with self._explained("opening what a step is given"):
+            fd = self._system.open(path, _FILE, dir_fd=self._given)
+        try:
+            yield _Input(self, fd)
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def make(
+        self, path: str, *, executable: bool = False, mtime_s: float | None = None
+    ) -> Iterator[_Output]:
+        self.tick()
+        _check_path(path)
+        with self._explained("making a file"):
+            fd = self._open_new(path, 0o777 if executable else 0o666)
+        try:
+            with self._explained("making a file"):
+                root_mode = self._root.mode
+                if executable and root_mode is not None:
+                    self._root.dress(fd, _executable(root_mode))
+                else:
+                    self._root.dress(fd)
+            yield _Output(self, fd)
+            if mtime_s is not None:
+                with self._explained("dating a file"):
+                    mtime_ns = round(mtime_s * 1e6) * 1000
+                    os.utime(fd, ns=(mtime_ns, mtime_ns))
+        finally:
+            os.close(fd)
+
+    def _open_new(self, path: str, mode: int) -> int:
+        try:
+            return self._system.open(path, _NEW, mode, dir_fd=self._made)
+        except FileNotFoundError:
+            self._make_folders(path.rpartition("/")[0])
+        return self._system.open(path, _NEW, mode, dir_fd=self._made)
+
+    def make_folder(self, path: str) -> None:
+        self.tick()
+        _check_path(path)
+        with self._explained("making a folder"):
+            self._make_folders(path)
+
+    def _make_folders(self, path: str) -> None:
+        try:
+            self._system.mkdir(path, 0o777, dir_fd=self._made)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.stat(path, dir_fd=self._made, follow_symlinks=False).st_mode):
+                raise
+            return
+        except FileNotFoundError:
+            self._make_folders(path.rpartition("/")[0])
+            self._system.mkdir(path, 0o777, dir_fd=self._made)
+        if self._root.mode is not None or self._root.gid is not None:
+            fd = self._system.open(path, _FOLDER, dir_fd=self._made)
+            try:
+                self._root.dress(fd, _executable(self._root.mode or 0))
+            finally:
+                os.close(fd)
+
+    def make_link(self, path: str, target: str) -> None:
+        self.tick()
+        _check_path(path)
+        with self._explained("making a link"):
+            above = path.rpartition("/")[0]
+            if above:
+                self._make_folders(above)
+            os.symlink(target, path, dir_fd=self._made)
+
+    def carry(self) -> None:
+        with self._explained("handing files on"):
+            for name in sorted(os.listdir(self._given)):  # noqa: PTH208 -- it has no path
+                self.tick()
+                _refuse_existing(name, self._made)
+                self._system.rename(name, name, src_dir_fd=self._given, dst_dir_fd=self._made)
+
+    def set_mode(self, mode: int) -> None:
+        with self._explained("changing a mode"):
+            for _, folders, names, fd in os.fwalk(".", dir_fd=self._made):
+                for name in (*folders, *names):
+                    self.tick()
+                    found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    if stat.S_ISDIR(found.st_mode):
+                        os.chmod(name, _executable(mode), dir_fd=fd)
+                    elif stat.S_ISREG(found.st_mode):
+                        os.chmod(name, mode, dir_fd=fd)
+
+    def note_read(self, size_bytes: int) -> None:
+        self.read_bytes += size_bytes
+        self.tick()
+
+    def write(self, fd: int, data: memoryview, offset: int) -> None:
+        self.tick()
+        if self._room_bytes < len(data):
+            self._make_room(fd)
+            self._room_bytes = max(_ROOM_BYTES, len(data))
+        with self._explained("writing what a step makes"):
+            write_all(self._system, fd, data, offset)
+        self._room_bytes -= len(data)
+        self.written_bytes += len(data)
+
+    def read(self, fd: int, buffer: memoryview, offset: int) -> int:
+        with self._explained("reading what a step is given"):
+            got = self._system.read(fd, buffer, offset)
+        self.note_read(got)
+        return got
+
+    def _explained(self, what: str) -> _explained_but_existing:
+        return _explained_but_existing(self._root.name, self._path, what)
+
+
+class _explained_but_existing:  # noqa: N801 -- as ``explained``
+    """Raise AttemptError for any OSError within, but FileExistsError and the like.
+
+    Those tell a step that a name is taken, or is a file where it needs a folder.
+    """
+
+    __slots__ = ("_path", "_root", "_what")
+
+    def __init__(self, root: str, path: str, what: str) -> None:
+        self._root = root
+        self._path = path
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        if isinstance(exc, FileExistsError):
+            return
+        if isinstance(exc, NotADirectoryError | IsADirectoryError):
+            raise FileExistsError(exc.errno, os.strerror(errno.EEXIST)) from exc
+        if isinstance(exc, OSError):
+            raise explain(exc, self._root, self._path, self._what) from exc
+
+
+class _Input:
+    """``ports.Input``."""
+
+    def __init__(self, bench: DiskBench, fd: int) -> None:
+        self.size_bytes = os.fstat(fd).st_size
+        self._bench = bench
+        self._fd = fd
+
+    def readinto(self, buffer: memoryview, offset: int) -> int:
+        return self._bench.read(self._fd, buffer, offset)
+
+
+class _Output:
+    """``ports.Output``."""
+
+    def __init__(self, bench: DiskBench, fd: int) -> None:
+        self._bench = bench
+        self._fd = fd
+        self._size_bytes = 0
+
+    def write(self, data: memoryview | bytes) -> None:
+        if data:
+            self._bench.write(self._fd, memoryview(data), self._size_bytes)
+            self._size_bytes += len(data)
+
+
+def walk(folder: int, above: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Yield every file and link below a folder, in the order of their paths, links not followed."""
+    for name in sorted(os.listdir(folder)):
+        path, status = f"{above}{name}", os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode):
+            yield path, status
+            continue
+        inner = os.open(name, _FOLDER, dir_fd=folder)
+        try:
+            yield from walk(inner, f"{path}/")
+        finally:
+            os.close(inner)
+
+
+def write_all(system: Os, fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        try:
+            written = system.write(fd, data, offset)
+        except InterruptedError:
+            continue
+        if not written:
+            raise OSError(errno.EIO, "the disk takes no bytes")
+        data = data[written:]
+        offset += written
+
+
+def _check_path(path: str) -> None:
+    """Refuse what could leave the folder: whatever a step may have let through."""
+    components = path.split("/")
+    if len(components) > MOST_FOLDERS:
+        raise AttemptError(
+            "step_failed",
+            f"a file lies in {len(components)} folders; at most {MOST_FOLDERS} may be",
+        )
+    for component in components:
+        if component in {"", ".", ".."} or component.casefold() == HIDDEN or "\0" in component:
+            raise AttemptError(
+                "step_failed", f"the path {path!r} of a file is not one below its folder"
+            )
+
+
+def _refuse_existing(name: str, folder: int) -> None:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+def _executable(mode: int) -> int:
+    """Return ``mode`` with x where there is r."""
+    return mode | (mode & 0o444) >> 2
+
+
+def _inner(system: Os, home: Folder, path: str) -> Folder | None:
+    try:
+        return home.inner(system, path)
+    except FileNotFoundError:
+        return None
+
+
+def _make(system: Os, home: Folder, name: str, sync: Callable[[int], None]) -> Folder:
+    """Make one of the hidden folders of a file system that has parts."""
+    hidden = home.inner(system, HIDDEN)
+    with suppress(FileExistsError):
+        system.mkdir(name, 0o700, dir_fd=hidden.fd)
+    sync(hidden.fd)
+    return home.inner(system, f"{HIDDEN}/{name}")
+
+
+def _sync_all(fd: int) -> bool:
+    """Sync the whole file system of a folder; False: this system cannot. Raises OSError."""
+    try:
+        syncfs: Any = _LIBC.syncfs
+    except AttributeError:
+        return False
+    with DISK:
+        if syncfs(ctypes.c_int(fd)):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    return True

@@ -1,0 +1,150 @@
+"""The entries of ``steps:``, read with the options that each step knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fetchd.errors import ValueProblem
+from fetchd.jobfile.complaints import Complaints, Path
+from fetchd.model import StepSpec
+from fetchd.steps import STEPS, Kind, Option
+from fetchd.units import parse_duration_s
+from fetchd.yamldoc import did_you_mean
+
+#: Every step has it.
+TIMEOUT = "timeout"
+_MOST = 32
+
+
+def read_steps(written: list[object], place: Path, complaints: Complaints) -> tuple[StepSpec, ...]:
+    """Return the steps; what is wrong is complained about and left out."""
+    if len(written) > _MOST:
+        complaints.add(place, f"has {len(written)} entries; at most {_MOST} are possible")
+        return ()
+    found = (_read(entry, (*place, index), complaints) for index, entry in enumerate(written))
+    return tuple(step for step in found if step is not None)
+
+
+def steps_schema() -> dict[str, Any]:
+    """Return what editors are told of ``steps:``."""
+    return {
+        "type": "array",
+        "maxItems": _MOST,
+        "items": {
+            "anyOf": [
+                {"type": "string", "enum": [name for name, kind in STEPS.items() if _bare(kind)]},
+                *(
+                    {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "required": [name],
+                        "properties": {name: _step_schema(kind)},
+                    }
+                    for name, kind in STEPS.items()
+                ),
+            ]
+        },
+    }
+
+
+def _step_schema(kind: Kind) -> dict[str, Any]:
+    options = {
+        name: {**option.schema, "description": option.meaning}
+        for name, option in kind.options.items()
+    }
+    options[TIMEOUT] = {"type": "string", "description": "how long the step may take"}
+    keys: dict[str, Any] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": options,
+    }
+    if required := [name for name, option in kind.options.items() if option.required]:
+        keys["required"] = required
+    forms = [keys]
+    if kind.alone:
+        forms.append(dict(kind.options[kind.alone].schema))
+    if _bare(kind):
+        forms.append({"type": "null"})
+    return forms[0] if len(forms) == 1 else {"anyOf": forms}
+
+
+def _bare(kind: Kind) -> bool:
+    """Tell whether the step can be named without any option."""
+    return not any(option.required for option in kind.options.values())
+
+
+def _read(entry: object, place: Path, complaints: Complaints) -> StepSpec | None:
+    if isinstance(entry, Mapping) and len(entry) == 1:
+        ((name, given),) = entry.items()
+        place = (*place, name)
+    else:
+        name, given = entry, None
+    if not isinstance(name, str) or not name:
+        complaints.add(
+            place, "needs the name of a step, or one name with its options: extract: { ... }"
+        )
+        return None
+    kind = STEPS.get(name)
+    if kind is None:
+        complaints.add(
+            place,
+            f"{name!r} is no step; known: {', '.join(STEPS)}",
+            did_you_mean(name, STEPS),
+            at_key=True,
+        )
+        return None
+    if isinstance(given, str) and kind.alone:
+        given = {kind.alone: given}
+    if not isinstance(given, Mapping | None):
+        known = ", ".join((*kind.options, TIMEOUT))
+        complaints.add(place, f"needs a mapping of options; known here: {known}")
+        return None
+    return _with_options(name, kind, given or {}, place, complaints)
+
+
+def _with_options(
+    name: str, kind: Kind, given: Mapping[str, object], place: Path, complaints: Complaints
+) -> StepSpec | None:
+    before = complaints.count
+    options = {key: option.default for key, option in kind.options.items()}
+    spec = StepSpec(name=name)
+    timeout_s = spec.timeout_s
+    for key, value in given.items():
+        option = kind.options.get(key)
+        if value is None:
+            continue
+        if option is not None:
+            options[key] = _value(option, value, (*place, key), complaints)
+        elif key == TIMEOUT:
+            timeout_s = _duration_s(value, (*place, key), complaints)
+        else:
+            known = (*kind.options, TIMEOUT)
+            near = did_you_mean(key, known)
+            message = "unknown option" if near else f"unknown option; known: {', '.join(known)}"
+            complaints.add((*place, key), message, near, at_key=True)
+    for key, option in kind.options.items():
+        if option.required and given.get(key) is None:
+            complaints.add(place, f"{name!r} needs the option {key!r}: {option.meaning}")
+    if complaints.count > before:
+        return None
+    return StepSpec(name=name, options=options, timeout_s=timeout_s)
+
+
+def _value(option: Option, value: object, place: Path, complaints: Complaints) -> Any:
+    try:
+        return option.read(value)
+    except ValueProblem as exc:
+        complaints.add(place, str(exc))
+        return None
+
+
+def _duration_s(value: object, place: Path, complaints: Complaints) -> float:
+    try:
+        seconds = parse_duration_s(value) if isinstance(value, str) else 0.0
+    except ValueProblem as exc:
+        complaints.add(place, str(exc))
+        return 1.0
+    if seconds <= 0:
+        complaints.add(place, "needs a duration above zero, such as 10m")
+    return seconds

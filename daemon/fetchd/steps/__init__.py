@@ -1,0 +1,18 @@
+"""Steps: what is done with a verified file, in staging, before anybody sees it.
+
+Each is a module of its own and one line here. ``finish`` takes them one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fetchd.steps import mode
+from fetchd.steps.finish import Finisher
+from fetchd.steps.kind import Kind, Option
+
+__all__ = ["STEPS", "Finisher", "Kind", "Option"]
+
+STEPS: Mapping[str, Kind] = {
+    "mode": mode.KIND,
+}

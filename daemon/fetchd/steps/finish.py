@@ -1,0 +1,156 @@
+"""Stage finish: the steps of one task, one after the other, each bounded in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fetchd import events
+from fetchd.clock import Clock, Failpoints
+from fetchd.errors import AttemptError, NotWanted, let_go
+from fetchd.model import (
+    Attempt,
+    Failure,
+    Finish,
+    Finished,
+    Interrupted,
+    Outcome,
+    Progress,
+    Staged,
+    StepSpec,
+)
+from fetchd.ports import Bench, Disk, PartBusy, Staging
+from fetchd.secrets import hide
+from fetchd.steps.kind import Kind
+
+_REPORT_S = 0.25
+
+
+class Finisher:
+    """Works on attempts of stage finish; any number of threads.
+
+    ``report`` is ``WorkSource.report``.
+    """
+
+    def __init__(
+        self,
+        steps: Mapping[str, Kind],
+        disk: Disk,
+        report: Callable[[Attempt, Progress], bool],
+        tell: events.Tell,
+        clock: Clock,
+        failpoints: Failpoints,
+    ) -> None:
+        self._steps = steps
+        self._disk = disk
+        self._report = report
+        self._tell = tell
+        self._clock = clock
+        self._failpoints = failpoints
+
+    def __call__(self, attempt: Finish) -> Outcome:
+        """Carry one attempt out. Exceptions that are not the attempt's own pass up."""
+        kept = False
+        try:
+            with self._disk.stage(attempt) as staging:
+                kept = True  # the part is as it was verified, whatever the steps meet
+                return Finished(staged=self._finish(attempt, staging))
+        except NotWanted as exc:
+            let_go(exc)
+            return Interrupted()
+        except PartBusy as exc:
+            let_go(exc)
+            return Failure(code="disk_error", reason=str(exc), transient=True, kept=True)
+        except AttemptError as exc:
+            let_go(exc)
+            return Failure(
+                code=exc.code, reason=hide(exc.reason), transient=exc.transient, kept=kept
+            )
+
+    def _finish(self, attempt: Finish, staging: Staging | None) -> Staged:
+        if staging is None:
+            assert attempt.intent.staged is not None
+            return attempt.intent.staged
+        for number, step in enumerate(attempt.group.steps, 1):
+            self._take(attempt, staging, number, step)
+            self._failpoints.pass_by("finish.step_taken")
+        watch = _Watch(attempt, "", None, self._clock, self._report)
+        staged = staging.seal(watch.tick)
+        self._failpoints.pass_by("finish.sealed")
+        return staged
+
+    def _take(self, attempt: Finish, staging: Staging, number: int, step: StepSpec) -> None:
+        about: dict[str, Any] = {
+            "job": attempt.job.name,
+            "run": attempt.run.id,
+            "task": attempt.task.id,
+            "path": attempt.task.spec.path,
+            "url": attempt.intent.url,
+            "step": step.name,
+            "number": number,
+        }
+        kind = self._steps.get(step.name)
+        if kind is None:
+            raise AttemptError(
+                "step_failed", f"this fetchd has no step {step.name!r}; install the newer one again"
+            )
+        self._tell(events.StepStarted(**about))
+        began_s = self._clock.monotonic()
+        watch = _Watch(attempt, step.name, step.timeout_s, self._clock, self._report)
+        with staging.bench(watch.tick) as bench:
+            watch.bench = bench
+            watch.tick()
+            self._failpoints.pass_by("finish.step_begun")
+            try:
+                kind.work(bench, step.options)
+            except FileExistsError as exc:
+                raise AttemptError("step_failed", f"{step.name}: a name is taken twice") from exc
+            except AttemptError as exc:
+                reason = f"{step.name}: {exc.reason}"
+                raise AttemptError(exc.code, reason, transient=exc.transient) from exc
+            done = events.StepDone(
+                **about,
+                read_bytes=bench.read_bytes,
+                written_bytes=bench.written_bytes,
+                elapsed_s=self._clock.monotonic() - began_s,
+            )
+        self._tell(done)
+
+
+class _Watch:
+    """The time that a step has used, and what is told of its way."""
+
+    def __init__(
+        self,
+        attempt: Finish,
+        step: str,
+        timeout_s: float | None,
+        clock: Clock,
+        report: Callable[[Attempt, Progress], bool],
+    ) -> None:
+        self.bench: Bench | None = None
+        self._attempt = attempt
+        self._step = step
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._report = report
+        self._began_s = clock.monotonic()
+        self._next_s = self._began_s  # no look before this: ticks are many
+
+    def tick(self) -> None:
+        now_s = self._clock.monotonic()
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + _REPORT_S
+        if self._timeout_s is not None and now_s - self._began_s > self._timeout_s:
+            raise AttemptError(
+                "step_timeout", f"it took longer than {self._timeout_s:g} s (its `timeout`)"
+            )
+        bench = self.bench
+        progress = Progress(
+            received_bytes=bench.read_bytes if bench else 0,
+            have_bytes=bench.written_bytes if bench else 0,
+            step=self._step,
+        )
+        if not self._report(self._attempt, progress):
+            raise NotWanted

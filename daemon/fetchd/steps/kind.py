@@ -1,0 +1,101 @@
+"""What a step is: its work, and the options that it knows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fetchd.errors import ValueProblem
+from fetchd.ports import Step
+from fetchd.units import parse_size_bytes
+
+_MODE = re.compile(r"0?[0-7]{3}")
+_COUNT = re.compile(r"[0-9]{1,9}")
+_FEW = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """``read`` takes a text (or list) of a job file and returns a value of a type that JSON has.
+
+    It raises ValueProblem. ``schema``: what editors are told; ``meaning``: for people.
+    """
+
+    read: Callable[[object], Any]
+    schema: Mapping[str, object]
+    meaning: str
+    default: Any = None
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """``alone``: the option that is meant where only a text is given, as in ``mode: 0644``."""
+
+    work: Step
+    options: Mapping[str, Option] = field(default_factory=dict)
+    alone: str = ""
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueProblem("needs a text")
+    return value
+
+
+def texts(value: object) -> list[str]:
+    """Return a list, of one where a text is given."""
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise ValueProblem("needs a text or a list of texts")
+    if len(found) > _FEW:
+        raise ValueProblem(f"has {len(found)} entries; at most {_FEW} are possible")
+    return list(found)
+
+
+def count(value: object) -> int:
+    said = text(value)
+    if not _COUNT.fullmatch(said):
+        raise ValueProblem(f"{said[:60]!r} is not a whole number from 0 to 999999999")
+    return int(said)
+
+
+def size_bytes(value: object) -> int:
+    return parse_size_bytes(text(value))
+
+
+def mode(value: object) -> int:
+    said = text(value)
+    if not _MODE.fullmatch(said):
+        raise ValueProblem(f"{said[:60]!r} is no mode; write three octal digits such as 0644")
+    return int(said, 8)
+
+
+def one_of(*allowed: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        said = text(value)
+        if said not in allowed:
+            raise ValueProblem(f"{said[:60]!r} is not one of {', '.join(allowed)}")
+        return said
+
+    return read
+
+
+def file_name(value: object) -> str:
+    """Return a name that a file can have, without folders."""
+    said = text(value)
+    if said in {"", ".", ".."} or "/" in said or "\0" in said or len(said.encode()) > 255:
+        raise ValueProblem(f"{said[:60]!r} is no file name")
+    if not said.isprintable():
+        raise ValueProblem(f"{said[:60]!r} has a control character")
+    return said
+
+
+TEXT: Mapping[str, object] = {"type": "string"}
+NUMBER: Mapping[str, object] = {"type": ["integer", "string"]}
+SIZE: Mapping[str, object] = {"type": ["integer", "string"]}
+LIST: Mapping[str, object] = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+}

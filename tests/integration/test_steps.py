@@ -1,0 +1,157 @@
+"""Steps in a real daemon and in `get`: a kill -9 anywhere, and all is whole in the end."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from faults.server import Server, content, file
+from process import DaemonProcess, Watcher, visible_files, wait_until
+
+BODIES = {f"f{i}.bin": content(f"steps{i}", 20_000 * (i + 1)) for i in range(4)}
+
+FAILPOINTS = [
+    "transfer.verified",
+    "finish.step_begun",
+    "finish.step_begun:3",
+    "finish.step_taken",
+    "finish.step_taken:2",
+    "finish.sealed",
+    "finish.sealed:3",
+    "publish.intended",
+    "publish.synced",
+    "publish.renamed",
+    "publish.renamed:2",
+    "publish.folder_synced",
+    "publish.visible",
+]
+
+
+def sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def job(server: Server, *, checksums: bool = True) -> str:
+    lines = "".join(
+        f"  - {server.url('/' + name)}{f' sha256:{sha256(body)}' if checksums else ''}\n"
+        for name, body in BODIES.items()
+    )
+    return f"dest: d\nsteps:\n  - mode: 0600\n  - mode: 0640\nurls:\n{lines}"
+
+
+def left(daemon: DaemonProcess) -> list[str]:
+    """Return what lies in the hidden folder, but for the records of what was made."""
+    inner = daemon.downloads / ".fetchd"
+    found = [path.relative_to(inner) for path in inner.rglob("*") if path.is_file()]
+    return sorted(str(path) for path in found if path.parts[0] != "made")
+
+
+def check_all_right(daemon: DaemonProcess, name: str) -> None:
+    report = daemon.report(name)
+    assert (report["state"], report["tasks"]["succeeded"]) == ("succeeded", len(BODIES))
+    found = {path.name: path.read_bytes() for path in visible_files(daemon.downloads)}
+    assert found == BODIES
+    for path in visible_files(daemon.downloads):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        assert path.stat().st_nlink == 1
+    assert left(daemon) == []
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "checksums"),
+    [
+        *((failpoint, True) for failpoint in FAILPOINTS),
+        ("finish.step_taken", False),
+        ("publish.renamed:2", False),
+    ],
+)
+def test_a08_a_crash_at_this_step_leaves_nothing_half_visible(tmp_path, failpoint, checksums):
+    with (
+        Server({f"/{name}": file(body) for name, body in BODIES.items()}) as server,
+        DaemonProcess(tmp_path, "retry.poison=0") as daemon,
+    ):
+        watcher = Watcher(
+            daemon.downloads, {f"d/{name}": {sha256(body)} for name, body in BODIES.items()}
+        )
+        daemon.drop("s.yaml", job(server, checksums=checksums))
+        watcher.start()
+        crashed = daemon.start("--once", failpoint=failpoint).wait()
+        again = daemon.run_once()
+        watcher.finish()
+
+    assert (crashed, again) == (-signal.SIGKILL, 0)
+    assert watcher.wrong == []
+    check_all_right(daemon, "s")
+
+
+def test_a_second_run_makes_nothing_again_until_something_is_missing(tmp_path):
+    with (
+        Server({f"/{name}": file(body) for name, body in BODIES.items()}) as server,
+        DaemonProcess(tmp_path) as daemon,
+    ):
+        outcomes = []
+        for run in range(3):
+            daemon.drop("s.yaml", job(server, checksums=False))
+            assert daemon.run_once() == 0
+            outcomes.append(sorted(one["detail"] for one in daemon.files("s")))
+            if run == 1:
+                (daemon.downloads / "d/f0.bin").unlink()
+        check_all_right(daemon, "s")
+
+    assert outcomes == [
+        ["downloaded"] * 4,
+        ["up_to_date"] * 4,
+        ["downloaded"] + ["up_to_date"] * 3,
+    ]
+
+
+def test_get_takes_steps_too_and_leaves_nothing_behind(tmp_path):
+    body = content("get", 50_000)
+    with Server({"/a.bin": file(body)}) as server:
+        (tmp_path / "j.yaml").write_text(
+            f"url: {server.url('/a.bin')}\nsteps: [ {{ mode: 0600 }} ]\n"
+        )
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "fetchd",
+                "get",
+                "j.yaml",
+                "--dest",
+                "out",
+                "--set",
+                "network.allow=[loopback]",
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "FETCHD_CONFIG": os.devnull},
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/a.bin").read_bytes() == body
+    assert stat.S_IMODE((tmp_path / "out/a.bin").stat().st_mode) == 0o600
+    parts = tmp_path / "out/.fetchd"
+    assert not [p for p in parts.rglob("*") if p.is_file() and p.parent.name != "made"]
+
+
+def test_the_step_under_way_is_in_the_log(tmp_path):
+    with (
+        Server({"/a.bin": file(b"x")}) as server,
+        DaemonProcess(tmp_path, "log.level=debug") as daemon,
+    ):
+        daemon.drop("s.yaml", f"url: {server.url('/a.bin')}\nsteps: [ {{ mode: 0600 }} ]\n")
+        daemon.start("--once")
+        wait_until(lambda: daemon.events("step.done"), what="the step")
+        assert daemon.wait() == 0
+
+    (done,) = daemon.events("step.done")
+    assert (done["step"], done["number"], done["thread"]) == ("mode", 1, "finisher-0")

@@ -1,0 +1,232 @@
+"""The engine by hand: tasks with steps pass fetch, finish, publish."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fetchd import events
+from fetchd.engine.decisions import DISK_DELAY_S, MOST_PUBLISH_FAILURES
+from fetchd.model import (
+    Cancel,
+    Failure,
+    Fetched,
+    Finish,
+    Finished,
+    Interrupted,
+    Progress,
+    RunState,
+    Staged,
+    StepSpec,
+)
+from fetchd.stores import SqliteStore
+from harness import QUICK, EngineByHand, FakeClock, group, intent_for, job, spec
+
+STEPS = (StepSpec(name="mode", options={"mode": 0o640}),)
+STAGED = Staged(files=3, bytes=99)
+STEP_FAILED = Failure(code="step_failed", reason="no", transient=False, kept=True)
+
+
+def with_steps(*paths: str, **rules):
+    made = group("g", *map(spec, paths), retry=QUICK, **rules)
+    return job("j", replace(made, steps=STEPS))
+
+
+@pytest.fixture
+def hand():
+    made = EngineByHand()
+    yield made
+    made.close()
+
+
+def fetch_all(hand: EngineByHand) -> None:
+    while (attempt := hand.fetch()) is not None:
+        hand.settle(attempt, Fetched(intent=intent_for(attempt)))
+
+
+def finish(hand: EngineByHand) -> Finish | None:
+    hand.calm()
+    if not len(hand.engine._to_finish):
+        return None
+    (attempt,) = hand.engine.take(Finish, 1)
+    return attempt
+
+
+def run_state(hand: EngineByHand) -> RunState:
+    return hand.store.run_view(1).state
+
+
+def test_a_verified_file_is_published_only_after_its_steps(hand):
+    hand.submit(with_steps("a"))
+    fetch_all(hand)
+
+    assert hand.publish() == []
+    attempt = finish(hand)
+    assert attempt.group.steps == STEPS
+    assert not attempt.recovered
+    hand.settle(attempt, Finished(staged=STAGED))
+    (publication,) = hand.publish()
+    assert publication.intent.staged == STAGED
+    hand.engine.settle([])
+
+
+def test_what_steps_have_made_is_in_the_report_of_the_file(hand):
+    hand.submit(with_steps("a"))
+    fetch_all(hand)
+    hand.settle(finish(hand), Finished(staged=STAGED))
+    hand.publish_all()
+
+    (file,) = hand.store.files(1)
+    assert (file.detail, file.size_bytes, file.staged) == ("downloaded", 10, STAGED)
+    assert run_state(hand) is RunState.SUCCEEDED
+
+
+def test_a_file_without_steps_goes_straight_to_the_publisher(hand):
+    hand.submit(job("j", group("g", spec("a"))))
+    fetch_all(hand)
+
+    assert finish(hand) is None
+    assert len(hand.publish()) == 1
+
+
+def test_steps_under_way_are_shown_and_counted_as_no_transfer(hand):
+    hand.submit(with_steps("a"))
+    fetch_all(hand)
+    attempt = finish(hand)
+
+    assert hand.engine.report(attempt, Progress(received_bytes=5, step="mode"))
+
+    (shown,) = hand.engine.view().transfers
+    assert (shown.path, shown.progress.step) == ("a", "mode")
+    assert not [e for e in hand.events if isinstance(e, events.TaskProgressed)]
+
+
+def test_a_step_that_fails_for_good_fails_the_task(hand):
+    hand.submit(with_steps("a"))
+    fetch_all(hand)
+    hand.settle(finish(hand), STEP_FAILED)
+
+    assert hand.fetch() is None
+    (file,) = hand.store.files(1)
+    assert (file.detail, file.reason) == ("step_failed", "no")
+    assert run_state(hand) is RunState.FAILED
+
+
+def test_a_step_that_fails_at_one_mirror_is_taken_on_the_file_of_the_next(hand):
+    made = group("g", spec("a", "http://one.example/a", "http://two.example/a"), retry=QUICK)
+    hand.submit(job("j", replace(made, steps=STEPS)))
+    first = hand.fetch()
+    hand.settle(first, Fetched(intent=intent_for(first)))
+    hand.settle(finish(hand), STEP_FAILED)
+
+    assert hand.fetch().source != first.source
+
+
+def test_steps_that_find_the_disk_full_are_taken_again_on_the_same_part(hand):
+    full = Failure(code="disk_full", reason="full", transient=True, kept=True)
+    hand.submit(with_steps("a"))
+    fetch_all(hand)
+    for _ in range(MOST_PUBLISH_FAILURES + 2):
+        hand.settle(finish(hand), full)
+        hand.engine.tick()
+        assert finish(hand) is None
+        hand.clock.advance(DISK_DELAY_S + 1)
+        hand.engine.tick()
+
+    hand.settle(finish(hand), Finished(staged=STAGED))
+    hand.publish_all()
+    assert run_state(hand) is RunState.SUCCEEDED
+    assert hand.fetch() is None
+
+
+def test_steps_whose_part_is_gone_have_it_fetched_again(hand):
+    gone = Failure(code="disk_error", reason="gone", transient=True)
+    hand.submit(with_steps("a"))
+    fetch_all(hand)
+    hand.settle(finish(hand), gone)
+    hand.clock.advance(100)
+
+    assert hand.fetch() is not None
+
+
+def test_a_cancelled_run_wants_its_steps_no_more_and_publishes_nothing(hand):
+    hand.submit(with_steps("a", "b"))
+    fetch_all(hand)
+    under_way = finish(hand)
+    hand.engine.obey(Cancel(job="j"))
+
+    assert not hand.engine.report(under_way, Progress())
+    hand.settle(under_way, Interrupted())
+    waiting = finish(hand)
+    assert not hand.engine.report(waiting, Progress())
+    hand.settle(waiting, Finished(staged=STAGED))  # it was too late to hear of it
+
+    assert hand.publish() == []
+    assert run_state(hand) is RunState.CANCELLED
+    assert hand.engine.idle()
+    assert hand.engine.sweep_due()
+
+
+def test_a_stop_leaves_steps_to_the_next_life(tmp_path):
+    path = str(tmp_path / "db")
+    first = EngineByHand(store=SqliteStore(path, FakeClock(), lambda _: None))
+    first.submit(with_steps("a", "b"))
+    fetch_all(first)
+    under_way = finish(first)
+    first.engine.stop()
+    assert not first.engine.report(under_way, Progress())
+    first.settle(under_way, Interrupted())
+    assert first.engine.take(Finish, 1) == ()
+    first.close()
+
+    second = EngineByHand(store=SqliteStore(path, FakeClock(), lambda _: None))
+    assert second.engine.recover({}) == (1, 0, 2)
+    assert second.fetch() is None
+    again = [finish(second), finish(second)]
+    assert [attempt.recovered for attempt in again] == [True, True]
+    assert [attempt.task.history.crashes for attempt in again] == [0, 0]
+    for attempt in again:
+        second.settle(attempt, Finished(staged=STAGED))
+    publications = second.publish()
+    assert [one.recovered for one in publications] == [True, True]
+    second.close()
+
+
+@pytest.mark.parametrize(("begun", "state"), [(True, "failed"), (False, "publishing")])
+def test_only_steps_that_were_under_way_at_each_crash_are_poison(tmp_path, begun, state):
+    path = str(tmp_path / "db")
+    hand = EngineByHand(store=SqliteStore(path, FakeClock(), lambda _: None), poison=2)
+    hand.submit(with_steps("a"))
+    fetch_all(hand)
+    for _ in range(4):
+        if begun:
+            assert finish(hand) is not None
+        hand.close()  # nothing was settled
+        hand = EngineByHand(store=SqliteStore(path, FakeClock(), lambda _: None), poison=2)
+        hand.engine.recover({})
+        hand.calm()
+
+    (file,) = hand.store.files(1)
+    assert file.state == state
+    assert file.detail == ("poison" if begun else "")
+    hand.close()
+
+
+def test_a_crash_while_what_steps_have_made_is_published_is_charged_to_nobody(tmp_path):
+    path = str(tmp_path / "db")
+    hand = EngineByHand(store=SqliteStore(path, FakeClock(), lambda _: None), poison=1)
+    hand.submit(with_steps("a"))
+    fetch_all(hand)
+    hand.settle(finish(hand), Finished(staged=STAGED))
+    for _ in range(3):
+        hand.close()
+        hand = EngineByHand(store=SqliteStore(path, FakeClock(), lambda _: None), poison=1)
+        hand.engine.recover({})
+
+    attempt = finish(hand)
+    assert attempt.intent.staged == STAGED
+    hand.settle(attempt, Finished(staged=STAGED))
+    hand.publish_all()
+    assert run_state(hand) is RunState.SUCCEEDED
+    hand.close()

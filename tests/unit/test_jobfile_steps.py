@@ -1,0 +1,134 @@
+"""The key ``steps`` of a job file: how it is read, and each mistake with its place."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fetchd.config import Settings
+from fetchd.errors import DocumentError
+from fetchd.jobfile import load
+from fetchd.model import StepSpec
+from fetchd.steps import STEPS
+from unit.test_jobfile import REFERENCE
+
+URL = "url: https://example.org/a\n"
+
+
+def steps(text: str, group: int = 0) -> tuple[StepSpec, ...]:
+    return load(text.encode(), "iso.yaml", Settings()).groups[group].steps
+
+
+def told(text: str) -> list[str]:
+    with pytest.raises(DocumentError) as caught:
+        load(text.encode(), "iso.yaml", Settings())
+    return caught.value.headlines()
+
+
+def test_a_step_is_a_name_with_its_options_or_the_one_that_may_stand_alone():
+    long = steps(URL + "steps:\n  - mode: { mode: 0640, timeout: 2m }\n")
+    short = steps(URL + "steps:\n  - mode: 0640\n")
+
+    assert long == (StepSpec(name="mode", options={"mode": 0o640}, timeout_s=120.0),)
+    assert short == (StepSpec(name="mode", options={"mode": 0o640}),)
+
+
+def test_steps_at_the_top_hold_for_each_task_that_has_none_of_its_own():
+    text = (
+        "base: https://example.org/\n"
+        "steps: [ { mode: 0600 } ]\n"
+        "tasks:\n"
+        "  a: { url: a }\n"
+        "  b: { url: b, steps: [ { mode: 0644 } ] }\n"
+        "  c: { url: c, steps: [] }\n"
+    )
+
+    assert [[step.options["mode"] for step in steps(text, n)] for n in range(3)] == [
+        [0o600],
+        [0o644],
+        [],
+    ]
+
+
+MISTAKES = {
+    "no list": (
+        "steps: mode\n",
+        "iso.yaml:2:8: steps: needs a list; write each step on a line of its own behind '- '",
+    ),
+    "no step": (
+        "steps:\n  - mdoe: 0644\n",
+        (
+            f"iso.yaml:3:5: steps[0].mdoe: 'mdoe' is no step; known: {', '.join(STEPS)} "
+            "(did you mean 'mode'?)"
+        ),
+    ),
+    "two in one": (
+        "steps:\n  - { mode: 0644, extract: { } }\n",
+        (
+            "iso.yaml:3:5: steps[0]: needs the name of a step, or one name with its options: "
+            "extract: { ... }"
+        ),
+    ),
+    "nothing": (
+        "steps:\n  -\n",
+        (
+            "iso.yaml:3:4: steps[0]: needs the name of a step, or one name with its options: "
+            "extract: { ... }"
+        ),
+    ),
+    "an unknown option": (
+        "steps:\n  - mode: { mdoe: 0644, mode: 0644 }\n",
+        "iso.yaml:3:13: steps[0].mode.mdoe: unknown option (did you mean 'mode'?)",
+    ),
+    "an option that is missing": (
+        "steps: [ mode ]\n",
+        (
+            "iso.yaml:2:10: steps[0]: 'mode' needs the option 'mode': "
+            "the mode of the files; folders get x where there is r"
+        ),
+    ),
+    "a value that is none": (
+        "steps:\n  - mode: 0648\n",
+        (
+            "iso.yaml:3:11: steps[0].mode.mode: '0648' is no mode; "
+            "write three octal digits such as 0644"
+        ),
+    ),
+    "bits that are no permission": (
+        "steps:\n  - mode: 4755\n",
+        (
+            "iso.yaml:3:11: steps[0].mode.mode: '4755' is no mode; "
+            "write three octal digits such as 0644"
+        ),
+    ),
+    "no time at all": (
+        "steps:\n  - mode: { mode: 0644, timeout: 0s }\n",
+        "iso.yaml:3:34: steps[0].mode.timeout: needs a duration above zero, such as 10m",
+    ),
+    "a list of options": (
+        "steps:\n  - mode: [ 0644 ]\n",
+        "iso.yaml:3:11: steps[0].mode: needs a mapping of options; known here: mode, timeout",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_steps_is_told_with_its_place_and_what_is_allowed(name):
+    text, expected = MISTAKES[name]
+
+    assert told(URL + text) == [expected]
+
+
+def test_a_mistake_that_tasks_inherit_is_told_once():
+    text = "steps: [ nope ]\ntasks:\n" + "".join(
+        f"  t{n}: {{ url: https://example.org/{n} }}\n" for n in range(3)
+    )
+
+    assert len(told(text)) == 1
+
+
+def test_the_reference_has_each_option_of_each_step_and_no_other():
+    written = set(re.findall(r"^\| `([a-z_]+): ([a-z_]+)` \|", REFERENCE, re.MULTILINE))
+
+    assert written == {(name, option) for name, kind in STEPS.items() for option in kind.options}
