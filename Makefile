@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench bench-task bench-transport bench-daemon bench-disk bench-bytes bench-threads bench-segments bench-governor clean
+.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench bench-task bench-transport bench-daemon bench-disk bench-bytes bench-threads bench-segments bench-governor bench-extract clean
 .DEFAULT_GOAL := help
 # Tests and measurements start hundreds of processes, each of which would compile the program anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -70,6 +70,9 @@ bench-segments: .venv/developed ## measure a large file over a slow way, by auto
 
 bench-governor: .venv/developed ## measure what being polite costs: decisions on origins, reads under rates
 	@$(BIN)/python tests/bench/governor_cost.py
+
+bench-extract: .venv/developed ## measure the step extract beside GNU tar and unzip (MIB=512)
+	@PYTHONPATH=tests $(BIN)/python tests/bench/extract_rate.py --mib $(or $(MIB),512)
 
 bench-daemon: .venv/developed ## measure drop to request, idle CPU, a long list, many job files, start-up
 	@$(BIN)/python tests/bench/daemon_bench.py

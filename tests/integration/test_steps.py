@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import stat
 import subprocess
 import sys
+import tarfile
+import zipfile
+from pathlib import Path
 
 import pytest
 
 from faults.server import Server, content, file
 from process import DaemonProcess, Watcher, visible_files, wait_until
 
+EXAMPLES = Path(__file__).parents[2] / "config" / "examples"
 BODIES = {f"f{i}.bin": content(f"steps{i}", 20_000 * (i + 1)) for i in range(4)}
 
 FAILPOINTS = [
@@ -109,6 +114,98 @@ def test_a_second_run_makes_nothing_again_until_something_is_missing(tmp_path):
         ["up_to_date"] * 4,
         ["downloaded"] + ["up_to_date"] * 3,
     ]
+
+
+def packed_tar(files: dict[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return made.getvalue()
+
+
+def packed_zip(files: dict[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize("failpoint", ["", "finish.step_taken", "publish.renamed:2"])
+def test_the_example_of_tools_extracts_its_archives(tmp_path, failpoint):
+    lint = packed_tar(
+        {"lint-2.4/bin/lint": b"#!", "lint-2.4/doc/x.html": b"<p>", "lint-2.4/lib/l.so": b"so" * 9}
+    )
+    fonts = packed_zip({"a.ttf": b"ttf", "b/c.otf": b"otf", "readme.txt": b"no"})
+    routes = {
+        "/tools/lint-2.4.tar.gz": file(lint),
+        "/tools/fonts.zip": file(fonts),
+        "/tools/SHA256SUMS": file(f"{sha256(lint)}  lint-2.4.tar.gz\n".encode()),
+    }
+    example = (EXAMPLES / "tools.yaml").read_text()
+    with Server(routes) as server, DaemonProcess(tmp_path, "retry.poison=0") as daemon:
+        daemon.drop("tools.yaml", example.replace("https://rel.example.org", server.url("")))
+        if failpoint:
+            crashed = daemon.start("--once", failpoint=failpoint).wait()
+            assert crashed == -signal.SIGKILL
+        assert daemon.run_once() == 0
+
+        found = {
+            str(path.relative_to(daemon.downloads)): path.read_bytes()
+            for path in visible_files(daemon.downloads)
+        }
+        assert left(daemon) == []
+    assert found == {
+        "tools/lint/bin/lint": b"#!",
+        "tools/lint/lib/l.so": b"so" * 9,
+        "share/fonts/a.ttf": b"ttf",
+        "share/fonts/b/c.otf": b"otf",
+    }
+
+
+def test_a08_a_kill_while_an_archive_is_extracted_leaves_nothing_half_visible(tmp_path):
+    files = {f"d/{n}": content(str(n), 400_000) for n in range(150)}
+    archive = packed_tar(files)
+    with (
+        Server({"/a.tgz": file(archive)}) as server,
+        DaemonProcess(tmp_path, "retry.poison=0") as daemon,
+    ):
+        text = f"url: {server.url('/a.tgz')}\nchecksum: sha256:{sha256(archive)}\n"
+        daemon.drop("a.yaml", f"{text}steps: [ extract ]\n")
+        daemon.start()
+        staged = daemon.downloads / ".fetchd/staging"
+        wait_until(lambda: len(list(staged.glob("*/1/d/*"))) > 20, what="some files")
+        daemon.kill()
+        half = list(staged.glob("*/1/d/*"))
+        assert visible_files(daemon.downloads) == []
+
+        assert daemon.run_once() == 0
+        found = {path.name: path.read_bytes() for path in visible_files(daemon.downloads)}
+
+    assert 20 < len(half) < len(files)
+    assert found == {name.removeprefix("d/"): data for name, data in files.items()}
+    assert left(daemon) == []
+    assert len(server.requests) == 1
+
+
+def test_a_cancel_ends_a_step_that_is_under_way(tmp_path):
+    archive = packed_tar({str(n): b"x" * 1000 for n in range(30_000)})
+    with Server({"/a": file(archive)}) as server, DaemonProcess(tmp_path) as daemon:
+        daemon.drop("a.yaml", f"url: {server.url('/a')}\nsteps: [ extract ]\n")
+        daemon.start()
+        staged = daemon.downloads / ".fetchd/staging"
+        wait_until(lambda: len(list(staged.glob("*/1/*"))) > 5, what="some files")
+        (daemon.jobs / "a.cancel").touch()
+        wait_until(lambda: daemon.ended("a"), what="the end")
+        wait_until(lambda: not left(daemon), what="the sweep")
+        assert daemon.terminate() == 0
+
+    assert daemon.report("a")["state"] == "cancelled"
+    assert visible_files(daemon.downloads) == []
+    assert not daemon.events("step.done")
 
 
 def test_get_takes_steps_too_and_leaves_nothing_behind(tmp_path):

@@ -360,7 +360,10 @@ def test_a_step_that_fails_leaves_the_part_and_nothing_else(disk, tmp_path):
     ):
         raise AttemptError("step_failed", "no")
 
-    assert hidden(tmp_path) == [f"parts/{attempt.intent.part}"]
+    part = attempt.intent.part
+    assert hidden(tmp_path) == [f"parts/{part}", f"parts/{part}.json"]
+    (left,) = disk.leftovers()
+    assert (left.path, left.durable_bytes) == ("a.zip", 0)
     assert (tmp_path / ".fetchd/parts" / attempt.intent.part).stat().st_nlink == 1
 
 

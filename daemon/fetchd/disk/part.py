@@ -465,6 +465,23 @@ def read_journal(system: Os, folder_fd: int, name: str) -> tuple[str, str, PartJ
         os.close(fd)
 
 
+def say_whose(system: Os, folder_fd: int, name: str, root: str, path: str) -> None:
+    """Put down whose part it is, unless its journal does: a sweep has to know.
+
+    That vouches for no byte, so nothing is synced.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    try:
+        fd = system.open(name + _JOURNAL, flags, 0o600, dir_fd=folder_fd)
+    except FileExistsError:
+        return
+    said = {"root": root, "path": path, "url": "", "final_url": "", "durable_bytes": 0}
+    try:
+        _write_all(system, fd, memoryview(json.dumps(said).encode("ascii")), 0)
+    finally:
+        os.close(fd)
+
+
 def forget_journal(system: Os, folder_fd: int, name: str, *, draft: bool = True) -> bool:
     """Remove a part's journal and its ``draft``; True when there was a journal."""
     if draft:

@@ -537,9 +537,18 @@ class _Tree:
             outcome = Failure(
                 code=error.code, reason=error.reason, transient=error.transient, kept=True
             )
-        if isinstance(outcome, Published) or not (outcome.kept and outcome.transient):
-            self._held.let_go(intent.root, intent.part)
+        if isinstance(outcome, Failure) and not (outcome.kept and outcome.transient):
+            self._give_up()
         return outcome
+
+    def _give_up(self) -> None:
+        """Remove what was staged: from the part it is made again, if at all."""
+        intent = self._intent
+        self._held.let_go(intent.root, intent.part)
+        with suppress(OSError, AttemptError, PartBusy):
+            staging = find_staging(self._system, self._roots[intent.root].place(intent.path).home)
+            if staging is not None:
+                remove_staging(self._system, staging, intent.part)
 
     def _publish(self) -> Published | Failure:
         intent = self._intent
@@ -691,7 +700,8 @@ class _Tree:
                 if has_quarantine(parts.fd):
                     drop_quarantined(self._system, parts.fd, part)
             with suppress(OSError):
-                remove(self._system, parts.fd, part)
+                forget_journal(self._system, parts.fd, part)
+                self._system.unlink(part, dir_fd=parts.fd)
 
     def _exists(self, path: str) -> AttemptError:
         return AttemptError(

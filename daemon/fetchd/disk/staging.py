@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 from fetchd.digests import Digest, Hashes
-from fetchd.disk.part import Locked, find_folder, lock, read_journal
+from fetchd.disk.part import Locked, find_folder, lock, read_journal, say_whose
 from fetchd.disk.roots import HIDDEN, Folder, Root, explain, explained, shown
 from fetchd.disk.space import Claim, Space
 from fetchd.errors import AttemptError
@@ -301,6 +301,9 @@ class DiskStaging:
             self._system.write(fd, memoryview(what), 0)
         finally:
             os.close(fd)
+        say_whose(
+            self._system, self._parts.fd, self._intent.part, self._root.name, self._intent.path
+        )
         self._root.dress(self._part.fd)
         if (mtime_s := self._intent.mtime_s) is not None:
             mtime_ns = round(mtime_s * 1e6) * 1000

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fetchd.steps import mode
+from fetchd.steps import extract, mode
 from fetchd.steps.finish import Finisher
 from fetchd.steps.kind import Kind, Option
 
 __all__ = ["STEPS", "Finisher", "Kind", "Option"]
 
 STEPS: Mapping[str, Kind] = {
+    "extract": extract.KIND,
     "mode": mode.KIND,
 }
