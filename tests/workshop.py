@@ -10,6 +10,7 @@ from typing import Any
 from fetchd.clock import Clock, Failpoints
 from fetchd.disk import DownloadDisk, RootSpec, build
 from fetchd.events import Event
+from fetchd.expand import lookup_of
 from fetchd.jobfile.complaints import Complaints
 from fetchd.jobfile.steps import read_steps
 from fetchd.model import (
@@ -68,7 +69,13 @@ class Workshop:
         self.disk: DownloadDisk = build({"default": RootSpec(path=str(folder), **root)})
         self._wanted = wanted
         self.finisher = Finisher(
-            steps, self.disk, self._report, self.events.append, self.clock, Failpoints()
+            steps,
+            self.disk,
+            self._report,
+            self.events.append,
+            self.clock,
+            Failpoints(),
+            lookup_of,
         )
 
     def _report(self, attempt: Attempt, progress: Progress) -> bool:

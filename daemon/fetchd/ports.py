@@ -460,6 +460,7 @@ class BenchFile:
 
     path: str
     size_bytes: int
+    mtime_s: float = 0.0
     link: bool = False
 
 

@@ -32,7 +32,7 @@ from fetchd.config import Settings
 from fetchd.cores import Cores
 from fetchd.engine import Engine
 from fetchd.errors import AttemptError, BusyError, ConfigError, FetchdError, StoreError, UsageError
-from fetchd.expand import Expander
+from fetchd.expand import Expander, lookup_of
 from fetchd.folder import Folder
 from fetchd.model import (
     Attempt,
@@ -234,6 +234,7 @@ class Works:
             tell=tell,
             clock=clock,
             failpoints=self._failpoints,
+            lookup=lookup_of,
         )
         self.publisher = Pool(
             "publisher",

@@ -634,7 +634,8 @@ class _Tree:
     def _show(self, tree: int, folder: int, above: str) -> None:
         """Give everything its name, and make the names durable."""
         changed = False
-        for name in os.listdir(tree):
+        # Links last: what they lead to is there when they are seen.
+        for name in sorted(os.listdir(tree), key=lambda name: _is_link(name, tree)):
             path = f"{above}{name}"
             there = _status(name, folder)
             if there is not None and stat.S_ISDIR(there.st_mode):
@@ -712,6 +713,10 @@ class _Tree:
     @property
     def _shown(self) -> str:
         return f"{self._intent.root}:{shown(self._intent.path)}"
+
+
+def _is_link(name: str, folder: int) -> bool:
+    return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
 
 
 def _status(name: str, folder: int) -> os.stat_result | None:

@@ -442,7 +442,7 @@ class DiskBench:
         for path, found in walk(self._given):
             self.tick()
             link = stat.S_ISLNK(found.st_mode)
-            yield BenchFile(path=path, size_bytes=found.st_size, link=link)
+            yield BenchFile(path=path, size_bytes=found.st_size, mtime_s=found.st_mtime, link=link)
 
     @contextmanager
     def open(self, path: str) -> Iterator[_Input]:

@@ -10,6 +10,7 @@ from contextlib import closing
 
 from fetchd import threads
 from fetchd.errors import AttemptError, ValueProblem
+from fetchd.expand.finishing import lookup_of, step_lookup
 from fetchd.expand.lines import is_checksum, split_line
 from fetchd.expand.lists import ListReader, check_list, no_list
 from fetchd.expand.matrix import AxisProblem, Combinations
@@ -42,10 +43,12 @@ __all__ = [
     "compared_in",
     "expand",
     "is_checksum",
+    "lookup_of",
     "names_in",
     "needs_of",
     "no_list",
     "split_line",
+    "step_lookup",
     "texts_of",
 ]
 

@@ -346,9 +346,16 @@ def texts_of(group: TaskGroup) -> Iterator[str]:
     yield from (*template.base, template.dest, template.filename or "", *template.checksums)
     yield template.sums or ""
     yield group.when.text if group.when else ""
+    for step in group.steps:
+        for value in step.options.values():
+            yield from [value] if isinstance(value, str) else value if _is_texts(value) else ()
     if not isinstance(group.items, ListFile):
         for item in group.items:
             yield from (item.url, item.filename or "", item.checksum or "")
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def needs_of(group: TaskGroup) -> list[str]:

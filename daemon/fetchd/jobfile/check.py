@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from fetchd.errors import ValueProblem
 from fetchd.expand import (
     AxisProblem,
     Combinations,
@@ -16,6 +17,7 @@ from fetchd.expand import (
     Scope,
     names_in,
     needs_of,
+    step_lookup,
     texts_of,
 )
 from fetchd.jobfile.build import Built
@@ -23,6 +25,7 @@ from fetchd.jobfile.complaints import Complaints, Path
 from fetchd.jobfile.needs import order
 from fetchd.jobfile.reading import Unread
 from fetchd.model import Job, Run, TaskGroup, Verify
+from fetchd.variables import render
 from fetchd.yamldoc import did_you_mean
 
 #: A template without one of its keys.
@@ -118,6 +121,7 @@ class _Trial:
         if self._complaints.count > before:
             self._failed.add(group.name)
             return
+        self._try_steps(built)
         recipe, hurt = self._recipe(built)
         if group.when is not None and not group.when.each:
             known = {f"needs.{name}.changed": "true" for name in group.when.compares}
@@ -169,6 +173,18 @@ class _Trial:
                 )
             if self.room < 0 or self._complaints.full:
                 return
+
+    def _try_steps(self, built: Built) -> None:
+        """Put the variables into the options of the steps once."""
+        group, place = built.group, built.draft.place("steps")
+        look = step_lookup(self._scope, group, "http://localhost/x", "x")
+        for index, step in enumerate(group.steps):
+            for option, value in step.options.items():
+                for text in value if isinstance(value, list) else [value]:
+                    try:
+                        render(text if isinstance(text, str) else "", look)
+                    except ValueProblem as exc:
+                        self._complaints.add((*place, index, step.name, option), str(exc))
 
     def _recipe(self, built: Built) -> tuple[Recipe, AbstractSet[str]]:
         """Return the group's recipe without the keys that are wrong, and these keys."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fetchd.steps import extract, mode
+from fetchd.steps import checksum_file, concat, decompress, extract, mode, symlink
 from fetchd.steps.finish import Finisher
 from fetchd.steps.kind import Kind, Option
 
@@ -15,5 +15,9 @@ __all__ = ["STEPS", "Finisher", "Kind", "Option"]
 
 STEPS: Mapping[str, Kind] = {
     "extract": extract.KIND,
+    "decompress": decompress.KIND,
+    "concat": concat.KIND,
     "mode": mode.KIND,
+    "checksum_file": checksum_file.KIND,
+    "symlink": symlink.KIND,
 }

@@ -7,11 +7,10 @@ from typing import Any
 
 from fetchd.errors import AttemptError
 from fetchd.ports import Bench, BenchFile
-from fetchd.steps import kind, tarballs, zips
+from fetchd.steps import amount, kind, tarballs, zips
 from fetchd.steps.members import Members
 from fetchd.steps.unpack import bad, beginning, compression_of, plain, unpacked
 
-_GIB = 1024**3
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _START_BYTES = 512
 
@@ -53,29 +52,20 @@ KIND = kind.Kind(
             read=kind.texts,
             schema=kind.LIST,
             meaning="only what is like one of these patterns (*, ?, [a-z]) comes out",
+            varies=True,
         ),
         "exclude": kind.Option(
             read=kind.texts,
             schema=kind.LIST,
             meaning="what is like one of these patterns does not",
+            varies=True,
         ),
-        "max_bytes": kind.Option(
-            read=kind.size_bytes,
-            schema=kind.SIZE,
-            meaning="no more may come out",
-            default=64 * _GIB,
-        ),
+        **amount.OPTIONS,
         "max_files": kind.Option(
             read=kind.count,
             schema=kind.NUMBER,
             meaning="no more members may be in it",
             default=250_000,
-        ),
-        "max_ratio": kind.Option(
-            read=kind.count,
-            schema=kind.NUMBER,
-            meaning="so many times the archive's own size, or 64 MiB, may come out",
-            default=200,
         ),
         "links": kind.Option(
             read=kind.one_of("refuse", "skip"),

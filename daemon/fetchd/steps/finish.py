@@ -7,7 +7,7 @@ from typing import Any
 
 from fetchd import events
 from fetchd.clock import Clock, Failpoints
-from fetchd.errors import AttemptError, NotWanted, let_go
+from fetchd.errors import AttemptError, NotWanted, ValueProblem, let_go
 from fetchd.model import (
     Attempt,
     Failure,
@@ -22,6 +22,7 @@ from fetchd.model import (
 from fetchd.ports import Bench, Disk, PartBusy, Staging
 from fetchd.secrets import hide
 from fetchd.steps.kind import Kind
+from fetchd.variables import render
 
 _REPORT_S = 0.25
 
@@ -40,7 +41,10 @@ class Finisher:
         tell: events.Tell,
         clock: Clock,
         failpoints: Failpoints,
+        lookup: Callable[[Finish], Callable[[str], str]],
     ) -> None:
+        """``lookup``: what the names in ``${...}`` mean for a task; raises ValueProblem."""
+        self._lookup = lookup
         self._steps = steps
         self._disk = disk
         self._report = report
@@ -94,6 +98,7 @@ class Finisher:
             raise AttemptError(
                 "step_failed", f"this fetchd has no step {step.name!r}; install the newer one again"
             )
+        options = self._options(attempt, kind, step)
         self._tell(events.StepStarted(**about))
         began_s = self._clock.monotonic()
         watch = _Watch(attempt, step.name, step.timeout_s, self._clock, self._report)
@@ -102,7 +107,7 @@ class Finisher:
             watch.tick()
             self._failpoints.pass_by("finish.step_begun")
             try:
-                kind.work(bench, step.options)
+                kind.work(bench, options)
             except FileExistsError as exc:
                 raise AttemptError("step_failed", f"{step.name}: a name is taken twice") from exc
             except AttemptError as exc:
@@ -115,6 +120,22 @@ class Finisher:
                 elapsed_s=self._clock.monotonic() - began_s,
             )
         self._tell(done)
+
+    def _options(self, attempt: Finish, kind: Kind, step: StepSpec) -> dict[str, Any]:
+        """Return the options with all variables put in."""
+        options = dict(step.options)
+        varying = [key for key, option in kind.options.items() if option.varies]
+        look = self._lookup(attempt)
+        try:
+            for key in varying:
+                value = options[key]
+                if isinstance(value, str):
+                    options[key] = render(value, look)
+                elif isinstance(value, list):
+                    options[key] = [render(text, look) for text in value]
+        except ValueProblem as exc:
+            raise AttemptError("step_failed", f"{step.name}: {exc}") from None
+        return options
 
 
 class _Watch:

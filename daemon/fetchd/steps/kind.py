@@ -20,7 +20,8 @@ _FEW = 32
 class Option:
     """``read`` takes a text (or list) of a job file and returns a value of a type that JSON has.
 
-    It raises ValueProblem. ``schema``: what editors are told; ``meaning``: for people.
+    It raises ValueProblem. ``schema``: what editors are told; ``meaning``: for people. ``varies``:
+    its texts may hold ``${...}``, put in when the step is taken.
     """
 
     read: Callable[[object], Any]
@@ -28,6 +29,7 @@ class Option:
     meaning: str
     default: Any = None
     required: bool = False
+    varies: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

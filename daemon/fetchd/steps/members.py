@@ -11,9 +11,8 @@ from typing import Any
 
 from fetchd.errors import AttemptError
 from fetchd.ports import Bench, Input, Output
+from fetchd.steps.amount import Amount, too_large
 
-#: Any archive may become as large as this, whatever its ratio.
-_SMALL_BYTES = 64 * 1024 * 1024
 _LONGEST_NAME_BYTES = 255
 _LONGEST_PATH_BYTES = 4000
 _MOST_FOLDERS = 100
@@ -27,15 +26,8 @@ def denied(reason: str) -> AttemptError:
     return AttemptError("archive_denied", reason)
 
 
-def too_large(reason: str) -> AttemptError:
-    return AttemptError("archive_too_large", reason)
-
-
 class Members:
-    """Lets members of one archive through to the bench, or refuses the archive.
-
-    Bytes are counted as they are written, never as a header tells them.
-    """
+    """Lets members of one archive through to the bench, or refuses the archive."""
 
     def __init__(self, bench: Bench, archive: Input, options: Mapping[str, Any]) -> None:
         self._bench = bench
@@ -45,10 +37,8 @@ class Members:
         self.most_files: int = options["max_files"]
         self._skips_links = options["links"] == "skip"
         self._allows_clashes = options["case_clashes"] == "allow"
-        by_ratio = max(_SMALL_BYTES, options["max_ratio"] * archive.size_bytes)
-        self._most_bytes: int = min(options["max_bytes"], by_ratio)
-        self._by = "max_bytes" if self._most_bytes == options["max_bytes"] else "max_ratio"
-        self._bytes = 0
+        self._amount = Amount(archive, options)
+        self.write = self._amount.write
         self._count = 0
         self._spelled: dict[str, str] = {}  # folded name -> name, of files and folders
         self._files: set[str] = set()
@@ -61,7 +51,7 @@ class Members:
         path = self._path_of(name)
         if path is None:
             return None
-        self.check_room(size_bytes)
+        self._amount.check_room(size_bytes)
         self._take(path, name)
         self._files.add(path)
         if mtime_s is not None and not 0 <= mtime_s <= _LATEST_S:
@@ -100,16 +90,6 @@ class Members:
     def other(self, name: str, kind: str) -> None:
         """Meet what is no file, folder or link."""
         raise denied(f"{_shown(name)} is {kind}")
-
-    def check_room(self, more_bytes: int) -> None:
-        """Raise AttemptError if so many more bytes are too many."""
-        if self._bytes + more_bytes > self._most_bytes:
-            raise too_large(f"more than {self._most_bytes} bytes come out of it (`{self._by}`)")
-
-    def write(self, output: Output, data: memoryview | bytes) -> None:
-        self.check_room(len(data))
-        self._bytes += len(data)
-        output.write(data)
 
     def _count_one(self) -> None:
         self._count += 1

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from fetchd.ports import Input
-from fetchd.steps.members import Members, denied, too_large
+from fetchd.steps.amount import too_large
+from fetchd.steps.members import Members, denied
 from fetchd.steps.unpack import PIECE_BYTES, bad
 
 _END = b"PK\x05\x06"

@@ -1,0 +1,78 @@
+"""``checksum_file``: beside the files one that says their checksums, as ``sha256sum`` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fetchd.digests import Hashes
+from fetchd.errors import AttemptError
+from fetchd.ports import Bench
+from fetchd.steps import kind
+from fetchd.steps.unpack import PIECE_BYTES
+
+#: Those that a tool of coreutils checks.
+_ALGORITHMS = ("sha256", "sha512", "sha1", "sha384", "sha224", "md5")
+
+
+def work(bench: Bench, options: Mapping[str, Any]) -> None:
+    algorithm = options["algorithm"]
+    digests = {
+        file.path: _digest(bench, file.path, algorithm) for file in bench.files() if not file.link
+    }
+    if not digests:
+        raise AttemptError("step_failed", "there is no file")
+    name, folder = options["name"], ""
+    if len(digests) == 1:
+        ((only, _),) = digests.items()
+        above, _, last = only.rpartition("/")
+        folder = f"{above}/" if above else ""
+        name = name or f"{last}.{algorithm}"
+    name = folder + (name or f"{algorithm.upper()}SUMS")
+    bench.carry()
+    try:
+        with bench.make(name) as output:
+            for path, digest in digests.items():
+                output.write(_line(path.removeprefix(folder), digest))
+    except FileExistsError:
+        raise AttemptError(
+            "step_failed", f"a file of the name {name!r} is there already; give another: `name`"
+        ) from None
+
+
+def _digest(bench: Bench, path: str, algorithm: str) -> str:
+    hashes = Hashes([algorithm])
+    buffer = memoryview(bytearray(PIECE_BYTES))
+    offset = 0
+    with bench.open(path) as given:
+        while got := given.readinto(buffer, offset):
+            hashes.update(buffer[:got])
+            offset += got
+    (digest,) = hashes.digests()
+    return digest.hex
+
+
+def _line(path: str, digest: str) -> bytes:
+    """Return the line of a file; names with a backslash are escaped, which its first byte tells."""
+    escaped = path.replace("\\", "\\\\").replace("\n", "\\n")
+    mark = "\\" if escaped != path else ""
+    return f"{mark}{digest}  {escaped}\n".encode("utf-8", "surrogateescape")
+
+
+KIND = kind.Kind(
+    work=work,
+    options={
+        "algorithm": kind.Option(
+            read=kind.one_of(*_ALGORITHMS),
+            schema={"enum": list(_ALGORITHMS)},
+            meaning="of the checksums",
+            default="sha256",
+        ),
+        "name": kind.Option(
+            read=kind.file_name,
+            schema=kind.TEXT,
+            meaning="of the file; by default NAME.sha256 for a single file, SHA256SUMS for several",
+            varies=True,
+        ),
+    },
+)
