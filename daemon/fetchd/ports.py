@@ -72,8 +72,11 @@ class Loans(Protocol):
         """Return for how long nothing is to be asked of an origin, 0.0: now it may be."""
         ...
 
-    def connection_failed(self, attempt: Attempt, failure: Failure) -> None:
-        """Say how one connection has failed, while the attempt goes on; raises StoreError."""
+    def connection_failed(self, attempt: Attempt, failure: Failure, asked_s: float) -> None:
+        """Say how one connection has failed, while the attempt goes on; raises StoreError.
+
+        ``asked_s``: when it asked, or brought something last (monotonic).
+        """
         ...
 
     def give_back(self, attempt: Attempt) -> None:

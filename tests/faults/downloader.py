@@ -46,7 +46,7 @@ class Bank:
     def left_alone_s(self, origin: str) -> float:
         return 0.0
 
-    def connection_failed(self, attempt: Attempt, failure: Failure) -> None:
+    def connection_failed(self, attempt: Attempt, failure: Failure, asked_s: float) -> None:
         pass
 
     def give_back(self, attempt: Attempt) -> None:

@@ -182,6 +182,7 @@ class Lender:
         self.most_lent = 0
         self.asked = 0
         self.failures: list[tuple[Failure, int]] = []  # each with what was lent then
+        self.failed_asked_s: list[float] = []
         self.recall: Callable[[], bool] = lambda: False
         self.shut: Callable[[], bool] = lambda: False
         self._lock = threading.Lock()
@@ -204,8 +205,9 @@ class Lender:
     def left_alone_s(self, origin: str) -> float:
         return 0.0
 
-    def connection_failed(self, attempt, failure: Failure) -> None:
+    def connection_failed(self, attempt, failure: Failure, asked_s: float) -> None:
         self.failures.append((failure, self.lent))
+        self.failed_asked_s.append(asked_s)
 
     def give_back(self, attempt) -> None:
         with self._lock:
@@ -539,6 +541,21 @@ def test_a_refusal_ends_one_connection_and_costs_the_attempt_nothing(bench, stat
     assert lent == 1  # the origin is judged before anybody else gets the connection
 
 
+def test_a_refusal_is_told_with_the_moment_of_its_own_question(bench) -> None:
+    """What its server was found to bear since then is not judged by it again."""
+    began_s = bench.clock.monotonic()
+
+    def change(number: int, answer: Answer) -> None:
+        hold_first(lambda: len(bench.origin.requests) > 1)(number, answer)
+        if number == 1:
+            bench.clock.advance(3.0)
+            answer.error = AttemptError("bad_status", "503", status=503)
+
+    bench.origin.change = change
+    fetched(bench, bench.fetch(segments=2))
+    assert bench.lender.failed_asked_s == [began_s]
+
+
 def test_the_failure_of_the_only_connection_is_that_of_the_attempt_alone(bench) -> None:
     leave_ranges(bench)
     bench.lender.failures.clear()
@@ -549,7 +566,7 @@ def test_the_failure_of_the_only_connection_is_that_of_the_attempt_alone(bench) 
 
 
 def test_when_the_engine_has_broken_off_a_failed_connection_ends_the_attempt(bench) -> None:
-    def broken(attempt, failure) -> None:
+    def broken(attempt, failure, asked_s) -> None:
         raise StoreError("broken off")
 
     def change(number: int, answer: Answer) -> None:

@@ -804,7 +804,8 @@ def test_a_halved_number_of_connections_comes_back_by_lent_ones_too(hasty):
             pass
         if number == 0:
             assert origin() == (8, 8)
-            engine.connection_failed(attempt, failure("connect_failed"))
+            now_s = hasty.clock.monotonic()
+            engine.connection_failed(attempt, failure("connect_failed"), now_s)
             for _ in range(4):
                 engine.give_back(attempt)
         assert origin() == (4, 4)
@@ -819,19 +820,19 @@ def test_what_a_lent_connection_meets_holds_for_its_origin_at_once(hasty):
     hasty.submit(job("a", group("a", spec("f"))))
     attempt, engine = hasty.fetch(), hasty.engine
     assert all(engine.lend(attempt) for _ in range(7))
+    asked_s = hasty.clock.monotonic()
 
-    engine.connection_failed(attempt, failure("connect_failed"))
+    engine.connection_failed(attempt, failure("connect_failed"), asked_s)
 
     assert engine.recalled(attempt)  # four may be open now, and eight are
     for _ in range(4):
         engine.give_back(attempt)
     assert not engine.recalled(attempt)
     hasty.clock.advance(1.0)
-    engine.connection_failed(attempt, failure("connect_failed"))  # one of those seven
+    engine.connection_failed(attempt, failure("connect_failed"), asked_s)  # one of those seven
     assert not engine.recalled(attempt)
-    engine.give_back(attempt)
-    assert engine.lend(attempt)
-    engine.connection_failed(attempt, failure("connect_failed"))
+    asked_s = hasty.clock.monotonic()  # another of them, for its next piece
+    engine.connection_failed(attempt, failure("connect_failed"), asked_s)
     assert engine.recalled(attempt)
     hasty.submit(job("b", group("b", spec("g"))))
     assert hasty.fetch() is None
@@ -842,7 +843,8 @@ def test_a_wish_that_a_lent_connection_meets_keeps_all_from_its_origin_until_the
     attempt, engine = hand.fetch(), hand.engine
     assert engine.lend(attempt)
 
-    engine.connection_failed(attempt, failure("bad_status", status=429, retry_after_s=60.0))
+    refusal = failure("bad_status", status=429, retry_after_s=60.0)
+    engine.connection_failed(attempt, refusal, hand.clock.monotonic())
     engine.give_back(attempt)
 
     assert not engine.lend(attempt)

@@ -130,7 +130,7 @@ class Turns:
     def left_alone_s(self, origin: str) -> float:
         return self.left_s
 
-    def connection_failed(self, attempt, failure: Failure) -> None:
+    def connection_failed(self, attempt, failure: Failure, asked_s: float) -> None:
         raise AssertionError(failure)
 
     def give_back(self, attempt) -> None:

@@ -74,11 +74,10 @@ _NO_PROGRESS = Progress()
 
 @dataclass(slots=True)
 class Out:
-    """An attempt that was taken and not settled. ``began_s``: monotonic.
+    """An attempt that was taken and not settled. ``began_s``: monotonic; ``lent``: connections.
 
-    ``lent``: so many connections, the latest at ``lent_s``. ``stale``: an edit of the job made it
-    be of no use; ``gone``: and its task is no more. The number of that one may be another task's by
-    now.
+    ``stale``: an edit of the job made it be of no use; ``gone``: and its task is no more. The
+    number of that one may be another task's by now.
     """
 
     attempt: Attempt
@@ -88,7 +87,6 @@ class Out:
     previous: FileRecord | None = None
     progress: Progress = _NO_PROGRESS
     lent: int = 0
-    lent_s: float = 0.0
     stale: bool = False
     gone: bool = False
 

@@ -369,8 +369,7 @@ class Engine:
             if out.entry.alone or not self._queue.lend(out.entry):
                 return False
             out.lent += 1
-            out.lent_s = self._clock.monotonic()
-            self._origins.lend(out.entry.origin, out.lent_s)
+            self._origins.lend(out.entry.origin, self._clock.monotonic())
             return True
 
     def recalled(self, attempt: Attempt) -> bool:
@@ -391,11 +390,11 @@ class Engine:
     def left_alone_s(self, origin: str) -> float:
         return self._queue.left_alone_s(origin)
 
-    def connection_failed(self, attempt: Attempt, failure: Failure) -> None:
+    def connection_failed(self, attempt: Attempt, failure: Failure, asked_s: float) -> None:
         with self._deciding() as effects:
             out = self._out.get(attempt.fence)
             if out is not None:
-                self._origin_records.note_connection(out, failure, effects)
+                self._origin_records.note_connection(out, failure, asked_s, effects)
 
     def give_back(self, attempt: Attempt) -> None:
         with self._lock:

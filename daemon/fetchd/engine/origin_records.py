@@ -50,15 +50,15 @@ class OriginRecords:
         if rulings:
             self._rule(rulings, effects)
 
-    def note_connection(self, out: Out, failure: Failure, effects: Effects) -> None:
-        """Take in how a lent connection failed, while its attempt goes on."""
+    def note_connection(self, out: Out, failure: Failure, asked_s: float, effects: Effects) -> None:
+        """Take in how a connection failed, while its attempt goes on by others."""
         if out.entry is None:
             return
         rulings = self._origins.note_connection(
             out.entry.origin,
             failure,
             out.group.rules.retry,
-            began_s=max(out.began_s, out.lent_s),
+            began_s=asked_s,
             now_s=self._clock.monotonic(),
             happened=effects.happened,
         )

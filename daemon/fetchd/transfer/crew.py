@@ -67,7 +67,7 @@ class Lending:
         """Count one more request; False: not now."""
         return self._loans.ask(self._attempt)
 
-    def failed(self, error: AttemptError) -> None:
+    def failed(self, error: AttemptError, asked_s: float) -> None:
         """Tell of a connection that has failed, before its loan is given back."""
         failure = Failure(
             code=error.code,
@@ -77,7 +77,7 @@ class Lending:
             status=error.status,
             origin=error.origin,
         )
-        self._loans.connection_failed(self._attempt, failure)
+        self._loans.connection_failed(self._attempt, failure, asked_s)
 
     def give_back(self) -> None:
         self._loans.give_back(self._attempt)
@@ -92,7 +92,7 @@ class _Connection:
         # All of the following is guarded by the crew's lock.
         self.piece = piece
         self.leaving = False
-        self.seen_s = 0.0  # when it last brought something
+        self.seen_s = 0.0  # when it asked for its piece, or brought something last
 
     @property
     def extra(self) -> bool:
@@ -309,7 +309,7 @@ class Crew:
         """Take in that a connection has ended (called on its thread)."""
         self._watched.discard(worker)
         if isinstance(error, AttemptError):
-            self._tell(error)
+            self._tell(connection, error)
         with self._changed:
             self._connections.pop(connection, None)
             self._ended.append(worker)
@@ -326,12 +326,13 @@ class Crew:
         if connection.extra:
             self._give_back()
 
-    def _tell(self, error: AttemptError) -> None:
+    def _tell(self, connection: _Connection, error: AttemptError) -> None:
         """Let the origin be judged by a failure, unless it will be the attempt's own."""
         with self._changed:
             last = len(self._connections) == 1 and self._failed is None
+            asked_s = connection.seen_s
         if self._lending is not None and not last:
-            self._lending.failed(error)
+            self._lending.failed(error, asked_s)
 
     # ------------------------------------------------------------ a connection's thread
 
