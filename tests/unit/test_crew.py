@@ -71,6 +71,7 @@ class Answer:
     stall_after: int | None = None
     error: BaseException | None = None
     wish: tuple[str, float] | None = None
+    held_s: float = 0.0  # at each read, by a rate
     hold_after: int = 0
     hold: Callable[[], bool] = lambda: False  # nothing more comes behind that while it says so
 
@@ -134,11 +135,10 @@ class FakeStream:
     not_modified = False
     content_type = "application/octet-stream"
     final_url = URL
-    held_s = 0.0
 
     def __init__(self, origin: Origin, number: int, answer: Answer) -> None:
         self.start, self.total, self.validator = answer.start, answer.total, answer.validator
-        self.wish = answer.wish
+        self.wish, self.held_s = answer.wish, answer.held_s
         self._origin = origin
         self._number = number
         self._answer = answer
@@ -670,6 +670,31 @@ def test_the_rest_of_a_segment_that_stalls_is_brought_by_another(bench, which) -
     bench.clock.wait = wait
     fetched(bench, bench.fetch(segments=2, digests=SHA256))
     assert bench.bytes_served() <= SIZE + 4 * READ_BYTES
+
+
+def test_a_connection_that_waits_for_its_turn_at_a_rate_has_not_stalled(bench) -> None:
+    began_s: list[float] = []
+
+    def is_held() -> bool:
+        began_s.append(bench.clock.monotonic())
+        return began_s[-1] - began_s[0] < 2 * STALLED_S
+
+    def change(number: int, answer: Answer) -> None:
+        hold_first(lambda: bool(began_s))(number, answer)
+        if number == 1:
+            answer.held_s = STALLED_S
+            answer.hold_after, answer.hold = len(answer.body) - READ_BYTES, is_held
+
+    bench.origin.change = change
+
+    def wait(condition, timeout_s) -> None:
+        condition.wait(0.001)
+        if began_s and "segment" in threading.current_thread().name:
+            bench.clock.advance(STALLED_S / 50)
+
+    bench.clock.wait = wait
+    fetched(bench, bench.fetch(segments=2))
+    assert len(bench.origin.requests) == 2
 
 
 def cut_all(bench: Bench) -> Callable[[int, Answer], None]:

@@ -15,7 +15,8 @@ from fetchd.secrets import hide
 from fetchd.threads import Worker
 from fetchd.transfer.segments import LEAST_BYTES, Growth, Piece, Range, Tiling
 
-#: Whoever has nothing to bring takes over from one that has brought nothing for so long.
+#: Whoever has nothing to bring takes over from one that has brought nothing for so long, beside
+#: twice the time that a rate has held back the latest read of any.
 STALLED_S = 5.0
 
 _READ_BYTES = 256 * 1024
@@ -93,6 +94,7 @@ class _Connection:
         self.piece = piece
         self.leaving = False
         self.seen_s = 0.0  # when it asked for its piece, or brought something last
+        self.held_s = 0.0  # its latest read, by a rate
 
     @property
     def extra(self) -> bool:
@@ -382,10 +384,11 @@ class Crew:
 
     def _stalled(self) -> Piece | None:
         """Return the piece of a connection that has stalled; the lock is held."""
-        now_s = self._clock.monotonic()
+        held_s = max(other.held_s for other in self._connections)
+        before_s = self._clock.monotonic() - STALLED_S - 2.0 * held_s
         for other in self._connections:
             piece = other.piece
-            if piece is not None and piece.left_bytes and now_s - other.seen_s >= STALLED_S:
+            if piece is not None and piece.left_bytes and other.seen_s <= before_s:
                 return piece
         return None
 
@@ -423,6 +426,7 @@ class Crew:
                 own = self._tiling.arrived(piece, got)
                 self._received_bytes += got
                 self._waited_s += now_s - before_s - stream.held_s
+                connection.held_s = stream.held_s
                 connection.seen_s = now_s
                 if self._tiling.complete:
                     self._changed.notify_all()
