@@ -179,7 +179,8 @@ def test_f15_a_folder_that_is_deleted_and_made_again_is_used_again_and_nothing_i
     with Server({"/a": file(b"a"), "/b": file(b"b")}) as server, DaemonProcess(tmp_path) as daemon:
         started(daemon)
         daemon.drop("a.yaml", f"url: {server.url('/a')}\n")
-        wait_until(lambda: daemon.ended("a"), what="the first job")
+        # Until it is at rest: what it still moves could not be deleted around it.
+        wait_until((daemon.jobs / "done" / "a.yaml").exists, what="the first job")
         shutil.rmtree(daemon.jobs.rename(tmp_path / "gone"))
         wait_until(lambda: "jobs folder: No such file" in troubles(daemon), 10, "the status")
         daemon.jobs.mkdir()
