@@ -24,8 +24,10 @@ from fetchd.model import (
     Due,
     FileView,
     Job,
+    Pause,
     Remove,
     Report,
+    Resume,
     Retry,
     RunState,
     RunView,
@@ -161,7 +163,7 @@ class SmallEngine:
                     return Answer(done=False, reason=f"no run of job {job!r} is on")
                 self.end(job, RunState.CANCELLED)
                 return Answer(done=True, run=run.id)
-            case Remove():
+            case Remove() | Pause() | Resume():
                 self.commands.append(command)
                 return Answer(done=True)
             case Retry(job=job):

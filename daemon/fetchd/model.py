@@ -281,13 +281,14 @@ class Kept:
     """A job whose file stays, with the revision in force; ``job`` is without its groups.
 
     ``stamp``: which version of the file that is. ``last_s``: the moment of its schedule that was
-    dealt with last; wall clock.
+    dealt with last; wall clock. ``paused``: no run begins, and one that is on is held.
     """
 
     job: Job
     file: str
     stamp: str
     last_s: float
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -756,7 +757,19 @@ class Remove:
     job: str
 
 
-Command = Submit | Cancel | Retry | Remove
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Hold the run of a job that is on, and let none of a kept job begin."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    job: str
+
+
+Command = Submit | Cancel | Retry | Remove | Pause | Resume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -791,6 +804,7 @@ class Due:
 class RunState(enum.StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     PARTIAL = "partial"
     FAILED = "failed"
@@ -798,7 +812,7 @@ class RunState(enum.StrEnum):
 
     @property
     def ended(self) -> bool:
-        return self not in {RunState.QUEUED, RunState.RUNNING}
+        return self not in {RunState.QUEUED, RunState.RUNNING, RunState.PAUSED}
 
 
 class TaskState(enum.StrEnum):
@@ -872,6 +886,7 @@ class KeptView:
     file: str
     revision: str
     next_s: float | None
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

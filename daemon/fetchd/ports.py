@@ -725,6 +725,14 @@ class RunCancelled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunPaused:
+    """The run is held, or (``paused`` False) goes on."""
+
+    run: int
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OriginKept:
     """What is known of an origin now."""
 
@@ -761,6 +769,7 @@ Change = (
     | RunChanged
     | RunCancelled
     | RunFiled
+    | RunPaused
     | OriginKept
     | OriginForgotten
     | KeptChanged
@@ -826,6 +835,7 @@ class OpenRun:
     started_at_s: float | None
     groups: tuple[OpenGroup, ...]
     cancelled: bool = False
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from faults.server import Server, content, file
@@ -94,3 +96,31 @@ def test_an_edit_that_makes_tasks_as_the_run_goes_on_waits_for_the_end_of_the_ru
     assert daemon.events("run.revised") == []
     assert [event["state"] for event in daemon.events("run.ended")] == ["succeeded"] * 2
     assert (daemon.downloads / "new").read_bytes() == new
+
+
+def test_a_paused_job_stops_survives_a_kill_and_goes_on_where_it_was_when_it_is_resumed(tmp_path):
+    body = content("f", 3_000_000)
+    with (
+        Server({"/f": file(body, rate=500_000, etag='"1"')}) as server,
+        DaemonProcess(tmp_path) as daemon,
+    ):
+        daemon.start()
+        daemon.drop("j.yaml", f"url: {server.url('/f')}\n")
+        wait_until(lambda: server.asked("/f"), what="the request")
+        time.sleep(1.0)
+        daemon.drop("j.pause", "")
+        wait_until(lambda: daemon.events("task.interrupted"), what="the stop")
+        wait_until(lambda: daemon.report("j")["state"] == "paused", what="the report")
+        daemon.kill()
+        daemon.start()
+        wait_until(lambda: len(daemon.events("run.held")) == 2, what="the hold of the next life")
+        asked = len(server.asked("/f"))
+        daemon.drop("j.resume", "")
+        wait_until(lambda: daemon.ended("j"), timeout_s=40, what="the end of the run")
+        code = daemon.terminate()
+
+    assert (code, asked) == (0, 1)
+    assert (daemon.downloads / "f").read_bytes() == body
+    (done,) = daemon.events("task.done")
+    assert (done["outcome"], done["attempts"]) == ("resumed", 1)
+    assert not (daemon.jobs / "j.resume").exists()

@@ -19,7 +19,7 @@ from fetchd.events import CommandObeyed, FileIgnored, FolderFailed, JobRejected,
 from fetchd.folder.inbox import LATE_S, Kind, kind_of
 from fetchd.folder.masking import masked
 from fetchd.folder.places import error_name
-from fetchd.model import Cancel, Retry, RunState
+from fetchd.model import Cancel, Pause, Resume, Retry, RunState
 from fetchd.threads import Worker
 
 JOB = "url: https://example.org/a\ndest: here\nchecksum: sha256:00\n"
@@ -435,7 +435,7 @@ def test_f09_a_link_that_takes_a_files_place_before_it_is_opened_is_not_followed
     assert drop.told(FolderFailed)[0].file == "x.yaml"
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "x.PAUSE", "x.yaml.filepart", "README"])
+@pytest.mark.parametrize("name", ["notes.txt", "x.HOLD", "x.yaml.filepart", "README"])
 def test_an_unknown_name_is_told_once_it_has_stood_for_a_minute(drop, name):
     drop.drop(name, JOB)
 
@@ -454,7 +454,12 @@ def test_an_unknown_name_is_told_once_it_has_stood_for_a_minute(drop, name):
 
 @pytest.mark.parametrize(
     ("name", "right"),
-    [("FOO.YAML", "FOO.yaml"), ("a.CANCEL", "a.cancel"), ("b.Urls", "b.urls")],
+    [
+        ("FOO.YAML", "FOO.yaml"),
+        ("a.CANCEL", "a.cancel"),
+        ("x.PAUSE", "x.pause"),
+        ("b.Urls", "b.urls"),
+    ],
 )
 def test_an_ending_in_the_wrong_case_is_told_soon_with_the_name_to_use(drop, name, right):
     drop.drop(name, JOB)
@@ -1565,12 +1570,11 @@ def test_a_command_whose_file_cannot_be_removed_is_not_obeyed_twice(drop):
     assert drop.names() == []
 
 
-@pytest.mark.parametrize("verb", ["pause", "resume"])
-def test_a_control_file_that_is_not_built_yet_is_put_aside_and_says_so(drop, verb):
+@pytest.mark.parametrize(("verb", "command"), [("pause", Pause), ("resume", Resume)])
+def test_a_control_file_pauses_or_resumes_its_job_and_disappears(drop, verb, command):
     (drop.jobs / f"x.{verb}").touch()
 
     drop.turns()
 
-    assert drop.names("failed") == [f"x.{verb}"]
-    assert "not built yet" in drop.error(f"x.{verb}")
-    assert drop.engine.asked == 0
+    assert drop.engine.commands == [command(job="x")]
+    assert drop.names() == drop.names("failed") == []

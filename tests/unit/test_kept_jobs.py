@@ -248,6 +248,23 @@ def test_the_example_of_a_nightly_job_runs_for_its_date(yard):
     assert yard.work() == ["nightly/2026-11-28/disk-arm64.img"]
 
 
+def test_a_paused_job_begins_no_run_and_catches_up_when_it_is_resumed(yard):
+    yard.drop("nightly.yaml", NIGHTLY)
+    yard.turns()
+    yard.drop("nightly.pause", "")
+    yard.turns()
+    yard.live()  # also over a restart
+    for day in ("28", "29"):
+        yard.at(f"2026-11-{day} 03:15")
+    paused = yard.runs(), yard.hand.engine.view().kept[0].paused
+    yard.drop("nightly.resume", "")
+    yard.turns()
+
+    assert paused == ([], True)
+    assert yard.work() == ["2026-11-29/f"]
+    assert yard.names() == ["nightly.yaml"]
+
+
 # ---------------------------------------------------------------- edits
 
 

@@ -87,7 +87,8 @@ def kept_lines(kept: Sequence[Json], now_s: float) -> Iterator[str]:
             moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(one["next_s"]))
             left_s = one["next_s"] - now_s
             when = f"{moment}, in {format_duration(left_s)}" if left_s > 0 else f"due {moment}"
-        yield f"{printable(one['job'])}  next: {when}"
+        paused = "  paused" if one["paused"] else ""
+        yield f"{printable(one['job'])}  next: {when}{paused}"
     if len(kept) > _MOST_KEPT:
         yield f"and {len(kept) - _MOST_KEPT} more jobs that stay"
 

@@ -51,10 +51,12 @@ from fetchd.model import (
     OnRemove,
     OriginBounds,
     Outcome,
+    Pause,
     Progress,
     Publish,
     Remove,
     Report,
+    Resume,
     Retry,
     Run,
     RunState,
@@ -78,6 +80,7 @@ from fetchd.ports import (
     Revised,
     RunCancelled,
     RunChanged,
+    RunPaused,
     Started,
     Store,
     Window,
@@ -417,6 +420,9 @@ class Engine:
             case Remove(job=job):
                 with self._submitting:
                     return self._remove(job)
+            case Pause(job=job) | Resume(job=job):
+                with self._submitting:
+                    return self._pause(job, paused=isinstance(command, Pause))
 
     def submit(self, submissions: Sequence[Submit]) -> list[Answer]:
         with self._submitting:
@@ -609,7 +615,7 @@ class Engine:
         self._held = {group for group in self._held if group.run is not before}
         self._asking = {group for group in self._asking if group.run is not before}
         run = self._adopt(revised.run, [out.entry for out in outs if out.entry is not None])
-        run.mismatches = before.mismatches
+        run.mismatches, run.told_held = before.mismatches, before.told_held
         if run.share is not None:  # the rate may be another one
             run.share = replace(run.share, name=f"{run.share.name} {run.run.revision[:8]}")
         for out in outs:
@@ -779,6 +785,27 @@ class Engine:
             self._cancel_run(run, effects)
         self._store.flush()
         return Answer(done=True, run=run.run.id)
+
+    def _pause(self, job: str, *, paused: bool) -> Answer:
+        """Hold what a job does, or let it go on: the run that is on, and those of a kept job."""
+        self._adopt_left(self._store.last_runs([job]).get(job))
+        with self._deciding() as effects:
+            run, kept = self._by_job.get(job), self._kept.get(job)
+            if run is None and kept is None:
+                return Answer(done=False, reason=f"no run of job {job!r} is on")
+            if paused in {run and run.paused, kept and kept.paused}:
+                how = "paused already" if paused else "not paused"
+                return Answer(done=False, reason=f"job {job!r} is {how}")
+            if kept is not None:
+                kept = replace(kept, paused=paused)
+                self._kept.put(kept)
+                effects.changes.append(KeptChanged(kept=kept))
+            if run is not None:
+                run.paused = paused
+                effects.changes.append(RunPaused(run=run.run.id, paused=paused))
+                self._look_at_window(run, effects)
+        self._store.flush()
+        return Answer(done=True, run=run.run.id if run is not None else None)
 
     def _cancel_run(self, run: OpenedRun, effects: Effects) -> None:
         run.cancelled = True
@@ -1107,6 +1134,8 @@ class Engine:
     def _adopt(self, opened: OpenRun, out: Sequence[Entry] = ()) -> OpenedRun:
         run = OpenedRun(opened)
         run.closed_until_s = self._closed_until_s(run)
+        kept = self._kept.get(run.job.name)
+        run.paused = run.paused or (kept is not None and kept.paused)
         self._runs[run.run.id] = run
         self._by_job[run.job.name] = run
         self._queue.add_run(run.run.id, run.job.priority, run.job.concurrency, out)

@@ -55,7 +55,9 @@ class KeptJobs:
         """Return what is due, but for jobs with a run that is ``on``."""
         found = []
         for name, standing in self._jobs.items():
-            if name not in on and (run_s := self._due(standing, now_s)) is not None:
+            if standing.kept.paused or name in on:
+                continue
+            if (run_s := self._due(standing, now_s)) is not None:
                 kept = standing.kept
                 found.append(
                     Due(
@@ -94,6 +96,7 @@ class KeptJobs:
                     file=kept.file,
                     revision=kept.job.revision,
                     next_s=None if kept.job.schedule is None else standing.next_s,
+                    paused=kept.paused,
                 )
             )
         return tuple(sorted(found, key=lambda view: (view.next_s or math.inf, view.job)))
@@ -109,4 +112,5 @@ def revised(kept: Kept | None, command: Submit, now_s: float) -> Kept:
             same = (before.schedule, before.timezone) == (job.schedule, job.timezone)
             if same or (job.schedule.every_s is not None and before.schedule is not None):
                 last_s = kept.last_s
-    return Kept(job=job, file=command.file, stamp=command.stamp, last_s=last_s)
+    paused = kept is not None and kept.paused
+    return Kept(job=job, file=command.file, stamp=command.stamp, last_s=last_s, paused=paused)

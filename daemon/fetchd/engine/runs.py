@@ -247,6 +247,7 @@ class OpenedRun:
         rate = self.job.rate
         self.share = None if rate is None else Share(name=f"run {self.run.id}", rate=rate)
         self.mismatches: Counter[str] = Counter()  # wrong digests, by origin
+        self.paused = opened.paused
         self.closed_until_s: float | None = None  # outside its window; wall clock
         self.told_held = ""
         # While the run becomes one of another revision nothing of it starts or is recorded.
@@ -258,6 +259,8 @@ class OpenedRun:
 
     def held(self) -> str:
         """Return for what all of the run waits, "": it goes on."""
+        if self.paused:
+            return "paused"
         return "" if self.closed_until_s is None else "window"
 
     def ended_groups(self) -> dict[str, bool]:
@@ -301,13 +304,13 @@ class OpenedRun:
             waiting["same_dest"] = waiting.get("same_dest", 0) + held
         due_at_s = min(dues) + behind_s if dues else None
         if self.held():
-            due_at_s = self.closed_until_s
+            due_at_s = None if self.paused else self.closed_until_s
         return RunView(
             id=self.run.id,
             job=self.job.name,
             revision=self.run.revision,
             file=self.opened.file,
-            state=self.state,
+            state=RunState.PAUSED if self.paused and not self.state.ended else self.state,
             accepted_at_s=self.opened.accepted_at_s,
             started_at_s=self.started_at_s,
             finished_at_s=self.finished_at_s,

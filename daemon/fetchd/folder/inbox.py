@@ -21,7 +21,7 @@ from fetchd.expand import LIST_SUFFIXES, no_list
 from fetchd.folder import readiness
 from fetchd.folder.masking import masked
 from fetchd.folder.places import SUBFOLDERS, Place, Places, Stamp, error_name, error_text
-from fetchd.model import Answer, Cancel, Job, Remove, Retry, Submit
+from fetchd.model import Answer, Cancel, Job, Pause, Remove, Resume, Retry, Submit
 from fetchd.ports import Commands, Store
 from fetchd.units import format_size
 from fetchd.yamldoc import has_end_marker
@@ -53,7 +53,6 @@ class Kind(enum.Enum):
     JOB = enum.auto()
     LIST = enum.auto()
     COMMAND = enum.auto()
-    NOT_BUILT = enum.auto()
     UNKNOWN = enum.auto()
     IGNORED = enum.auto()
 
@@ -65,8 +64,14 @@ _KINDS = {
     **dict.fromkeys(LIST_SUFFIXES, Kind.LIST),
     ".cancel": Kind.COMMAND,
     ".retry": Kind.COMMAND,
-    ".pause": Kind.NOT_BUILT,
-    ".resume": Kind.NOT_BUILT,
+    ".pause": Kind.COMMAND,
+    ".resume": Kind.COMMAND,
+}
+_COMMANDS: dict[str, type[Cancel | Retry | Pause | Resume]] = {
+    "cancel": Cancel,
+    "retry": Retry,
+    "pause": Pause,
+    "resume": Resume,
 }
 _ENDINGS = ", ".join(end for end, kind in _KINDS.items() if kind in {Kind.JOB, Kind.LIST})
 _HIDDEN = (".", "_", "#")
@@ -84,8 +89,7 @@ def meant(name: str) -> str:
     """Return the name that would be read, "" unless only the case of the ending is wrong."""
     pure = PurePath(name)
     ending = pure.suffix.lower()
-    known = _KINDS.get(ending, Kind.NOT_BUILT) is not Kind.NOT_BUILT
-    return pure.stem + ending if known and ending != pure.suffix else ""
+    return pure.stem + ending if ending in _KINDS and ending != pure.suffix else ""
 
 
 @dataclass(slots=True)
@@ -344,9 +348,6 @@ class Inbox:
             self._ignore_late(name, seen, f"is no job file: those end in {_ENDINGS}")
         elif kind is Kind.COMMAND:
             self._obey(name, seen)
-        elif kind is Kind.NOT_BUILT:
-            verb = PurePath(name).suffix
-            self._reject(Place.JOBS, name, f"{name}: {verb} is not built yet; use .cancel, .retry")
         elif seen.stamp.size_bytes == 0:
             self._unfit(name, seen, "is empty")
         elif seen.unfit:
@@ -593,7 +594,7 @@ class Inbox:
         if not seen.obeyed:
             self._accept()  # it may be for one of these
             job, verb = PurePath(name).stem, PurePath(name).suffix[1:]
-            command = Cancel(job=job) if verb == "cancel" else Retry(job=job)
+            command = _COMMANDS[verb](job=job)
             answer = self._commands.obey(command)
             if answer.later:
                 return

@@ -54,3 +54,7 @@ CREATE TABLE kept_job (
     last     REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX kept_of_job ON kept_job (job);
+
+-- name: 7
+-- Jobs that are paused.
+ALTER TABLE kept_job ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;

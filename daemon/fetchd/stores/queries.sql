@@ -65,6 +65,14 @@ UPDATE run SET state = ?, finished_at = ? WHERE id = ?;
 -- While finished_at is NULL, the state 'cancelled' says how the run is going to end.
 UPDATE run SET state = 'cancelled' WHERE id = ? AND finished_at IS NULL;
 
+-- name: pause_run
+UPDATE run SET state = 'paused'
+WHERE id = ? AND finished_at IS NULL AND state IN ('queued', 'running');
+
+-- name: resume_run
+UPDATE run SET state = CASE WHEN started_at IS NULL THEN 'queued' ELSE 'running' END
+WHERE id = ? AND finished_at IS NULL AND state = 'paused';
+
 -- name: file_run
 UPDATE run SET filed = 1 WHERE id = ? AND finished_at IS NOT NULL;
 
@@ -97,10 +105,11 @@ DELETE FROM origin WHERE seen_at <= ?;
 SELECT id, raw FROM job WHERE name = ? AND revision = ?;
 
 -- name: keep_job
-INSERT OR REPLACE INTO kept_job (name, job, file, stamp, last) VALUES (?, ?, ?, ?, ?);
+INSERT OR REPLACE INTO kept_job (name, job, file, stamp, last, paused)
+VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: change_kept
-UPDATE kept_job SET stamp = ?, last = ? WHERE name = ?;
+UPDATE kept_job SET stamp = ?, last = ?, paused = ? WHERE name = ?;
 
 -- name: kept_job
 SELECT job FROM kept_job WHERE name = ?;
@@ -110,7 +119,8 @@ DELETE FROM kept_job WHERE name = ?;
 
 -- name: all_kept
 -- From the few that are kept, not from all that ever ran.
-SELECT job.document, job.name, job.revision, kept_job.file, kept_job.stamp, kept_job.last
+SELECT job.document, job.name, job.revision, kept_job.file, kept_job.stamp, kept_job.last,
+       kept_job.paused
 FROM kept_job CROSS JOIN job ON job.id = kept_job.job ORDER BY kept_job.name;
 
 -- name: move_run

@@ -52,6 +52,7 @@ from fetchd.ports import (
     RunCancelled,
     RunChanged,
     RunFiled,
+    RunPaused,
     Started,
     Succeeded,
     Unfinished,
@@ -65,7 +66,7 @@ from fetchd.stores.revising import Revising
 from fetchd.threads import Worker
 from fetchd.urls import origin_of
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 _APPLICATION_ID = 0x66746364  # "ftcd"
 
 #: TaskState <-> column task.state; the queries know these numbers.
@@ -540,7 +541,8 @@ def _keep_job(db: sqlite3.Connection, new: NewKept) -> None:
             Q["add_job"], (job.name, job.revision, codec.job_text(job), new.raw)
         ).fetchone()
     file = codec.path_bytes(new.kept.file)
-    db.execute(Q["keep_job"], (job.name, found[0], file, new.kept.stamp, new.kept.last_s))
+    kept = new.kept
+    db.execute(Q["keep_job"], (job.name, found[0], file, kept.stamp, kept.last_s, int(kept.paused)))
     if before is not None:
         db.execute(Q["prune_job"], before)
 
@@ -552,9 +554,16 @@ def _forget_kept(db: sqlite3.Connection, job: str) -> None:
         db.execute(Q["prune_job"], before)
 
 
-def _kept(document: str, name: str, revision: str, file: bytes, stamp: str, last_s: float) -> Kept:
-    job = codec.job_of(document, name, revision, ())
-    return Kept(job=job, file=codec.path_text(file), stamp=stamp, last_s=last_s)
+def _kept(
+    document: str, name: str, revision: str, file: bytes, stamp: str, last_s: float, paused: int
+) -> Kept:
+    return Kept(
+        job=codec.job_of(document, name, revision, ()),
+        file=codec.path_text(file),
+        stamp=stamp,
+        last_s=last_s,
+        paused=bool(paused),
+    )
 
 
 def _add_tasks(
@@ -650,6 +659,8 @@ def _apply_one(db: sqlite3.Connection, change: Change) -> None:
             db.execute(Q["end_run" if state.ended else "start_run"], (state, at_s, run))
         case RunCancelled(run=run):
             db.execute(Q["cancel_run"], (run,))
+        case RunPaused(run=run, paused=paused):
+            db.execute(Q["pause_run" if paused else "resume_run"], (run,))
         case RunFiled(run=run):
             db.execute(Q["file_run"], (run,))
         case OriginKept(record=record):
@@ -657,7 +668,7 @@ def _apply_one(db: sqlite3.Connection, change: Change) -> None:
         case OriginForgotten(origin=origin):
             db.execute(Q["forget_origin"], (origin,))
         case KeptChanged(kept=kept):
-            db.execute(Q["change_kept"], (kept.stamp, kept.last_s, kept.job.name))
+            db.execute(Q["change_kept"], (kept.stamp, kept.last_s, int(kept.paused), kept.job.name))
         case KeptForgotten(job=job):
             _forget_kept(db, job)
         case Started() | Intends() | Succeeded():
@@ -795,7 +806,9 @@ def _counts(db: sqlite3.Connection, run: int) -> dict[int, tuple[dict[str, int],
 def _open_run(db: sqlite3.Connection, run: int) -> OpenRun:
     row = db.execute(Q["run"], (run,)).fetchone()
     document, name, revision, _, file, state, accepted_s, scheduled_s, started_s, *_ = row
-    cancelled = state == RunState.CANCELLED
+    cancelled, paused = state == RunState.CANCELLED, state == RunState.PAUSED
+    if cancelled or paused:
+        state = RunState.QUEUED if paused and started_s is None else RunState.RUNNING
     counts = _counts(db, run)
     seen: dict[str, dict[str, str]] = {}
     for group_name, needed, fingerprint in db.execute(Q["seen"], (name,)):
@@ -821,11 +834,12 @@ def _open_run(db: sqlite3.Connection, run: int) -> OpenRun:
         job=codec.job_of(document, name, revision, tuple(open_.group for open_ in groups)),
         run=Run(id=run, job=name, revision=revision, scheduled_for_s=scheduled_s),
         file=codec.path_text(file),
-        state=RunState.RUNNING if cancelled else RunState(state),
+        state=RunState(state),
         accepted_at_s=accepted_s,
         started_at_s=started_s,
         groups=tuple(groups),
         cancelled=cancelled,
+        paused=paused,
     )
 
 
