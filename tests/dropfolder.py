@@ -19,6 +19,7 @@ from fetchd.errors import DocumentError, Problem
 from fetchd.folder import Folder
 from fetchd.model import (
     Answer,
+    Backfill,
     Cancel,
     Command,
     Due,
@@ -163,7 +164,7 @@ class SmallEngine:
                     return Answer(done=False, reason=f"no run of job {job!r} is on")
                 self.end(job, RunState.CANCELLED)
                 return Answer(done=True, run=run.id)
-            case Remove() | Pause() | Resume():
+            case Remove() | Pause() | Resume() | Backfill():
                 self.commands.append(command)
                 return Answer(done=True)
             case Retry(job=job):

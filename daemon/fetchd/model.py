@@ -282,6 +282,7 @@ class Kept:
 
     ``stamp``: which version of the file that is. ``last_s``: the moment of its schedule that was
     dealt with last; wall clock. ``paused``: no run begins, and one that is on is held.
+    ``backlog``: earlier moments that are to have a run, in their order.
     """
 
     job: Job
@@ -289,6 +290,7 @@ class Kept:
     stamp: str
     last_s: float
     paused: bool = False
+    backlog: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -769,7 +771,19 @@ class Resume:
     job: str
 
 
-Command = Submit | Cancel | Retry | Remove | Pause | Resume
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backfill:
+    """Make a run for each moment of a job's schedule on these days and those between.
+
+    Days as 2026-11-27, in the zone of the schedule.
+    """
+
+    job: str
+    first: str
+    last: str
+
+
+Command = Submit | Cancel | Retry | Remove | Pause | Resume | Backfill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -880,13 +894,17 @@ class RunView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptView:
-    """A kept job; ``next_s``: when it is due next, wall clock, None: it has no schedule."""
+    """A kept job; ``next_s``: when it is due next, wall clock, None: it has no schedule.
+
+    ``backlog``: runs that are to be made for earlier moments.
+    """
 
     job: str
     file: str
     revision: str
     next_s: float | None
     paused: bool = False
+    backlog: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

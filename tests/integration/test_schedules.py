@@ -192,3 +192,39 @@ def test_a_transfer_stops_when_its_window_closes_and_goes_on_from_there_when_it_
     assert (daemon.downloads / "f").read_bytes() == body
     (done,) = daemon.events("task.done")
     assert (done["outcome"], done["attempts"]) == ("resumed", 1)
+
+
+def fetchd(daemon, *words: str) -> subprocess.CompletedProcess:
+    sets = ("--set", f"jobs={daemon.jobs}", "--set", f"state={daemon.state}")
+    return subprocess.run(
+        [sys.executable, "-m", "fetchd", *words, *sets],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=daemon.base,
+    )
+
+
+def test_backfill_makes_a_run_for_each_date_in_order_and_a_kill_repeats_none(tmp_path):
+    with Server({"/f": file(content("f", 1000))}) as server, Machine(tmp_path) as daemon:
+        daemon.start()
+        daemon.drop(
+            "j.yaml",
+            f"timezone: UTC\nschedule: daily 03:15\nurl: {server.url('/f')}\ndest: ${{run.date}}\n",
+        )
+        wait_until(daemon.kept, what="the job to be shown")
+        wrong = fetchd(daemon, "backfill", "j", "2026-01-31..2026-01-01")
+        right = fetchd(daemon, "backfill", "j", "2026-01-01..2026-01-06")
+        wait_until(lambda: len(daemon.events("run.ended")) >= 2, what="two runs")
+        daemon.kill()
+        daemon.start()
+        wait_until(lambda: (daemon.downloads / "2026-01-06" / "f").is_file(), what="the last")
+        code = daemon.terminate()
+
+    assert (wrong.returncode, right.returncode, code) == (1, 0, 0)
+    assert "2026-01-01 is before 2026-01-31" in wrong.stderr
+    dates = [f"2026-01-0{day}" for day in range(1, 7)]
+    assert sorted(path.name for path in daemon.downloads.iterdir() if path.name[0] != ".") == dates
+    runs = daemon.runs("j")
+    assert runs == sorted(set(runs))
+    assert max(runs) == 6

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fetchd.clock import zone_of
 from fetchd.engine import schedule
-from fetchd.engine.schedule import decide, first_last_s, moments, newest
+from fetchd.engine.schedule import decide, first_last_s, moments, newest, of_days
 from fetchd.errors import ValueProblem
 from fetchd.model import CatchUp, Schedule
 
@@ -317,6 +317,19 @@ def test_asked_at_whatever_moments_no_run_is_doubled_and_none_is_early(
     if catch_up is CatchUp.ALL:
         until_s = now_s - jitter_s
         assert runs == newest(some, zone, begin_s, until_s, 10**6)
+
+
+def test_the_moments_of_days_are_of_the_days_on_the_wall_also_where_one_has_23_hours():
+    found = of_days(
+        Schedule(cron="0 0,23 * * *"), BERLIN, "2026-03-28", "2026-03-29", at("2026-06-01 00:00")
+    )
+
+    assert [shown(moment_s) for moment_s in found] == [
+        "2026-03-28 00:00+01:00",
+        "2026-03-28 23:00+01:00",
+        "2026-03-29 00:00+01:00",
+        "2026-03-29 23:00+02:00",
+    ]
 
 
 # ---------------------------------------------------------------- what is a schedule

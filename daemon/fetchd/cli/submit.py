@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -15,8 +14,9 @@ import click
 from fetchd.cli import job_files
 from fetchd.cli.board import printable
 from fetchd.cli.daemon import is_running, read_json, require_running
+from fetchd.cli.dropping import drop
 from fetchd.cli.options import config_options, load_settings
-from fetchd.errors import BusyError, ConfigError, UsageError
+from fetchd.errors import BusyError, UsageError
 from fetchd.expand import LIST_SUFFIXES
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def command(
     followed = []
     for submission in submissions:
         followed.append((submission, _last_run(settings, submission)))
-        _drop(settings.jobs, submission)
+        drop(settings.jobs, submission.file, submission.data)
         click.echo(f"submitted {submission.file} as job {submission.job}")
     if not wait:
         return 0
@@ -93,20 +93,6 @@ def _of_urls(urls: Sequence[str]) -> Submission:
 def _unique(stem: str, suffix: str) -> str:
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     return f"{stem[:80]}-{moment}-{secrets.token_hex(4)}{suffix}"
-
-
-def _drop(jobs: Path, submission: Submission) -> None:
-    """Write the file whole before its name can be seen."""
-    hidden = jobs / f".{submission.file}.tmp"
-    try:
-        with hidden.open("xb") as file:
-            file.write(submission.data)
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.rename(jobs / submission.file)
-    except OSError as exc:
-        hidden.unlink(missing_ok=True)
-        raise ConfigError(f"{jobs}: cannot write a job file: {exc.strerror}") from None
 
 
 def _last_run(settings: Settings, submission: Submission) -> int | None:

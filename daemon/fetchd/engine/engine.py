@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from fetchd import events
 from fetchd.clock import Clock, Random, SteadyWall
-from fetchd.engine import retry, windows
+from fetchd.engine import retry, schedule, windows
 from fetchd.engine.admission import Admission
 from fetchd.engine.deciding import Deciding
 from fetchd.engine.decisions import (
@@ -27,15 +27,16 @@ from fetchd.engine.decisions import (
     source_of,
 )
 from fetchd.engine.desk import Desk
-from fetchd.engine.kept import KeptJobs, revised
+from fetchd.engine.kept import KeptJobs, dealt_with, revised
 from fetchd.engine.origin_records import OriginRecords
 from fetchd.engine.origins import FORGET_S, Origins
 from fetchd.engine.queue import Entry, Ruling, TaskQueue
 from fetchd.engine.runs import ORIGINS_A_READ, TASKS_AN_ORIGIN, Group, OpenedRun, Phase
-from fetchd.errors import StoreError
+from fetchd.errors import StoreError, ValueProblem
 from fetchd.model import (
     Answer,
     Attempt,
+    Backfill,
     Batch,
     Cancel,
     Command,
@@ -420,6 +421,9 @@ class Engine:
             case Remove(job=job):
                 with self._submitting:
                     return self._remove(job)
+            case Backfill():
+                with self._submitting:
+                    return self._backfill(command)
             case Pause(job=job) | Resume(job=job):
                 with self._submitting:
                     return self._pause(job, paused=isinstance(command, Pause))
@@ -506,7 +510,7 @@ class Engine:
         with self._deciding() as effects:
             kept = self._kept.get(due.job)
             if kept is not None and kept.job.revision == due.revision:
-                kept = replace(kept, last_s=due.scheduled_for_s)
+                kept = dealt_with(kept, due.scheduled_for_s)
                 self._kept.put(kept)
                 effects.changes.append(KeptChanged(kept=kept))
 
@@ -655,7 +659,7 @@ class Engine:
             kept = self._kept.get(command.job.name)
         due_s = command.scheduled_for_s
         if kept is not None and due_s is not None:
-            return NewKept(kept=replace(kept, last_s=due_s))
+            return NewKept(kept=dealt_with(kept, due_s))
         return NewKept(kept=revised(kept, command, self._clock.wall()), raw=command.raw)
 
     def _new_job(self, command: Submit, run: Run | None = None) -> NewJob:
@@ -779,12 +783,40 @@ class Engine:
     def _cancel(self, job: str) -> Answer:
         self._adopt_left(self._store.last_runs([job]).get(job))
         with self._deciding() as effects:
-            run = self._by_job.get(job)
-            if run is None:
+            run, kept = self._by_job.get(job), self._kept.get(job)
+            backlog = kept is not None and bool(kept.backlog)
+            if run is None and not backlog:
                 return Answer(done=False, reason=f"no run of job {job!r} is on")
-            self._cancel_run(run, effects)
+            if kept is not None and backlog:
+                kept = replace(kept, backlog=())
+                self._kept.put(kept)
+                effects.changes.append(KeptChanged(kept=kept))
+            if run is not None:
+                self._cancel_run(run, effects)
         self._store.flush()
-        return Answer(done=True, run=run.run.id)
+        return Answer(done=True, run=run.run.id if run is not None else None)
+
+    def _backfill(self, command: Backfill) -> Answer:
+        with self._deciding() as effects:
+            kept = self._kept.get(command.job)
+            if kept is None or kept.job.schedule is None:
+                return Answer(done=False, reason=f"no job {command.job!r} has a schedule")
+            job = kept.job
+            try:
+                found = schedule.of_days(
+                    kept.job.schedule, job.timezone, command.first, command.last, kept.last_s
+                )
+            except ValueProblem as exc:
+                return Answer(done=False, reason=str(exc))
+            if len(backlog := sorted({*kept.backlog, *found})) > schedule.MOST_CAUGHT_UP:
+                reason = f"with what is to be made already these are {len(backlog)} runs"
+                most = f"at most {schedule.MOST_CAUGHT_UP} are possible"
+                return Answer(done=False, reason=f"{reason}; {most}")
+            kept = replace(kept, backlog=tuple(backlog))
+            self._kept.put(kept)
+            effects.changes.append(KeptChanged(kept=kept))
+        self._store.flush()
+        return Answer(done=True)
 
     def _pause(self, job: str, *, paused: bool) -> Answer:
         """Hold what a job does, or let it go on: the run that is on, and those of a kept job."""

@@ -57,7 +57,10 @@ class KeptJobs:
         for name, standing in self._jobs.items():
             if standing.kept.paused or name in on:
                 continue
-            if (run_s := self._due(standing, now_s)) is not None:
+            run_s = self._due(standing, now_s)
+            if run_s is None and standing.kept.backlog:
+                run_s = standing.kept.backlog[0]
+            if run_s is not None:
                 kept = standing.kept
                 found.append(
                     Due(
@@ -97,6 +100,7 @@ class KeptJobs:
                     revision=kept.job.revision,
                     next_s=None if kept.job.schedule is None else standing.next_s,
                     paused=kept.paused,
+                    backlog=len(kept.backlog),
                 )
             )
         return tuple(sorted(found, key=lambda view: (view.next_s or math.inf, view.job)))
@@ -112,5 +116,18 @@ def revised(kept: Kept | None, command: Submit, now_s: float) -> Kept:
             same = (before.schedule, before.timezone) == (job.schedule, job.timezone)
             if same or (job.schedule.every_s is not None and before.schedule is not None):
                 last_s = kept.last_s
-    paused = kept is not None and kept.paused
-    return Kept(job=job, file=command.file, stamp=command.stamp, last_s=last_s, paused=paused)
+    return Kept(
+        job=job,
+        file=command.file,
+        stamp=command.stamp,
+        last_s=last_s,
+        paused=kept is not None and kept.paused,
+        backlog=kept.backlog if kept is not None and job.schedule is not None else (),
+    )
+
+
+def dealt_with(kept: Kept, moment_s: float) -> Kept:
+    """Return what is kept of a job once a run for the moment is made, or left out."""
+    if moment_s in kept.backlog:
+        return replace(kept, backlog=tuple(at_s for at_s in kept.backlog if at_s != moment_s))
+    return replace(kept, last_s=moment_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import date, datetime, time, timedelta
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -97,6 +97,36 @@ def newest(
         if len(found) == most or begin_s == after_s:
             break
     return list(found)
+
+
+def of_days(
+    schedule: Schedule, zone: str | None, first: str, last: str, until_s: float
+) -> list[float]:
+    """Return the moments of days as 2026-11-27, in their order, up to ``until_s``.
+
+    Raises ValueProblem.
+    """
+    if not schedule.cron:
+        raise ValueProblem("the job runs every so often, not at times; only those belong to a date")
+    begin, end = _day(first), _day(last)
+    if end < begin:
+        raise ValueProblem(f"{last} is before {first}; write the earlier date first")
+    where = zone_of(zone)
+    after_s = datetime.combine(begin, time(), where).timestamp() - 1.0
+    before_s = datetime.combine(end + timedelta(days=1), time(), where).timestamp() - 1.0
+    found = newest(schedule, zone, after_s, min(before_s, until_s), MOST_CAUGHT_UP + 1)
+    if len(found) > MOST_CAUGHT_UP:
+        raise ValueProblem(f"these are more than {MOST_CAUGHT_UP} runs; name fewer days")
+    if not found:
+        raise ValueProblem(f"the job was due at no time from {first} to {last} that is over")
+    return found
+
+
+def _day(text: str) -> date:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 -- a date has no zone
+    except ValueError:
+        raise ValueProblem(f"{text[:40]!r} is no date; write one as 2026-11-27") from None
 
 
 def decide(

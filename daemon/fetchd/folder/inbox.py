@@ -21,7 +21,18 @@ from fetchd.expand import LIST_SUFFIXES, no_list
 from fetchd.folder import readiness
 from fetchd.folder.masking import masked
 from fetchd.folder.places import SUBFOLDERS, Place, Places, Stamp, error_name, error_text
-from fetchd.model import Answer, Cancel, Job, Pause, Remove, Resume, Retry, Submit
+from fetchd.model import (
+    Answer,
+    Backfill,
+    Cancel,
+    Command,
+    Job,
+    Pause,
+    Remove,
+    Resume,
+    Retry,
+    Submit,
+)
 from fetchd.ports import Commands, Store
 from fetchd.units import format_size
 from fetchd.yamldoc import has_end_marker
@@ -45,6 +56,8 @@ LIST_HEAD_BYTES = 64 * 1024
 GONE_S = 5.0
 #: An edit that cannot be applied at this moment is applied after so long.
 SOON_S = 1.0
+#: So much is read of a file that only names days.
+LONGEST_DAYS_BYTES = 256
 #: A failed file operation is tried again after so long, if the file does not change before.
 AGAIN_S = 5.0
 
@@ -66,6 +79,7 @@ _KINDS = {
     ".retry": Kind.COMMAND,
     ".pause": Kind.COMMAND,
     ".resume": Kind.COMMAND,
+    ".backfill": Kind.COMMAND,
 }
 _COMMANDS: dict[str, type[Cancel | Retry | Pause | Resume]] = {
     "cancel": Cancel,
@@ -594,7 +608,8 @@ class Inbox:
         if not seen.obeyed:
             self._accept()  # it may be for one of these
             job, verb = PurePath(name).stem, PurePath(name).suffix[1:]
-            command = _COMMANDS[verb](job=job)
+            if (command := self._command(name, seen, job, verb)) is None:
+                return
             answer = self._commands.obey(command)
             if answer.later:
                 return
@@ -612,6 +627,27 @@ class Inbox:
                     self._bring_back(answer)
         self._places.remove(Place.JOBS, name)
         self.pending.discard(name)
+
+    def _command(self, name: str, seen: Seen, job: str, verb: str) -> Command | None:
+        """Return what a control file asks for; None: it is not complete."""
+        if verb != "backfill":
+            return _COMMANDS[verb](job=job)
+        if seen.stamp.size_bytes == 0:
+            self._unfit(name, seen, "is empty; write the days into it: 2026-11-01..2026-11-27")
+            return None
+        try:
+            fd = self._places.open(Place.JOBS, name)
+        except FileNotFoundError:
+            self.pending.discard(name)
+            return None
+        try:
+            if not self._complete(fd, name, seen):
+                return None
+            data = b"".join(self._places.pieces(fd, LONGEST_DAYS_BYTES))
+        finally:
+            os.close(fd)
+        first, dots, last = data.decode("utf-8", "replace").strip().partition("..")
+        return Backfill(job=job, first=first.strip(), last=(last if dots else first).strip())
 
     def _put_behind_jobs(self, name: str) -> bool:
         """Let a control file wait for the jobs before it: it may be for one; False: none waits."""

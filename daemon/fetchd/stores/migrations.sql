@@ -58,3 +58,7 @@ CREATE INDEX kept_of_job ON kept_job (job);
 -- name: 7
 -- Jobs that are paused.
 ALTER TABLE kept_job ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;
+
+-- name: 8
+-- Moments of schedules that are past, and are to have a run.
+ALTER TABLE kept_job ADD COLUMN backlog TEXT NOT NULL DEFAULT '';

@@ -66,7 +66,7 @@ from fetchd.stores.revising import Revising
 from fetchd.threads import Worker
 from fetchd.urls import origin_of
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 _APPLICATION_ID = 0x66746364  # "ftcd"
 
 #: TaskState <-> column task.state; the queries know these numbers.
@@ -278,7 +278,7 @@ class SqliteStore:
         return self._ledger.read(lambda db: _open_run(db, run))
 
     def kept(self) -> list[Kept]:
-        return self._ledger.read(lambda db: [_kept(*row) for row in db.execute(Q["all_kept"])])
+        return self._ledger.read(lambda db: [_kept(row) for row in db.execute(Q["all_kept"])])
 
     def raw(self, job: str, revision: str) -> bytes:
         def read(db: sqlite3.Connection) -> bytes:
@@ -541,8 +541,7 @@ def _keep_job(db: sqlite3.Connection, new: NewKept) -> None:
             Q["add_job"], (job.name, job.revision, codec.job_text(job), new.raw)
         ).fetchone()
     file = codec.path_bytes(new.kept.file)
-    kept = new.kept
-    db.execute(Q["keep_job"], (job.name, found[0], file, kept.stamp, kept.last_s, int(kept.paused)))
+    db.execute(Q["keep_job"], (job.name, found[0], file, *_kept_columns(new.kept)))
     if before is not None:
         db.execute(Q["prune_job"], before)
 
@@ -554,15 +553,20 @@ def _forget_kept(db: sqlite3.Connection, job: str) -> None:
         db.execute(Q["prune_job"], before)
 
 
-def _kept(
-    document: str, name: str, revision: str, file: bytes, stamp: str, last_s: float, paused: int
-) -> Kept:
+def _kept_columns(kept: Kept) -> tuple[str, float, int, str]:
+    backlog = " ".join(map(repr, kept.backlog))
+    return kept.stamp, kept.last_s, int(kept.paused), backlog
+
+
+def _kept(row: tuple[Any, ...]) -> Kept:
+    document, name, revision, file, stamp, last_s, paused, backlog = row
     return Kept(
         job=codec.job_of(document, name, revision, ()),
         file=codec.path_text(file),
         stamp=stamp,
         last_s=last_s,
         paused=bool(paused),
+        backlog=tuple(map(float, backlog.split())),
     )
 
 
@@ -668,7 +672,7 @@ def _apply_one(db: sqlite3.Connection, change: Change) -> None:
         case OriginForgotten(origin=origin):
             db.execute(Q["forget_origin"], (origin,))
         case KeptChanged(kept=kept):
-            db.execute(Q["change_kept"], (kept.stamp, kept.last_s, int(kept.paused), kept.job.name))
+            db.execute(Q["change_kept"], (*_kept_columns(kept), kept.job.name))
         case KeptForgotten(job=job):
             _forget_kept(db, job)
         case Started() | Intends() | Succeeded():
