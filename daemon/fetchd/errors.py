@@ -59,6 +59,10 @@ CODES: dict[str, Code] = {
     "archive_bad": Code(False, "an archive is cut, broken, encrypted, or of no known kind"),
     "archive_denied": Code(False, "an archive holds names, links or devices that are never made"),
     "archive_too_large": Code(False, "more comes out of an archive than `extract` allows"),
+    "command_failed": Code(False, "a command of the operator's ended with an error"),
+    "needs_attention": Code(
+        False, "what a command has done is not known, and it may not run twice"
+    ),
     "step_failed": Code(False, "one of the task's `steps` cannot be taken on this file"),
     "step_timeout": Code(False, "one of the task's `steps` took longer than it may"),
     "cancelled": Code(False, "the task or its run was cancelled"),

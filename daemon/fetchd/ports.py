@@ -497,6 +497,7 @@ class Bench(Protocol):
     name: str  # of the task's file
     read_bytes: int
     written_bytes: int
+    begun: bool  # something that may not be done twice
 
     def files(self) -> Iterator[BenchFile]:
         """Yield all that the step is given, files and links, in the order of their paths."""
@@ -522,6 +523,21 @@ class Bench(Protocol):
 
     def carry(self) -> None:
         """Hand all that the step is given on, as it is."""
+        ...
+
+    def lend(self) -> AbstractContextManager[str]:
+        """Let another process work in the folder of what was handed on, by the path that is given.
+
+        That is a path for ``chdir`` right after a fork. What it leaves there is what this step has
+        made; AttemptError for anything but files, folders and links.
+        """
+        ...
+
+    def begin_unrepeatable(self) -> None:
+        """Put down, durably, that what comes next may not be done again.
+
+        After a crash behind it the attempt fails with ``needs_attention``.
+        """
         ...
 
     def set_mode(self, mode: int) -> None:
@@ -586,8 +602,9 @@ class Disk(Protocol):
     def stage(self, attempt: Finish) -> AbstractContextManager[Staging | None]:
         """Open a fresh staging folder for an attempt's part; it is removed unless it was sealed.
 
-        None: the part is gone because all was published before a crash. Raises AttemptError where
-        the part is not what was verified, PartBusy.
+        None: nothing is left to be made, because all was sealed, or published, before a crash.
+        Raises AttemptError where the part is not what was verified, and ``needs_attention``;
+        PartBusy.
         """
         ...
 

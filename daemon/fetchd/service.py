@@ -52,7 +52,7 @@ from fetchd.model import (
 )
 from fetchd.pool import Pool
 from fetchd.ports import Keep, Leftover, Listener, Pruned
-from fetchd.steps import STEPS, Finisher
+from fetchd.steps import Command, Finisher, with_commands
 from fetchd.stores import SqliteStore
 from fetchd.systemd import Notifier
 from fetchd.threads import Lookout, Worker
@@ -228,7 +228,7 @@ class Works:
             tell=tell,
         )
         self._finisher = Finisher(
-            STEPS,
+            with_commands({name: _command(keys) for name, keys in settings.commands.items()}),
             self.disk,
             report=self.finishers.report,
             tell=tell,
@@ -743,6 +743,16 @@ def _bounds(settings: Settings, origin: str) -> OriginBounds:
     keys = settings.origins.get(origin)
     requests_per_s = None if keys is None else keys.requests_per_s
     return OriginBounds(connections=most, requests_per_s=requests_per_s, by=by)
+
+
+def _command(keys: config.CommandKeys) -> Command:
+    return Command(
+        argv=keys.argv,
+        idempotent=keys.idempotent,
+        timeout_s=keys.timeout_s,
+        memory_bytes=keys.memory_bytes,
+        output_bytes=keys.output_bytes,
+    )
 
 
 def _rates(settings: Settings) -> transports.Rates:

@@ -208,6 +208,62 @@ def test_a_cancel_ends_a_step_that_is_under_way(tmp_path):
     assert not daemon.events("step.done")
 
 
+@pytest.mark.parametrize("idempotent", [True, False])
+@pytest.mark.parametrize("moment", ["while it runs", "when it has ended", "when all is sealed"])
+def test_a_crash_lets_only_what_may_run_twice_do_so(tmp_path, idempotent, moment):
+    log, go = tmp_path / "ran", tmp_path / "go"
+    script = (
+        f"echo run >> {log}; test {moment == 'while it runs':d} = 0 || test -e {go} || sleep 60"
+    )
+    with (
+        Server({"/a.bin": file(b"x" * 1000)}) as server,
+        DaemonProcess(
+            tmp_path,
+            "retry.poison=0",
+            f"commands.it.argv=[/bin/sh, -c, '{script}']",
+            f"commands.it.idempotent={str(idempotent).lower()}",
+        ) as daemon,
+    ):
+        url = server.url("/a.bin")
+        body = f"url: {url}\nchecksum: sha256:{sha256(b'x' * 1000)}\nsteps: [ run: it ]\n"
+        daemon.drop("s.yaml", body.replace("run: it", "{ run: it }"))
+        if moment == "while it runs":
+            daemon.start()
+            wait_until(log.exists, what="the command")
+            daemon.kill()
+        else:
+            point = "finish.step_taken" if moment == "when it has ended" else "finish.sealed"
+            assert daemon.start("--once", failpoint=point).wait() == -signal.SIGKILL
+        go.touch()
+        code = daemon.run_once()
+
+    times = len(log.read_text().split())
+    if idempotent:
+        assert (code, times) == (0, 2)
+        assert [path.name for path in visible_files(daemon.downloads)] == ["a.bin"]
+        return
+    (failure,) = daemon.report("s")["failures"]
+    assert (code, times, failure["code"]) == (1, 1, "needs_attention")
+    assert visible_files(daemon.downloads) == []
+
+
+def test_a_crash_when_what_a_command_has_made_is_published_does_not_run_it_again(tmp_path):
+    log = tmp_path / "ran"
+    with (
+        Server({"/a.bin": file(b"x" * 1000)}) as server,
+        DaemonProcess(
+            tmp_path, "retry.poison=0", f"commands.it.argv=[/bin/sh, -c, 'echo run >> {log}']"
+        ) as daemon,
+    ):
+        daemon.drop("s.yaml", f"url: {server.url('/a.bin')}\nsteps: [ {{ run: it }} ]\n")
+        crashed = daemon.start("--once", failpoint="publish.intended").wait()
+        code = daemon.run_once()
+
+    assert (crashed, code, log.read_text()) == (-signal.SIGKILL, 0, "run\n")
+    assert [path.name for path in visible_files(daemon.downloads)] == ["a.bin"]
+    assert left(daemon) == []
+
+
 def test_get_takes_steps_too_and_leaves_nothing_behind(tmp_path):
     body = content("get", 50_000)
     with Server({"/a.bin": file(body)}) as server:

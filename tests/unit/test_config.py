@@ -284,7 +284,6 @@ def test_a_wrong_value_says_what_was_found_and_what_is_allowed(key, value, messa
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("commands: { a: { argv: [b] } }", "commands"),
         ("webhooks: [a]", "webhooks"),
     ],
 )
@@ -701,7 +700,7 @@ def test_the_shipped_file_has_every_key_that_can_be_set():
         whole = yamldoc.place(tree, key.split(".")[:-1])
         return isinstance(whole, yamldoc.Fields) and whole.key(key.split(".")[-1]) is not None
 
-    not_built = {"commands", "webhooks"}
+    not_built = {"webhooks"}
     expected = {key for key, _ in model_keys() if "NAME" not in key} - not_built
     assert expected == {key for key, _ in model_keys() if "NAME" not in key and has(key)}
 
@@ -738,3 +737,33 @@ def test_the_page_has_every_key_with_its_default():
             assert f"`{default}`" in rows[key], key
         assert key in rows
     assert set(rows) - {key for key, _ in model_keys()} <= {"public", "private", "loopback"}
+
+
+# ---------------------------------------------------------------- commands
+
+
+def test_a_command_is_a_program_with_bounds(folder):
+    keys = "{ argv: [/bin/x, -q, '${job.name}'], idempotent: true, timeout: 2m }"
+    path = written(folder, f"commands: {{ reindex: {keys} }}\n")
+    made = load(path, {}, {}).commands["reindex"]
+
+    assert made.argv == ("/bin/x", "-q", "${job.name}")
+    assert (made.idempotent, made.timeout_s) == (True, 120.0)
+    assert (made.memory_bytes, made.output_bytes) == (2**30, 2**16)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: { argv: [x] }", "commands.a.argv: 'x' is not the whole path of a program"),
+        ("a: { argv: ['/bin/${x}'] }", "is not the whole path of a program"),
+        ("a: { argv: /bin/x -q }", "commands.a.argv: found '/bin/x -q'; a list is needed"),
+        ("a: { argv: [] }", "commands.a.argv: found a list; a list is needed"),
+        ("a: { idempotent: true }", "commands.a: the key argv is missing"),
+        ("a: { argv: [/bin/x], shell: true }", "commands.a.shell: unknown key"),
+        ("'a b': { argv: [/bin/x] }", "'a b' is no name"),
+        ("a: { argv: [/bin/x], idempotent: maybe }", "neither true nor false"),
+    ],
+)
+def test_a_wrong_command_is_told_with_its_place(folder, text, message):
+    assert message in str(rejected(folder, f"commands: {{ {text} }}\n"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -435,7 +436,7 @@ def another_life(tmp_path: Path) -> DownloadDisk:
     return build({"default": RootSpec(path=str(tmp_path))})
 
 
-@pytest.mark.parametrize(
+NAMING = pytest.mark.parametrize(
     ("point", "passed"),
     [
         ("publish.synced", 1),
@@ -444,9 +445,14 @@ def another_life(tmp_path: Path) -> DownloadDisk:
         ("publish.folder_synced", 1),
     ],
 )
-@pytest.mark.parametrize("if_exists", [IfExists.UPDATE, IfExists.FAIL, IfExists.SKIP])
+HOWEVER = pytest.mark.parametrize("if_exists", [IfExists.UPDATE, IfExists.FAIL, IfExists.SKIP])
+
+
+@NAMING
+@HOWEVER
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "lost"])
 def test_a08_a_crash_while_names_are_given_ends_right(
-    tmp_path, points, disk, point, passed, if_exists
+    tmp_path, points, disk, point, passed, if_exists, kept
 ):
     attempt = verified(disk, "d/a.zip", if_exists=if_exists)
     first = made(disk, attempt, "x", "y", carry=True)
@@ -454,17 +460,50 @@ def test_a08_a_crash_while_names_are_given_ends_right(
     with pytest.raises(Crash):
         disk.publish([first])
     die(disk)
+    if not kept:
+        shutil.rmtree(tmp_path / ".fetchd/staging")
 
     later = another_life(tmp_path)
     left = replace(attempt, recovered=True, intent=first.intent)
-    again = replace(made(later, left, "x", "y", carry=True), recovered=True)
-    outcome = publish(later, again)
+    with later.stage(left) as staging:
+        nothing_to_make = staging is None
+    again = first if nothing_to_make else made(later, left, "x", "y", carry=True)
+    outcome = publish(later, replace(again, recovered=True))
 
     assert isinstance(outcome, Published)
+    assert nothing_to_make or not kept
     assert seen(tmp_path) == {"d/a.zip": b"part", "d/x": b"x", "d/y": b"y"}
     assert hidden(tmp_path) == []
     assert all(path.stat().st_nlink == 1 for path in (tmp_path / "d").iterdir())
     later.close()
+
+
+def test_a08_what_was_sealed_before_a_crash_is_published_as_it_is(tmp_path, disk):
+    attempt = verified(disk, "d/a.zip")
+    first = made(disk, attempt, "x")
+    die(disk)
+
+    later = another_life(tmp_path)
+    with later.stage(replace(attempt, recovered=True, intent=first.intent)) as staging:
+        assert staging is None
+    assert isinstance(publish(later, replace(first, recovered=True)), Published)
+    assert seen(tmp_path) == {"d/x": b"x"}
+    later.close()
+
+
+def test_what_may_not_be_done_twice_needs_attention_after_a_crash(tmp_path, disk):
+    attempt = verified(disk, "d/a.zip")
+    under_way = disk.stage(attempt)
+    staging = under_way.__enter__()
+    with staging.bench(nothing) as bench:
+        bench.carry()
+        bench.begin_unrepeatable()
+    # The process ends here: nothing is cleaned up.
+
+    left = replace(attempt, recovered=True)
+    with pytest.raises(AttemptError) as caught, disk.stage(left):
+        pass
+    assert (caught.value.code, caught.value.transient) == ("needs_attention", False)
 
 
 def test_a08_what_was_published_before_a_crash_is_not_made_again(tmp_path, disk):

@@ -20,11 +20,12 @@ from fetchd.config.complaints import explained
 from fetchd.config.document import Document
 from fetchd.config.readers import Stall
 from fetchd.config.schema import schema
-from fetchd.config.settings import Login, Origin, Root, Settings
+from fetchd.config.settings import CommandKeys, Login, Origin, Root, Settings
 
 __all__ = [
     "ENVIRONMENT",
     "PLACES",
+    "CommandKeys",
     "Login",
     "Origin",
     "Root",

@@ -274,6 +274,18 @@ def _read_variable(value: Any) -> str:
     return text
 
 
+def _read_argv(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        raise ValueProblem(
+            f"found {kind_of(value)}; a list is needed: the program and its arguments, each an item"
+        )
+    if not value[0].startswith("/") or "${" in value[0]:
+        raise ValueProblem(f"{value[0][:60]!r} is not the whole path of a program")
+    if any("\0" in one for one in value):
+        raise ValueProblem("no argument can have a NUL in it")
+    return tuple(value)
+
+
 def _one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -339,6 +351,10 @@ Requests = Annotated[
         lambda value: parse_requests_per_s(_text(value)),
         {"type": "string", "pattern": r"^[0-9]+\s*/\s*(s|m|h)$"},
     ),
+]
+Argv = Annotated[
+    tuple[str, ...],
+    _Reader(_read_argv, {"type": "array", "items": {"type": "string"}, "minItems": 1}),
 ]
 RootName = Annotated[str, _Reader(_read_name, {"type": "string"})]
 OriginName = Annotated[str, _Reader(read_origin, {"type": "string"})]

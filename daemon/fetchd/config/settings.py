@@ -18,6 +18,7 @@ from pydantic import (
 
 from fetchd.config.readers import (
     Allow,
+    Argv,
     ByteRate,
     Credential,
     File,
@@ -327,6 +328,20 @@ class History(_Keys):
     count: Annotated[int, whole(1, 10**9)] = _key("100000", "the most runs that are remembered")
 
 
+class CommandKeys(_Keys):
+    """A program that job files may have run, by the name of this entry alone."""
+
+    argv: Argv = Field(
+        description="the program, by its whole path, and its arguments; they may hold ${...}"
+    )
+    idempotent: Flag = _key(
+        "false", "it may run twice for one file; if not, a task whose run was cut off needs people"
+    )
+    timeout_s: Limit = _key("10m", "how long it may run", key="timeout")
+    memory_bytes: Size = _key("1GiB", "address space that it may use", key="memory")
+    output_bytes: Size = _key("64KiB", "what is read of its output; the rest is lost", key="output")
+
+
 def _read_roots(roots: Mapping[str, Root]) -> Mapping[str, Root]:
     if "default" not in roots:
         raise ValueProblem("the root named default is missing; write default: FOLDER")
@@ -359,7 +374,9 @@ class Settings(_Keys):
     secrets: Annotated[Mapping[SecretName, Secret], AfterValidator(MappingProxyType)] = _key(
         {}, "where the values are read that other keys name; none stands in this file"
     )
-    commands: Annotated[None, not_built({})] = _key(None, "not built yet")
+    commands: Annotated[Mapping[RootName, CommandKeys], AfterValidator(MappingProxyType)] = _key(
+        {}, "programs that the step run of job files may name"
+    )
     webhooks: Annotated[None, not_built({})] = _key(None, "not built yet")
     verify: Annotated[_Verify, choice(*get_args(_Verify))] = _key(
         "length", "the least that proves a file whole; job files can only ask for more"

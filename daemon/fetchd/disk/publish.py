@@ -593,6 +593,7 @@ class _Tree:
             and records is not None
             and all(record.is_at(folder, same=True) for record in records)
         ):
+            self._drop_part(place)
             return Published(intent=self._intent, mtime_ns=0, inode=0)
         reason = f"{self._shown}: what steps have made is gone; it is fetched again"
         return Failure(code="disk_error", reason=reason, transient=True)
@@ -695,6 +696,10 @@ class _Tree:
         self._held.let_go(self._intent.root, part)
         with suppress(OSError, PartBusy):
             remove_staging(self._system, staging, part)
+        self._drop_part(place)
+
+    def _drop_part(self, place: Place) -> None:
+        part = self._intent.part
         parts = find_folder(self._system, place.home)
         if parts is not None:
             with suppress(OSError):

@@ -4,6 +4,7 @@ A folder of this name lies beside the parts of each file system, and in it one f
 steps are taken, named like its part::
 
     what      root and path, for the sweep
+    begun     there once something has begun that may not be done twice
     0/        the verified part under its own name: what the first step is given
     1/ ...    what each step has made, which the next one is given
     tree/     what the last one has made, sealed: whole and durable
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 
 from fetchd.digests import Digest, Hashes
 from fetchd.disk.part import Locked, find_folder, lock, read_journal, say_whose
-from fetchd.disk.roots import HIDDEN, Folder, Root, explain, explained, shown
+from fetchd.disk.roots import HIDDEN, Folder, Place, Root, explain, explained, shown
 from fetchd.disk.space import Claim, Space
 from fetchd.errors import AttemptError
 from fetchd.model import Finish, Staged, StepSpec
@@ -38,6 +39,7 @@ MADE = "made"
 _STAGING = f"{HIDDEN}/staging"
 _ALL_MADE = f"{HIDDEN}/{MADE}"
 _WHAT = "what"
+_BEGUN = "begun"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -160,13 +162,13 @@ def stage(
     intent = attempt.intent
     name, path = intent.part, intent.path
     place = root.place(path, make=False)
+    if attempt.recovered and _left_by_crash(system, held, root, attempt, place):
+        yield None
+        return
     parts = find_folder(system, place.home)
     with explained(root.name, path, "opening the verified part"):
         part = lock(system, parts.fd, name) if parts else None
     if part is None:
-        if attempt.recovered and intent.staged is not None:
-            yield None
-            return
         raise AttemptError(
             "disk_error",
             f"{root.name}:{shown(path)}: the verified part is gone; it is fetched again",
@@ -196,6 +198,48 @@ def stage(
                 os.close(fd)
                 with suppress(OSError):  # it is swept later
                     remove_staging(system, staging, name)
+
+
+def _left_by_crash(system: Os, held: Held, root: Root, attempt: Finish, place: Place) -> bool:
+    """Tell whether nothing is to be made: it was sealed before a crash, or published already.
+
+    Raises AttemptError where something was begun that may not be done twice.
+    """
+    name, path, sealed = attempt.intent.part, attempt.intent.path, attempt.intent.staged is not None
+    with explained(root.name, path, "looking for what a crash has left"):
+        staging = find_staging(system, place.home)
+        if sealed and staging is not None and _is_there(f"{name}/{TREE}", staging.fd):
+            fd = system.open(name, _FOLDER, dir_fd=staging.fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as exc:
+                os.close(fd)
+                if isinstance(exc, BlockingIOError):
+                    raise PartBusy(f"steps are taken in {HIDDEN}/staging/{name}") from None
+                raise
+            held.keep(root.name, name, fd)
+            return True
+        if not sealed and staging is not None and _is_there(f"{name}/{_BEGUN}", staging.fd):
+            raise AttemptError(
+                "needs_attention",
+                f"{root.name}:{shown(path)}: fetchd ended while a command ran that may not run "
+                "twice; see what it has done, and let the task be tried again if that is right",
+            )
+        made = find_made(system, place.home)
+        records = read_made(system, made, name, attempt.group.steps) if sealed and made else None
+        return (
+            records is not None
+            and not place.missing
+            and all(record.is_at(place.folder.fd, same=True) for record in records)
+        )
+
+
+def _is_there(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def remove_staging(system: Os, staging: Folder, name: str) -> bool:
@@ -346,11 +390,33 @@ class DiskStaging:
                 made = self._system.open(after, _FOLDER, dir_fd=self._fd)
                 stack.callback(os.close, made)
             yield DiskBench(
-                self._system, self._root, path, self._name, given, made, tick, self._make_room
+                self._system,
+                self._root,
+                path,
+                self._name,
+                given,
+                made,
+                tick,
+                self._make_room,
+                self._note_begun,
             )
         self._steps += 1
         with explained(self._root.name, path, "removing what a step was given"), DISK:
             shutil.rmtree(before, dir_fd=self._fd)
+
+    def _note_begun(self) -> None:
+        with explained(self._root.name, self._intent.path, "noting what is begun"):
+            fd = self._system.open(
+                _BEGUN, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=self._fd
+            )
+            os.close(fd)
+            # Whatever `durability` says: what is done outside cannot be taken back.
+            self._system.fsync(self._fd)
+            above = self._system.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._fd)
+            try:
+                self._system.fsync(above)
+            finally:
+                os.close(above)
 
     def _make_room(self, fd: int) -> None:
         """See that there is room for a while; raises AttemptError."""
@@ -425,7 +491,10 @@ class DiskBench:
         made: int,
         tick: Callable[[], None],
         make_room: Callable[[int], None],
+        note_begun: Callable[[], None],
     ) -> None:
+        self.begun = False
+        self._note_begun = note_begun
         self.name = name
         self.read_bytes = 0
         self.written_bytes = 0
@@ -521,6 +590,40 @@ class DiskBench:
                 self.tick()
                 _refuse_existing(name, self._made)
                 self._system.rename(name, name, src_dir_fd=self._given, dst_dir_fd=self._made)
+
+    @contextmanager
+    def lend(self) -> Iterator[str]:
+        with self._explained("lending files"):
+            for path, found in walk(self._made):
+                if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+                    self._part_from_others(path, found)
+        yield f"/proc/self/fd/{self._made}"
+        with self._explained("looking at what was lent"):
+            for path, found in walk(self._made):
+                self.tick()
+                _check_path(path)
+                if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+                    raise AttemptError("step_failed", f"{path!r} is no file, folder or link")
+
+    def _part_from_others(self, path: str, found: os.stat_result) -> None:
+        """Let a file be itself: the part, of which it is a name, stays as it was verified."""
+        above, _, name = path.rpartition("/")
+        draft = f"{above}/.{name[:200]}.copy" if above else f".{name[:200]}.copy"
+        fd = self._system.open(path, _FILE, dir_fd=self._made)
+        try:
+            with self.make(draft, mtime_s=found.st_mtime) as output:
+                buffer = memoryview(bytearray(_BUFFER_BYTES))
+                offset = 0
+                while got := self.read(fd, buffer, offset):
+                    output.write(buffer[:got])
+                    offset += got
+        finally:
+            os.close(fd)
+        self._system.rename(draft, path, src_dir_fd=self._made, dst_dir_fd=self._made)
+
+    def begin_unrepeatable(self) -> None:
+        self._note_begun()
+        self.begun = True
 
     def set_mode(self, mode: int) -> None:
         with self._explained("changing a mode"):

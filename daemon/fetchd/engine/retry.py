@@ -10,7 +10,16 @@ from fetchd.units import format_duration
 
 #: These concern the destination or the task itself, so that another source cannot help.
 _FINAL = frozenset(
-    {"dest_conflict", "dest_denied", "exists", "cancelled", "poison", "list_changed"}
+    {
+        "dest_conflict",
+        "dest_denied",
+        "exists",
+        "cancelled",
+        "poison",
+        "list_changed",
+        "command_failed",
+        "needs_attention",
+    }
 )
 #: What an origin answers for a file that it does not have, or does not show, yet.
 _ABSENT_STATUS = frozenset({403, 404, 410})

@@ -149,7 +149,9 @@ def build(
         matrix=matrix,
         may_fail=bool(draft.get("may_fail")),
         when=_condition(draft, matrix, complaints),
-        steps=read_steps(draft.get("steps") or [], draft.place("steps"), complaints),
+        steps=read_steps(
+            draft.get("steps") or [], draft.place("steps"), complaints, settings.commands
+        ),
     )
     return Built(draft, group, items, blind)
 

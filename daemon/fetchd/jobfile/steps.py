@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fetchd.errors import ValueProblem
@@ -17,13 +17,28 @@ TIMEOUT = "timeout"
 _MOST = 32
 
 
-def read_steps(written: list[object], place: Path, complaints: Complaints) -> tuple[StepSpec, ...]:
-    """Return the steps; what is wrong is complained about and left out."""
+def read_steps(
+    written: list[object], place: Path, complaints: Complaints, commands: Collection[str] = ()
+) -> tuple[StepSpec, ...]:
+    """Return the steps; what is wrong is complained about and left out.
+
+    ``commands``: names of those that the configuration has.
+    """
     if len(written) > _MOST:
         complaints.add(place, f"has {len(written)} entries; at most {_MOST} are possible")
         return ()
     found = (_read(entry, (*place, index), complaints) for index, entry in enumerate(written))
-    return tuple(step for step in found if step is not None)
+    steps = tuple(step for step in found if step is not None)
+    for index, step in enumerate(steps):
+        command = str(step.options.get("command"))
+        if step.name == "run" and command not in commands:
+            complaints.add(
+                (*place, index, "run", "command"),
+                f"{command!r} is not a command of the configuration; known: "
+                f"{', '.join(commands) or 'none'}",
+                did_you_mean(command, commands),
+            )
+    return steps
 
 
 def steps_schema() -> dict[str, Any]:

@@ -75,15 +75,35 @@ class Finisher:
         if staging is None:
             assert attempt.intent.staged is not None
             return attempt.intent.staged
-        for number, step in enumerate(attempt.group.steps, 1):
-            self._take(attempt, staging, number, step)
-            self._failpoints.pass_by("finish.step_taken")
-        watch = _Watch(attempt, "", None, self._clock, self._report)
-        staged = staging.seal(watch.tick)
+        begun: list[str] = []
+        try:
+            for number, step in enumerate(attempt.group.steps, 1):
+                self._take(attempt, staging, number, step, begun)
+                self._failpoints.pass_by("finish.step_taken")
+            watch = _Watch(attempt, "", None, self._clock, self._report)
+            staged = staging.seal(watch.tick)
+        except Exception as exc:
+            certain = isinstance(exc, AttemptError) and exc.code == "command_failed"
+            if not begun or certain:
+                raise
+            why = "it was stopped" if isinstance(exc, NotWanted) else f"not all went well ({exc})"
+            raise AttemptError(
+                "needs_attention",
+                f"{begun[0]} may not be taken twice, and {why}; see what it has done, and let the "
+                "task be tried again if that is right",
+            ) from exc
         self._failpoints.pass_by("finish.sealed")
         return staged
 
-    def _take(self, attempt: Finish, staging: Staging, number: int, step: StepSpec) -> None:
+    def _take(
+        self,
+        attempt: Finish,
+        staging: Staging,
+        number: int,
+        step: StepSpec,
+        begun: list[str],
+    ) -> None:
+        """Take one step; it is added to ``begun`` once it has done what may not be done twice."""
         about: dict[str, Any] = {
             "job": attempt.job.name,
             "run": attempt.run.id,
@@ -113,6 +133,8 @@ class Finisher:
             except AttemptError as exc:
                 reason = f"{step.name}: {exc.reason}"
                 raise AttemptError(exc.code, reason, transient=exc.transient) from exc
+            finally:
+                begun += [step.name] if bench.begun else []
             done = events.StepDone(
                 **about,
                 read_bytes=bench.read_bytes,
@@ -123,8 +145,9 @@ class Finisher:
 
     def _options(self, attempt: Finish, kind: Kind, step: StepSpec) -> dict[str, Any]:
         """Return the options with all variables put in."""
-        options = dict(step.options)
+        options = kind.prepare(step.options)
         varying = [key for key, option in kind.options.items() if option.varies]
+        varying += [key for key in options if key not in kind.options]
         look = self._lookup(attempt)
         try:
             for key in varying:

@@ -34,11 +34,16 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """``alone``: the option that is meant where only a text is given, as in ``mode: 0644``."""
+    """``alone``: the option that is meant where only a text is given, as in ``mode: 0644``.
+
+    ``prepare``: adds to the options what the job file does not say; all texts in lists that it adds
+    may hold ``${...}``.
+    """
 
     work: Step
     options: Mapping[str, Option] = field(default_factory=dict)
     alone: str = ""
+    prepare: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
 
 
 def text(value: object) -> str:
