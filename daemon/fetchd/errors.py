@@ -60,6 +60,7 @@ CODES: dict[str, Code] = {
     "archive_denied": Code(False, "an archive holds names, links or devices that are never made"),
     "archive_too_large": Code(False, "more comes out of an archive than `extract` allows"),
     "command_failed": Code(False, "a command of the operator's ended with an error"),
+    "webhook_failed": Code(True, "a webhook of the operator's was not taken by its service"),
     "needs_attention": Code(
         False, "what a command has done is not known, and it may not run twice"
     ),

@@ -141,6 +141,8 @@ class Request:
     ``headers`` are sent to the URL's own origin only, never to another one by redirect.
     ``connect_s``, ``stall_s``, ``deadline_s`` (monotonic, None: none) bound every phase.
     ``share``: what its body has to keep to, beside what the operator allows.
+    ``body`` (JSON) is posted: no redirect is followed, and any answer of 2xx is one that nobody is
+    going to read.
     """
 
     url: str
@@ -153,6 +155,7 @@ class Request:
     stall_s: float
     deadline_s: float | None = None
     share: Share | None = None
+    body: bytes | None = None
 
 
 class Stream(Protocol):

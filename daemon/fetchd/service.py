@@ -25,6 +25,7 @@ from fetchd import (
     listeners,
     logs,
     secrets,
+    steps,
     transports,
 )
 from fetchd.clock import Clock, Failpoints, Random, SteadyWall, SystemClock
@@ -52,7 +53,6 @@ from fetchd.model import (
 )
 from fetchd.pool import Pool
 from fetchd.ports import Keep, Leftover, Listener, Pruned
-from fetchd.steps import Command, Finisher, with_commands
 from fetchd.stores import SqliteStore
 from fetchd.systemd import Notifier
 from fetchd.threads import Lookout, Worker
@@ -227,8 +227,16 @@ class Works:
             clock=clock,
             tell=tell,
         )
-        self._finisher = Finisher(
-            with_commands({name: _command(keys) for name, keys in settings.commands.items()}),
+        self._finisher = steps.Finisher(
+            steps.configured(
+                {name: _command(keys) for name, keys in settings.commands.items()},
+                {
+                    name: steps.Webhook(url=keys.url, timeout_s=keys.timeout_s)
+                    for name, keys in settings.webhooks.items()
+                },
+                self.transports,
+                clock,
+            ),
             self.disk,
             report=self.finishers.report,
             tell=tell,
@@ -745,8 +753,8 @@ def _bounds(settings: Settings, origin: str) -> OriginBounds:
     return OriginBounds(connections=most, requests_per_s=requests_per_s, by=by)
 
 
-def _command(keys: config.CommandKeys) -> Command:
-    return Command(
+def _command(keys: config.CommandKeys) -> steps.Command:
+    return steps.Command(
         argv=keys.argv,
         idempotent=keys.idempotent,
         timeout_s=keys.timeout_s,

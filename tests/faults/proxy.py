@@ -27,7 +27,7 @@ def forward(exchange: Exchange) -> None:
     which the origin itself would be asked (RFC 9112 §3.2).
     """
     exchange.close()
-    said = exchange.request.raw
+    said = exchange.request.raw + exchange.request.body
     if exchange.request.method == "CONNECT":
         with _dial(int(exchange.request.target.rpartition(":")[2])) as origin:
             exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")

@@ -77,6 +77,7 @@ class Request:
     at_s: float  # monotonic
     status: int | None = None
     sent: int = 0
+    body: bytes = b""
 
     @property
     def path(self) -> str:
@@ -310,7 +311,15 @@ def _read_request(sock, rest, number):
     method, target, _ = [*first.split(" ", 2), "", ""][:3]
     headers = [(k, v.strip()) for k, _, v in (line.partition(":") for line in lines)]
     raw = head + b"\r\n\r\n"
-    return Request(method, target, headers, raw, number, time.monotonic()), rest
+    request = Request(method, target, headers, raw, number, time.monotonic())
+    missing = int(request.header("Content-Length") or 0)
+    while len(rest) < missing:
+        data = sock.recv(65536)
+        if not data:
+            return None, b""
+        rest += data
+    request.body, rest = rest[:missing], rest[missing:]
+    return request, rest
 
 
 # ---------------------------------------------------------------- handlers

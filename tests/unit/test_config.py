@@ -281,19 +281,6 @@ def test_a_wrong_value_says_what_was_found_and_what_is_allowed(key, value, messa
     assert message in str(error)
 
 
-@pytest.mark.parametrize(
-    ("text", "key"),
-    [
-        ("webhooks: [a]", "webhooks"),
-    ],
-)
-def test_a_key_of_a_later_version_may_not_be_set(folder, text, key):
-    error = rejected(folder, text)
-
-    assert f"fetchd.yaml:1:{text.index(':') + 3 if '.' not in key else 17}: " in str(error)
-    assert f"{key}: not built yet; remove it" in str(error)
-
-
 # ---------------------------------------------------------------- origins
 
 
@@ -700,8 +687,7 @@ def test_the_shipped_file_has_every_key_that_can_be_set():
         whole = yamldoc.place(tree, key.split(".")[:-1])
         return isinstance(whole, yamldoc.Fields) and whole.key(key.split(".")[-1]) is not None
 
-    not_built = {"webhooks"}
-    expected = {key for key, _ in model_keys() if "NAME" not in key} - not_built
+    expected = {key for key, _ in model_keys() if "NAME" not in key}
     assert expected == {key for key, _ in model_keys() if "NAME" not in key and has(key)}
 
 
@@ -767,3 +753,28 @@ def test_a_command_is_a_program_with_bounds(folder):
 )
 def test_a_wrong_command_is_told_with_its_place(folder, text, message):
     assert message in str(rejected(folder, f"commands: {{ {text} }}\n"))
+
+
+def test_a_webhook_is_a_service_of_the_web(folder):
+    made = load(written(folder, "webhooks: { chat: { url: https://h.example/x } }\n"), {}, {})
+
+    assert (made.webhooks["chat"].url, made.webhooks["chat"].timeout_s) == (
+        "https://h.example/x",
+        10.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("webhooks: { a: { url: 'file:///x' } }", "webhooks.a.url: 'file:///x' is a file"),
+        ("webhooks: { a: { url: 'ftp://h/x' } }", "webhooks.a.url: the scheme 'ftp'"),
+        ("webhooks: { a: { } }", "webhooks.a: the key url is missing"),
+        (
+            "commands: { a: { argv: [/bin/x] } }\nwebhooks: { a: { url: 'http://h/x' } }",
+            "webhooks.a: is the name of a command already",
+        ),
+    ],
+)
+def test_a_wrong_webhook_is_told_with_its_place(folder, text, message):
+    assert message in str(rejected(folder, f"{text}\n"))

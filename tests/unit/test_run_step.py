@@ -17,7 +17,8 @@ from fetchd.config import Settings
 from fetchd.errors import AttemptError, DocumentError
 from fetchd.jobfile import load
 from fetchd.model import Interrupted
-from fetchd.steps import Command, with_commands
+from fetchd.steps import Command
+from fetchd.steps.run import with_commands
 from process import wait_until
 from workshop import Workshop, steps_of
 
@@ -38,7 +39,12 @@ def command(script: str, *more: str, **fields) -> Any:
 
 
 def shop_with(folder, made, **more) -> Any:
-    return Workshop(folder / "root", steps=with_commands({"it": made}), clock=SystemClock(), **more)
+    return Workshop(
+        folder / "root",
+        steps={"run": with_commands({"it": made}, SystemClock())},
+        clock=SystemClock(),
+        **more,
+    )
 
 
 def run(*args: str) -> object:

@@ -37,6 +37,10 @@ def contradictions(settings: Settings) -> Iterator[Complaint]:
         )
         yield Complaint(paths=(("retry", "max_delay"), ("retry", "delay")), message=message)
     yield from _contradictions_of_origins(settings)
+    for name in settings.webhooks:
+        if name in settings.commands:
+            message = "is the name of a command already; both share their names"
+            yield Complaint(paths=(("webhooks", name),), message=message, at_key=True)
     timeout = settings.timeout
     if timeout.attempt_s is not None and timeout.attempt_s < timeout.connect_s:
         message = (

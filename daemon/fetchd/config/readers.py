@@ -129,17 +129,6 @@ def choice(*allowed: str) -> _Reader:
     return _Reader(read, {"enum": list(allowed)})
 
 
-def not_built(default: Any) -> _Reader:
-    """A key of the design whose feature does not exist yet: nothing but its default may stand."""
-
-    def read(value: Any) -> None:
-        part = isinstance(value, dict) and isinstance(default, dict)
-        if not (value is None or value == default or (part and value.items() <= default.items())):
-            raise ValueProblem("not built yet; remove it")
-
-    return _Reader(read, {"enum": [None] if default is None else [None, native(default)]})
-
-
 def native(value: Any) -> Any:
     """Return a value, as it would be written, in the type that an editor takes it for."""
     if isinstance(value, dict):
@@ -274,6 +263,13 @@ def _read_variable(value: Any) -> str:
     return text
 
 
+def _read_http_url(value: Any) -> str:
+    url = check_url(_text(value))
+    if local_path(url) is not None:
+        raise ValueProblem(f"{url!r} is a file; write http://... or https://...")
+    return url
+
+
 def _read_argv(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
         raise ValueProblem(
@@ -352,6 +348,7 @@ Requests = Annotated[
         {"type": "string", "pattern": r"^[0-9]+\s*/\s*(s|m|h)$"},
     ),
 ]
+HttpUrl = Annotated[str, _Reader(_read_http_url, {"type": "string"})]
 Argv = Annotated[
     tuple[str, ...],
     _Reader(_read_argv, {"type": "array", "items": {"type": "string"}, "minItems": 1}),

@@ -26,6 +26,7 @@ from fetchd.config.readers import (
     Folder,
     Group,
     HeaderName,
+    HttpUrl,
     Limit,
     Mode,
     OriginName,
@@ -41,7 +42,6 @@ from fetchd.config.readers import (
     Variable,
     Wait,
     choice,
-    not_built,
     read_headers,
     read_origins,
     whole,
@@ -342,6 +342,13 @@ class CommandKeys(_Keys):
     output_bytes: Size = _key("64KiB", "what is read of its output; the rest is lost", key="output")
 
 
+class WebhookKeys(_Keys):
+    """A service that job files may have told, by the name of this entry alone."""
+
+    url: HttpUrl = Field(description="where it is told: http or https; credentials as in origins")
+    timeout_s: Limit = _key("10s", "how long it may take to answer", key="timeout")
+
+
 def _read_roots(roots: Mapping[str, Root]) -> Mapping[str, Root]:
     if "default" not in roots:
         raise ValueProblem("the root named default is missing; write default: FOLDER")
@@ -377,7 +384,9 @@ class Settings(_Keys):
     commands: Annotated[Mapping[RootName, CommandKeys], AfterValidator(MappingProxyType)] = _key(
         {}, "programs that the step run of job files may name"
     )
-    webhooks: Annotated[None, not_built({})] = _key(None, "not built yet")
+    webhooks: Annotated[Mapping[RootName, WebhookKeys], AfterValidator(MappingProxyType)] = _key(
+        {}, "services that the step webhook of job files may name"
+    )
     verify: Annotated[_Verify, choice(*get_args(_Verify))] = _key(
         "length", "the least that proves a file whole; job files can only ask for more"
     )

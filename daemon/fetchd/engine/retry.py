@@ -18,6 +18,7 @@ _FINAL = frozenset(
         "poison",
         "list_changed",
         "command_failed",
+        "webhook_failed",
         "needs_attention",
     }
 )

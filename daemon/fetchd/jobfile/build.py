@@ -150,7 +150,11 @@ def build(
         may_fail=bool(draft.get("may_fail")),
         when=_condition(draft, matrix, complaints),
         steps=read_steps(
-            draft.get("steps") or [], draft.place("steps"), complaints, settings.commands
+            draft.get("steps") or [],
+            draft.place("steps"),
+            complaints,
+            commands=settings.commands,
+            webhooks=settings.webhooks,
         ),
     )
     return Built(draft, group, items, blind)

@@ -18,25 +18,32 @@ _MOST = 32
 
 
 def read_steps(
-    written: list[object], place: Path, complaints: Complaints, commands: Collection[str] = ()
+    written: list[object],
+    place: Path,
+    complaints: Complaints,
+    *,
+    commands: Collection[str] = (),
+    webhooks: Collection[str] = (),
 ) -> tuple[StepSpec, ...]:
     """Return the steps; what is wrong is complained about and left out.
 
-    ``commands``: names of those that the configuration has.
+    ``commands``, ``webhooks``: names of those that the configuration has.
     """
+    configured = {"run": ("command", commands), "webhook": ("webhook", webhooks)}
     if len(written) > _MOST:
         complaints.add(place, f"has {len(written)} entries; at most {_MOST} are possible")
         return ()
     found = (_read(entry, (*place, index), complaints) for index, entry in enumerate(written))
     steps = tuple(step for step in found if step is not None)
     for index, step in enumerate(steps):
-        command = str(step.options.get("command"))
-        if step.name == "run" and command not in commands:
+        option, known = configured.get(step.name, ("", ()))
+        name = str(step.options.get(option))
+        if option and name not in known:
             complaints.add(
-                (*place, index, "run", "command"),
-                f"{command!r} is not a command of the configuration; known: "
-                f"{', '.join(commands) or 'none'}",
-                did_you_mean(command, commands),
+                (*place, index, step.name, option),
+                f"{name!r} is not a {option} of the configuration; known: "
+                f"{', '.join(known) or 'none'}",
+                did_you_mean(name, known),
             )
     return steps
 

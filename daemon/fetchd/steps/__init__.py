@@ -7,12 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fetchd.steps import checksum_file, concat, decompress, extract, mode, run, symlink
+from fetchd.clock import Clock
+from fetchd.errors import ConfigError
+from fetchd.ports import Transport
+from fetchd.steps import (
+    checksum_file,
+    concat,
+    decompress,
+    extract,
+    mode,
+    run,
+    symlink,
+    webhook,
+)
 from fetchd.steps.finish import Finisher
 from fetchd.steps.kind import Kind, Option
 from fetchd.steps.run import Command
+from fetchd.steps.webhook import Webhook
 
-__all__ = ["STEPS", "Command", "Finisher", "Kind", "Option", "with_commands"]
+__all__ = ["STEPS", "Command", "Finisher", "Kind", "Option", "Webhook", "configured"]
 
 STEPS: Mapping[str, Kind] = {
     "extract": extract.KIND,
@@ -22,9 +35,23 @@ STEPS: Mapping[str, Kind] = {
     "checksum_file": checksum_file.KIND,
     "symlink": symlink.KIND,
     "run": run.KIND,
+    "webhook": webhook.KIND,
 }
 
 
-def with_commands(commands: Mapping[str, Command]) -> Mapping[str, Kind]:
-    """Return all steps, with what the operator has configured for them."""
-    return {**STEPS, "run": run.with_commands(commands)}
+def configured(
+    commands: Mapping[str, Command],
+    webhooks: Mapping[str, Webhook],
+    transport: Transport,
+    clock: Clock,
+) -> Mapping[str, Kind]:
+    """Return all steps, with what the operator has configured for them; raises ConfigError."""
+    for key, names in (("commands", commands), ("webhooks", webhooks)):
+        for name in names:
+            if name in STEPS:
+                raise ConfigError(f"{key}.{name}: is the name of a step; choose another one")
+    return {
+        **STEPS,
+        "run": run.with_commands(commands, clock),
+        "webhook": webhook.with_webhooks(webhooks, transport, clock),
+    }

@@ -145,7 +145,7 @@ class Finisher:
 
     def _options(self, attempt: Finish, kind: Kind, step: StepSpec) -> dict[str, Any]:
         """Return the options with all variables put in."""
-        options = kind.prepare(step.options)
+        options = kind.prepare(step.options, attempt)
         varying = [key for key, option in kind.options.items() if option.varies]
         varying += [key for key in options if key not in kind.options]
         look = self._lookup(attempt)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fetchd.errors import ValueProblem
+from fetchd.model import Finish
 from fetchd.ports import Step
 from fetchd.units import parse_size_bytes
 
@@ -32,18 +33,22 @@ class Option:
     varies: bool = False
 
 
+def _as_written(options: Mapping[str, Any], _: Finish) -> dict[str, Any]:
+    return dict(options)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """``alone``: the option that is meant where only a text is given, as in ``mode: 0644``.
 
-    ``prepare``: adds to the options what the job file does not say; all texts in lists that it adds
-    may hold ``${...}``.
+    ``prepare``: adds to the options what the job file does not say of a task; all texts in lists
+    that it adds may hold ``${...}``.
     """
 
     work: Step
     options: Mapping[str, Option] = field(default_factory=dict)
     alone: str = ""
-    prepare: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+    prepare: Callable[[Mapping[str, Any], Finish], dict[str, Any]] = _as_written
 
 
 def text(value: object) -> str:

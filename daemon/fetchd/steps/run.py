@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from fetchd.clock import Clock, SystemClock
+from fetchd.clock import Clock
 from fetchd.errors import AttemptError
+from fetchd.model import Finish
 from fetchd.ports import Bench
 from fetchd.steps import kind
 
@@ -43,16 +44,18 @@ class Command:
     output_bytes: int
 
 
-def with_commands(commands: Mapping[str, Command], clock: Clock | None = None) -> kind.Kind:
+def with_commands(commands: Mapping[str, Command], clock: Clock) -> kind.Kind:
     """Return the step for these commands, by their names."""
     return replace(
         KIND,
-        work=partial(_run, commands, clock or SystemClock()),
+        work=partial(_run, commands, clock),
         prepare=partial(_prepare, commands),
     )
 
 
-def _prepare(commands: Mapping[str, Command], options: Mapping[str, Any]) -> dict[str, Any]:
+def _prepare(
+    commands: Mapping[str, Command], options: Mapping[str, Any], _: Finish
+) -> dict[str, Any]:
     """Add what the operator has written: variables are put in there as well."""
     command = commands.get(options["command"])
     if command is None:

@@ -422,7 +422,7 @@ class Adapter(HTTPAdapter):
 
     def _by_proxy(self, question: Question, call: Call) -> Carrier:
         question.head()  # raises for what may not be sent; requests would judge by other rules
-        prepared = requests.Request("GET", question.url).prepare()
+        prepared = requests.Request(question.method, question.url, data=question.body).prepare()
         prepared.headers.update(question.headers)
         answer = self.send(
             prepared,

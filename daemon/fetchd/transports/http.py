@@ -35,6 +35,8 @@ from fetchd.urls import check_url, origin_of, redact_url
 
 #: Of one request; a server that finds every answer stale would ask for ever.
 _MOST_CHALLENGES = 3
+#: What comes back for something posted; whoever closes the stream drops it.
+_NOT_READ = Extent(start=0, total=None, length=None, chunked=False)
 _NEVER_FOREIGN = (AttemptError, NotWanted, MemoryError)
 
 
@@ -258,7 +260,7 @@ class HttpTransport:
             seen.add(place)
             try:
                 answer = self._answered(question, at, url, request, watch)
-                if answer.head.status not in REDIRECTS:
+                if answer.head.status not in REDIRECTS or request.body is not None:
                     if answer.head.status == 401 and at.logs_in:
                         answer.discard()
                         raise _not_let_in(url)
@@ -290,6 +292,10 @@ class HttpTransport:
 
     def _extent(self, answer: _Answer, request: Request) -> Extent | None:
         head = answer.head
+        if request.body is not None:
+            if not 200 <= head.status <= 299:
+                raise head.refused(self._clock.wall())
+            return _NOT_READ
         if head.status == 304 and request.unless is not None:
             return None
         ranged = _is_ranged(request)
@@ -308,6 +314,7 @@ class HttpTransport:
     def _question(self, url: str, request: Request, cookies: Cookies) -> tuple[Question, _Place]:
         try:
             question = Question.of(url, self._headers(url, request))
+            question.body = request.body
             at = self._places.get(question.place, self._anywhere)
             if at.headers:
                 question.headers.update(at.headers)
@@ -339,7 +346,7 @@ class HttpTransport:
         challenge, rounds = digest.latest, 0
         while True:
             if challenge is not None:
-                value = digest.answer(challenge, question.target)
+                value = digest.answer(challenge, question.target, question.method)
                 question = question.with_header("Authorization", value)
             answer = self._ask(question, at.adapter, url, request, watch)
             if answer.head.status != 401:
@@ -408,6 +415,11 @@ class HttpTransport:
         if request.headers and origin_of(url) == origin_of(request.url):
             headers |= {_titled(name): value for name, value in request.headers}
         headers["Accept-Encoding"] = "identity"
+        if request.body is not None:
+            headers |= {
+                "Content-Type": "application/json",
+                "Content-Length": f"{len(request.body)}",
+            }
         if _is_ranged(request):
             last = "" if request.stop is None else request.stop - 1
             headers["Range"] = f"bytes={request.start}-{last}"

@@ -15,7 +15,7 @@ _PLAIN = re.compile(
     r"(https?)://([a-z0-9.-]+)(?::([1-9][0-9]{0,4}))?"
     r"(/(?:(?<!/)\.|[A-Za-z0-9_~!$&'()*+,;=:@/-])*(?:\?[A-Za-z0-9._~!$&'()*+,;=:@/?-]+)?)"
 )
-_REQUEST_LINE = re.compile(r"GET [\x21-\x7e]+ HTTP/1\.1")
+_REQUEST_LINE = re.compile(r"(?:GET|POST) [\x21-\x7e]+ HTTP/1\.1")
 # RFC 9110 §5.1, §5.5; nothing that would begin another field, nor another request.
 _FIELD = re.compile(
     r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: (?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*)?"
@@ -24,7 +24,10 @@ _FIELD = re.compile(
 
 @dataclass(slots=True)
 class Question:
-    """A request for one URL. ``headers``: all but ``Host``, in order; more until ``head``."""
+    """A request for one URL. ``headers``: all but ``Host``, in order; more until ``head``.
+
+    ``body`` None: it is a GET, else a POST.
+    """
 
     url: str
     scheme: str
@@ -32,6 +35,7 @@ class Question:
     port: int
     target: str
     headers: dict[str, str] = field(repr=False)  # with secrets, as the head
+    body: bytes | None = field(default=None, repr=False)
     _head: bytes = field(default=b"", repr=False)  # once it was asked for
 
     @classmethod
@@ -53,22 +57,27 @@ class Question:
         """Where it goes: what an origin's settings are found by."""
         return self.scheme, self.host, self.port
 
+    @property
+    def method(self) -> str:
+        return "GET" if self.body is None else "POST"
+
     def with_header(self, name: str, value: str) -> Question:
         """Return the same request with one header more, or another value of it."""
         return replace(self, headers={**self.headers, name: value}, _head=b"")
 
     def head(self) -> bytes:
-        """Return the bytes to send; raises ValueError for what may not stand in a head."""
+        """Return the bytes to send, with the body; raises ValueError for what is no head."""
         if self._head:
             return self._head
         host = f"[{self.host}]" if ":" in self.host else self.host
         if self.port != DEFAULT_PORTS[self.scheme]:
             host = f"{host}:{self.port}"
-        start = f"GET {self.target} HTTP/1.1"
+        start = f"{self.method} {self.target} HTTP/1.1"
         fields = "".join(map(_field, self.headers, self.headers.values()))
         if not _REQUEST_LINE.fullmatch(start):
             raise ValueError("not the head of a request")
         self._head = f"{start}\r\nHost: {host}\r\n{fields}\r\n".encode("latin-1")
+        self._head += self.body or b""
         return self._head
 
 
