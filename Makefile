@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench bench-task bench-transport bench-daemon bench-disk bench-bytes bench-threads bench-segments bench-governor bench-extract clean
+.PHONY: help run demo test test-long quick check kill-loop power-cut soak bench bench-task bench-transport bench-daemon bench-disk bench-bytes bench-threads bench-segments bench-governor bench-extract bench-fan-out clean
 .DEFAULT_GOAL := help
 # Tests and measurements start hundreds of processes, each of which would compile the program anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -73,6 +73,9 @@ bench-governor: .venv/developed ## measure what being polite costs: decisions on
 
 bench-extract: .venv/developed ## measure the step extract beside GNU tar and unzip (MIB=512)
 	@PYTHONPATH=tests $(BIN)/python tests/bench/extract_rate.py --mib $(or $(MIB),512)
+
+bench-fan-out: .venv/developed ## measure memory and time of a fan-out of a million items
+	@$(BIN)/python tests/bench/fan_out.py
 
 bench-daemon: .venv/developed ## measure drop to request, idle CPU, a long list, many job files, start-up
 	@$(BIN)/python tests/bench/daemon_bench.py

@@ -50,7 +50,8 @@ CODES: dict[str, Code] = {
         "the content is not what `expect` asks for, or the checksum asked for is missing",
     ),
     "dest_conflict": Code(False, "another task of the run, or a folder, has the destination"),
-    "bad_item": Code(False, "a line of a list could not be understood"),
+    "bad_item": Code(False, "a line of a list, or an item of a manifest, makes no task"),
+    "bad_manifest": Code(False, "a file that `from` names is not of its format"),
     "dest_denied": Code(False, "the destination may not be created or replaced"),
     "exists": Code(False, "the destination exists and `if_exists: fail` forbids to replace it"),
     "disk_full": Code(True, "no space is left for the file"),
@@ -68,7 +69,7 @@ CODES: dict[str, Code] = {
     "step_timeout": Code(False, "one of the task's `steps` took longer than it may"),
     "cancelled": Code(False, "the task or its run was cancelled"),
     "poison": Code(False, "the daemon crashed repeatedly while it worked on this task"),
-    "list_changed": Code(False, "a list was edited after it had been accepted"),
+    "list_changed": Code(False, "a list or manifest was edited after some of it had been read"),
     "worker_died": Code(True, "the thread that worked on the task ended unexpectedly"),
 }
 

@@ -173,6 +173,23 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A file below a root whose items become tasks while the run goes on.
+
+    ``file``: its path, may hold ``${...}``; ``root``: None for that of the needed group that the
+    path names, else the group's own. The rest are options that some formats know.
+    """
+
+    file: str
+    format: str
+    root: str | None = None
+    items: str = ""
+    pattern: str = ""
+    delimiter: str = ""
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
     """What has to hold for a group to be worked on, with ``${...}``; else it is skipped.
 
@@ -207,6 +224,7 @@ class TaskGroup:
     matrix: Matrix | None = None
     may_fail: bool = False  # its failures hurt neither the run nor those who need it
     when: Condition | None = None
+    manifest: Manifest | None = None  # the items are made once for each of its own; () : lines
     steps: tuple[StepSpec, ...] = ()  # what is done with each file before anybody sees it
 
 

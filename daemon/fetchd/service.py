@@ -339,8 +339,9 @@ class Works:
             except AttemptError as exc:
                 outcome = Failure(code=exc.code, reason=exc.reason, transient=exc.transient)
             settled.append((attempt, outcome))
-            if attempt.position is not None:
-                self._failpoints.pass_by("expand.second_batch")
+            if not attempt.decide:
+                first = attempt.position is None
+                self._failpoints.pass_by("expand.first_batch" if first else "expand.second_batch")
         return settled
 
     def _expanded(self, attempt: Expand) -> Outcome:

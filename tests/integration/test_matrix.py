@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +36,29 @@ def test_a_crash_while_a_matrix_is_made_loses_no_combination_and_doubles_none(tm
     report = daemon.report("matrix")
     assert (report["state"], report["tasks"]["succeeded"]) == ("succeeded", 2199)
     assert sorted(line["path"] for line in daemon.files("matrix")) == sorted(found)
+
+
+def test_the_example_with_a_matrix_runs_as_it_stands_but_for_its_hosts(tmp_path):
+    example = Path(__file__).parents[2] / "config" / "examples" / "matrix.yaml"
+    disk = content("disk", 1000)
+    sums = "".join(
+        f"{hashlib.sha256(disk).hexdigest()}  disk-{arch}.img\n"
+        for arch in ("amd64", "arm64", "riscv64")
+    )
+    with Server(fallback=file(disk)) as server, DaemonProcess(tmp_path) as daemon:
+        for series in ("22.04", "24.04"):
+            server.routes[f"/rel/{series}/SHA256SUMS"] = file(sums.encode())
+        text = example.read_text()
+        for host in ("https://rel.example.org", "https://mirror.example.net/rel"):
+            text = text.replace(host, server.url("/rel").removesuffix("/"))
+        daemon.drop("matrix.yaml", text)
+
+        assert daemon.run_once() == 0
+
+    found = {str(path.relative_to(daemon.downloads)) for path in visible_files(daemon.downloads)}
+    assert len(found) == 5 + 7
+    assert "images/24.04/disk-riscv64.img" in found
+    assert len([path for path in found if path.startswith("logs/build-20")]) == 7
 
 
 def test_the_first_combination_of_a_million_begins_before_the_last_is_made(tmp_path):

@@ -213,7 +213,7 @@ def test_a_very_long_chain_of_needs_is_followed() -> None:
         ),
         ("${needs.iso.path}", "the path of 'iso' depends on itself"),
         ("${needs.two.changed}", "${needs.two.changed} has a meaning only in if"),
-        ("${item.url}", "${item.url} is not built yet"),
+        ("${item.url}", "${item.url} has no meaning here"),
         ("${url.path}", "${url.path} has no meaning here"),
     ],
 )

@@ -33,7 +33,7 @@ BAD = {
     ),
     "unknown key without a near one": (
         "url: https://example.org/a\nzzzz: 1\n",
-        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, if, may_fail, steps, version, name, description, priority, timezone, schedule, window, keep, on_remove, vars, limits, tasks",
+        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, from, if, may_fail, steps, version, name, description, priority, timezone, schedule, window, keep, on_remove, vars, limits, tasks",
     ),
     "F05 duplicate key": (
         "url: https://example.org/a\nurl: https://example.org/b\n",
@@ -104,9 +104,9 @@ BAD = {
             "did you mean 'once'?"
         ),
     ),
-    "later: from": (
-        "tasks:\n  a:\n    url: https://example.org/a\n    from: x\n",
-        "iso.yaml:4:5: tasks.a.from: is not built yet",
+    "later: on_success": (
+        "url: https://example.org/a\non_success: [ x ]\n",
+        "iso.yaml:2:1: on_success: is not built yet",
     ),
     "a rate that is none": (
         "url: https://example.org/a\nlimits: {rate: 5MiB}\n",
@@ -401,6 +401,66 @@ BAD = {
     "change asked for outside a condition": (
         "tasks:\n  a:\n    url: https://example.org/a\n  b:\n    url: https://example.org/${needs.a.changed}\n",
         "iso.yaml:5:10: tasks.b.url: ${needs.a.changed} has a meaning only in if",
+    ),
+    "from without a format": (
+        "from: {file: list}\nurl: ${item.url}\n",
+        "iso.yaml:1:7: from: needs format",
+    ),
+    "unknown format": (
+        "from: {file: list, format: jsn}\nurl: ${item.url}\n",
+        "iso.yaml:1:28: from.format: 'jsn' is not one of lines, csv, json, jsonl, sums, html; did you mean 'json'?",
+    ),
+    "unknown key of from": (
+        "from: {file: list, format: lines, item: x}\n",
+        "iso.yaml:1:35: from.item: unknown key (did you mean 'items'?)",
+    ),
+    "option of another format": (
+        "from: {file: list, format: lines, items: x}\n",
+        "iso.yaml:1:35: from.items: means nothing for format lines",
+    ),
+    "path that is none": (
+        "from: {file: list, format: json, items: 'packages[0]'}\nurl: ${item.url}\n",
+        "iso.yaml:1:41: from.items: 'packages[0]' is no path; write names with dots, and [*] for the entries of a list: packages[*], data.files[*]",
+    ),
+    "items without a URL": (
+        "tasks:\n  a:\n    from: {file: list, format: json}\n",
+        "iso.yaml:2:3: tasks.a: has no url; write which field of an item it is: ${item.url}",
+    ),
+    "manifest outside the root": (
+        "from: {file: ../list, format: lines}\n",
+        "iso.yaml:1:14: from.file: '../list' has the component '..'",
+    ),
+    "manifest of several files": (
+        "tasks:\n  a:\n    urls: [https://example.org/a, https://example.org/c]\n  b:\n    from: {file: '${needs.a.path}', format: lines}\n",
+        "iso.yaml:5:18: tasks.b.from.file: ${needs.a.path} exists only for a task with one file, and 'a' has several",
+    ),
+    "field that the format does not have": (
+        "from: {file: list, format: sums}\ndest: ${item.size}\n",
+        "iso.yaml:2:7: dest: unknown variable ${item.size} (did you mean ${item.digest}?)",
+    ),
+    "unknown name beside fields": (
+        "from: {file: list, format: json}\nurl: ${item.url}\nfilename: ${itme.name}\n",
+        "iso.yaml:3:11: filename: unknown variable ${itme.name} (did you mean ${task.name}?)",
+    ),
+    "field without a manifest": (
+        "url: https://example.org/${item.url}\n",
+        "iso.yaml:1:6: url: ${item.url} has no meaning here",
+    ),
+    "unknown root of a manifest": (
+        "from: {file: list, format: lines, root: x}\n",
+        "iso.yaml:1:41: from.root: 'x' is not a download root of the configuration; known: default",
+    ),
+    "manifest and matrix": (
+        "from: {file: list, format: lines}\nmatrix: {x: [a]}\n",
+        "iso.yaml:1:7: from: stands beside a matrix; a task has one or the other",
+    ),
+    "delimiter of two": (
+        "from: {file: list, format: csv, delimiter: '::'}\nurl: ${item.url}\n",
+        "iso.yaml:1:44: from.delimiter: '::' is no delimiter; write one character, or tab",
+    ),
+    "path of a fan-out": (
+        "tasks:\n  a:\n    from: {file: list, format: lines}\n  b:\n    url: https://example.org/${needs.a.path}\n",
+        "iso.yaml:5:10: tasks.b.url: ${needs.a.path} exists only for a task with one file, and 'a' has several",
     ),
     "unknown algorithm": (
         "url: https://example.org/a\nchecksum: sha265:abcd\n",

@@ -155,6 +155,8 @@ def _pieces(job: Job) -> Iterator[_Piece]:
 
     run = Run(id=1, job=job.name, revision=job.revision, scheduled_for_s=time.time())
     for group in job.groups:
+        if group.manifest is not None:
+            continue  # only its run knows
         batch = expand(job, group, run, None)
         yield _Piece(job, run, group, batch)
         while batch.position is not None:

@@ -6,7 +6,7 @@ import re
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from fetchd.digests import ALGORITHMS, Digest, require
@@ -149,18 +149,46 @@ def _lines(data: bytes | bytearray) -> Iterator[tuple[int, bytes]]:
 
     A signature around them (RFC 9580 §7) is taken off.
     """
-    signed = signature = False
+    signing = _Signing()
     for match in _LINE.finditer(data, 3 if data.startswith(b"\xef\xbb\xbf") else 0):
         offset = match.start()
         if match.end() - offset > _LONGEST_LINE_BYTES:
             continue
         line = match[0].rstrip(_BLANK)
+        if text := signing.take_off(line):
+            yield offset + len(line) - len(text), text
+
+
+def read_sums(lines: Iterable[bytes], file_name: str) -> Iterator[tuple[str, Digest]]:
+    """Yield name and digest of each line that names a file; the others are passed over.
+
+    ``lines``: without their ends, none above 16 KiB; ``file_name``: as in ``Sums``. Raises
+    ValueProblem where an algorithm needs an extra that is missing.
+    """
+    signing, said = _Signing(), _algorithm_in(file_name)
+    for line in lines:
+        text = signing.take_off(line.rstrip(_BLANK))
+        found = _read(text, said) if text else None
+        if found is not None and found.name is not None:
+            require(found.algorithm)
+            yield found.name, Digest(found.algorithm, found.hex)
+
+
+class _Signing:
+    """Takes a signature (RFC 9580 §7) off the lines between which it stands."""
+
+    def __init__(self) -> None:
+        self._signed = self._signature = False
+
+    def take_off(self, line: bytes) -> bytes:
+        """Return the line as it was before it was signed, b"" if it is none of the sums."""
         if line.startswith(b"-----"):
-            signed |= line == b"-----BEGIN PGP SIGNED MESSAGE-----"
-            signature = line == b"-----BEGIN PGP SIGNATURE-----"
-        elif line and not line.startswith(b"#") and not signature:
-            escaped = signed and line.startswith(b"- ")
-            yield (offset + 2, line[2:]) if escaped else (offset, line)
+            self._signed |= line == b"-----BEGIN PGP SIGNED MESSAGE-----"
+            self._signature = line == b"-----BEGIN PGP SIGNATURE-----"
+            return b""
+        if line.startswith(b"#") or self._signature:
+            return b""
+        return line[2:] if self._signed and line.startswith(b"- ") else line
 
 
 def _read(line: bytes, said: str | None) -> _Sum | None:

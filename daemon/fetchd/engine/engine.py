@@ -678,7 +678,7 @@ class Engine:
 
     def _new_group(self, job: Job, group: TaskGroup, run: Run) -> NewGroup:
         """Return a group with its tasks, or the first of very many."""
-        if isinstance(group.items, ListFile):
+        if isinstance(group.items, ListFile) or group.manifest is not None:
             return NewGroup(group=group, specs=(), expanding=True)
         batch = self._expand(job, group, run, None)
         return NewGroup(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 
 from fetchd import threads
 from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand.finishing import lookup_of, step_lookup
+from fetchd.expand.formats import FORMATS
 from fetchd.expand.lines import is_checksum, split_line
 from fetchd.expand.lists import ListReader, check_list, no_list
+from fetchd.expand.manifests import ManifestReader, OpenBelow, options_of
 from fetchd.expand.matrix import AxisProblem, Combinations
 from fetchd.expand.metalink import MetalinkProblem
-from fetchd.expand.paths import shown
+from fetchd.expand.paths import clean_path, shown
 from fetchd.expand.tasks import (
     ItemProblem,
     Recipe,
@@ -28,9 +30,9 @@ from fetchd.expand.tasks import (
     texts_of,
 )
 from fetchd.model import Batch, Decided, Item, Job, ListFile, Position, Run, TaskGroup, TaskSpec
-from fetchd.ports import LocalFile
 
 __all__ = [
+    "FORMATS",
     "LIST_SUFFIXES",
     "AxisProblem",
     "Combinations",
@@ -40,6 +42,7 @@ __all__ = [
     "Recipe",
     "Scope",
     "check_list",
+    "clean_path",
     "compared_in",
     "expand",
     "is_checksum",
@@ -47,6 +50,7 @@ __all__ = [
     "names_in",
     "needs_of",
     "no_list",
+    "options_of",
     "split_line",
     "step_lookup",
     "texts_of",
@@ -60,9 +64,6 @@ _REMEMBERED = 4
 _OF_A_MATRIX = 1000
 _NO_VALUES: Values = {}
 
-#: Opens a file by its root's name and its path below; raises AttemptError.
-OpenBelow = Callable[[str, str], LocalFile]
-
 
 class Expander:
     """The ``ports.Expander``; any thread. Remembers a few recipes and the hashes of prefixes."""
@@ -72,11 +73,12 @@ class Expander:
     ) -> None:
         self._lists = lists or ListReader()
         self._open_below = open_below
+        self._manifests = None if open_below is None else ManifestReader(open_below)
         self._lock = threading.Lock()
         self._recipes: deque[Recipe] = deque(maxlen=_REMEMBERED)  # guarded by _lock
 
     def __call__(self, job: Job, group: TaskGroup, run: Run, position: Position | None) -> Batch:
-        """Return all tasks of literal items, or the next ones of a list or a matrix.
+        """Return all tasks of literal items, or the next ones of a list, manifest or matrix.
 
         An item that cannot be understood is a task with a ``problem``. Raises AttemptError:
         list_changed, disk_error, and bad_item where no item of the group can become a task.
@@ -84,12 +86,18 @@ class Expander:
         try:
             recipe = self._recipe(job, group, run)
         except ValueProblem as exc:
-            if isinstance(group.items, ListFile):
+            if isinstance(group.items, ListFile) or group.manifest is not None:
                 raise AttemptError("bad_item", shown(str(exc))) from None
             specs = (bad_item(_place(group, n), str(exc)) for n, _ in enumerate(group.items, 1))
             return Batch(specs=tuple(specs), position=None)
         if isinstance(group.items, ListFile):
             return self._lists.read(group.items, recipe, position)
+        if group.manifest is not None:
+            assert self._manifests is not None
+            try:
+                return self._manifests.read(recipe, group.manifest, position)
+            except ValueProblem as exc:
+                raise AttemptError("bad_item", shown(str(exc))) from None
         if recipe.combinations is not None:
             return _of_matrix(recipe, recipe.combinations, group.items, position)
         specs = (_spec(recipe, n, item) for n, item in enumerate(group.items, 1))

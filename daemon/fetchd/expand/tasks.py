@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from types import MappingProxyType, TracebackType
@@ -26,7 +26,8 @@ _PLAIN = re.compile(
     r"[A-Za-z0-9_~%+=,-][A-Za-z0-9._~%+=,-]*(?:/[A-Za-z0-9_~%+=,-][A-Za-z0-9._~%+=,-]*)*"
 )
 _NEEDED = re.compile(r"needs\.(.+)\.(path|changed)")
-_LATER = re.compile(r"item\..+|job\.summary|task\.path")
+_LATER = re.compile(r"job\.summary|task\.path")
+_OF_ITEM = re.compile(r"item(\..+)?")
 _MOST_OF_VARIABLES = 4 * 1024 * 1024  # characters; references could multiply a small file
 _LONGEST_REASON = 400
 _OF_URL = {"url", "url.path"}
@@ -80,7 +81,10 @@ class Scope:
         """
 
         def look(name: str) -> str:
-            if values and (value := values.get(name.removeprefix("matrix."))) is not None:
+            if (
+                values is not _NONE
+                and (value := values.get(name.removeprefix("matrix."))) is not None
+            ):
                 return value
             if url is not None and name == "url":
                 return url
@@ -109,7 +113,7 @@ class Scope:
             return value
         if _LATER.fullmatch(name):
             raise ValueProblem(f"${{{name}}} is not built yet")
-        if name in _GIVEN or _NEEDED.fullmatch(name):
+        if name in _GIVEN or _NEEDED.fullmatch(name) or _OF_ITEM.fullmatch(name):
             raise ValueProblem(f"${{{name}}} has no meaning here")
         bare = name.removeprefix("vars.")
         if bare in self.bad_variables:
@@ -121,6 +125,29 @@ class Scope:
     def root_of(self, name: str) -> str:
         """Return the download root of a group that exists."""
         return self._groups[name].rules.root
+
+    def manifest_of(self, group: TaskGroup) -> tuple[str, str]:
+        """Return root and path of the group's manifest; raises ValueProblem."""
+        manifest = group.manifest
+        assert manifest is not None
+        path = render(manifest.file, self.lookup(group))
+        root = manifest.root
+        if root is None:
+            needed = _needed_in([manifest.file])
+            root = self.root_of(needed[0]) if needed else group.rules.root
+        return root, path
+
+    def beside_manifest(self, group: TaskGroup) -> tuple[str, ...]:
+        """Return the folders that the group's manifest comes from, () for a local one."""
+        assert group.manifest is not None
+        needed = _needed_in([group.manifest.file])
+        if not needed:
+            return ()
+        self.path_of(needed[0])
+        other = self._groups[needed[0]]
+        assert not isinstance(other.items, ListFile)
+        sources = Recipe(self, other).of_item(other.items[0]).sources
+        return tuple(dict.fromkeys(resolve_url(source, ".") for source in sources))
 
     def holds(self, group: TaskGroup, values: Values = _NONE) -> bool:
         """Tell whether a group's condition holds; raises ItemProblem.
@@ -145,7 +172,7 @@ class Scope:
                 names = (f"needs.{known}.{asked}" for known in self._groups)
                 raise unknown(f"needs.{waiting[-1]}.{asked}", names)
             several = isinstance(group.items, ListFile) or len(group.items) != 1
-            if several or group.matrix is not None:
+            if several or group.matrix is not None or group.manifest is not None:
                 raise ValueProblem(
                     f"${{needs.{group.name}.{asked}}} exists only for a task with one file, and "
                     f"{group.name!r} has several"
@@ -213,14 +240,18 @@ class Recipe:
         task = self._task(sources, filename, digests, values=values, bases=bases)
         return replace(task, skip=True) if skip else task
 
-    def of_line(self, text: str) -> TaskSpec:
+    def of_line(self, text: str, values: Values = _NONE) -> TaskSpec:
         """Return the task of a line of a list, in which ``${`` means nothing; as ``of_item``."""
-        bases = self._bases or ()
+        bases = self._bases
+        if bases is None:
+            bases = self._bases_for(self.scope.lookup(self.group, None, values))
+        skip = self._each and not self.scope.holds(self.group, values)
         with _IN_ITEM:
             url, filename, checksum = split_line(text)
             sources = _sources(url, bases)
             digests = _of_text(checksum)
-        return self._task(sources, filename, digests, bases=bases)
+        task = self._task(sources, filename, digests, values=values, bases=bases)
+        return replace(task, skip=True) if skip else task
 
     def of_named(
         self,
@@ -270,14 +301,24 @@ class Recipe:
             size_bytes=size_bytes,
         )
 
+    @staticmethod
+    def blaming(key: str) -> AbstractContextManager[None]:
+        """Return what makes a ValueProblem the problem of a key."""
+        return _Blaming(key)
+
     def _varies(self, texts: Iterable[str], more: AbstractSet[str] = frozenset()) -> bool:
         """Tell whether texts refer to what differs between the tasks of the group."""
         names = {name.removeprefix("matrix.") for name in names_in(texts)}
+        if self.group.manifest is not None and any(map(_OF_ITEM.fullmatch, names)):
+            return True
         return not names.isdisjoint(self._varying | more)
 
     def _bases_for(self, look: Lookup) -> tuple[str, ...]:
         with _IN_BASE:
             bases = [_folder_url(render(base, look)) for base in self.group.template.base]
+        if not bases and self.group.manifest is not None:
+            with _IN_FROM:
+                return self.scope.beside_manifest(self.group)
         return tuple(dict.fromkeys(bases))
 
     def _sums_are_common(self) -> bool:
@@ -349,6 +390,7 @@ def texts_of(group: TaskGroup) -> Iterator[str]:
     for step in group.steps:
         for value in step.options.values():
             yield from [value] if isinstance(value, str) else value if _is_texts(value) else ()
+    yield group.manifest.file if group.manifest else ""
     if not isinstance(group.items, ListFile):
         for item in group.items:
             yield from (item.url, item.filename or "", item.checksum or "")
@@ -360,8 +402,11 @@ def _is_texts(value: object) -> bool:
 
 def needs_of(group: TaskGroup) -> list[str]:
     """Return the groups whose file the texts of a group refer to, sorted."""
-    names = names_in(texts_of(group))
-    return sorted({match[1] for match in map(_NEEDED.fullmatch, names) if match})
+    return _needed_in(texts_of(group))
+
+
+def _needed_in(texts: Iterable[str]) -> list[str]:
+    return sorted({match[1] for match in map(_NEEDED.fullmatch, names_in(texts)) if match})
 
 
 def compared_in(text: str) -> tuple[str, ...]:
@@ -433,3 +478,4 @@ _IN_CHECKSUM = _Blaming("checksum")
 _IN_SUMS = _Blaming("sums")
 _IN_ITEM = _Blaming("item")
 _IN_IF = _Blaming("if")
+_IN_FROM = _Blaming("from")

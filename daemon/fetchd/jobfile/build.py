@@ -10,11 +10,12 @@ from pydantic import BaseModel
 
 from fetchd.config import Settings
 from fetchd.errors import ValueProblem
-from fetchd.expand import compared_in, names_in, split_line
+from fetchd.expand import FORMATS, compared_in, names_in, options_of, split_line
 from fetchd.jobfile.complaints import Complaints, Path
 from fetchd.jobfile.reading import Unread
 from fetchd.jobfile.schema import (
     ExpectKeys,
+    FromKeys,
     JobFile,
     RetryKeys,
     TaskEntry,
@@ -26,6 +27,7 @@ from fetchd.model import (
     Condition,
     IfExists,
     Item,
+    Manifest,
     Matrix,
     RetryPolicy,
     Rules,
@@ -134,7 +136,11 @@ def build(
     items = _items(draft, complaints)
     before = complaints.count
     matrix = _matrix(draft, job, complaints)
-    blind = complaints.count > before or "matrix" in draft.hurt
+    manifest = _manifest(draft, matrix, items, settings, complaints)
+    if manifest is not None and not items:
+        item = FORMATS[manifest.format].item
+        items = {} if item is None else {draft.place("from"): item}
+    blind = complaints.count > before or bool(draft.hurt & {"matrix", "from"})
     group = TaskGroup(
         name=draft.name,
         items=tuple(items.values()),
@@ -148,6 +154,7 @@ def build(
         rules=_rules(draft, job, settings, defaults, complaints),
         matrix=matrix,
         may_fail=bool(draft.get("may_fail")),
+        manifest=manifest,
         when=_condition(draft, matrix, complaints),
         steps=read_steps(
             draft.get("steps") or [],
@@ -176,7 +183,7 @@ def _items(draft: Draft, complaints: Complaints) -> dict[Path, Item]:
         return {place: Item(url=holder.url, line=line, column=column)}
     elif holder.urls:
         return _listed(holder.urls, (*prefix, "urls"), complaints)
-    elif not draft.hurt & {"url", "urls", "tasks"}:
+    elif draft.get("from") is None and not draft.hurt & {"url", "urls", "tasks", "from"}:
         complaints.add(
             draft.prefix,
             "has no url and no urls; a task with nothing to fetch is not built yet",
@@ -288,6 +295,59 @@ def _combinations(
     return tuple(good)
 
 
+def _manifest(
+    draft: Draft,
+    matrix: Matrix | None,
+    items: dict[Path, Item],
+    settings: Settings,
+    complaints: Complaints,
+) -> Manifest | None:
+    """Return where the items come from; complain about what cannot be."""
+    said: FromKeys | None = draft.get("from")
+    if said is None or said == FromKeys():
+        return None
+    before = complaints.count
+    for key in ("file", "format"):
+        if getattr(said, key) is None and "from" not in draft.hurt:
+            complaints.add(draft.place("from"), f"needs {key}")
+    if matrix is not None:
+        complaints.add(draft.place("from"), "stands beside a matrix; a task has one or the other")
+    if said.root is not None and said.root not in settings.roots:
+        complaints.add(
+            (*draft.place("from"), "root"),
+            f"{said.root!r} is not a download root of the configuration; "
+            f"known: {', '.join(settings.roots)}",
+            did_you_mean(said.root, settings.roots),
+        )
+    if said.file is None or said.format is None:
+        return None
+    manifest = Manifest(
+        file=said.file,
+        format=said.format,
+        root=said.root,
+        items=said.items or "",
+        pattern=said.pattern or "",
+        delimiter=said.delimiter or "",
+        columns=said.columns or (),
+    )
+    form = FORMATS[said.format]
+    for key in ("items", "pattern", "delimiter", "columns"):
+        if getattr(said, key) is not None and key not in form.options:
+            complaints.add(
+                (*draft.place("from"), key), f"means nothing for format {said.format}", at_key=True
+            )
+    try:
+        form.check(options_of(manifest, ""))
+    except ValueProblem as exc:
+        (key, *_) = [key for key in form.options if getattr(said, key) is not None]
+        complaints.add((*draft.place("from"), key), str(exc))
+    if not items and form.item is None and said.format != "lines":
+        complaints.add(
+            draft.prefix, "has no url; write which field of an item it is: ${item.url}", at_key=True
+        )
+    return None if complaints.count > before else manifest
+
+
 def _condition(draft: Draft, matrix: Matrix | None, complaints: Complaints) -> Condition | None:
     text = draft.get("if")
     if text is None:
@@ -295,6 +355,7 @@ def _condition(draft: Draft, matrix: Matrix | None, complaints: Complaints) -> C
     names = {name.removeprefix("matrix.") for name in names_in([text])}
     compares = compared_in(text)
     each = matrix is not None and not names.isdisjoint(matrix.names)
+    each = each or any(name.partition(".")[0] == "item" for name in names)
     if each and compares:
         complaints.add(
             draft.place("if"),

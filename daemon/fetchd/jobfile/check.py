@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import islice
@@ -10,11 +10,13 @@ from typing import Any
 
 from fetchd.errors import ValueProblem
 from fetchd.expand import (
+    FORMATS,
     AxisProblem,
     Combinations,
     ItemProblem,
     Recipe,
     Scope,
+    clean_path,
     names_in,
     needs_of,
     step_lookup,
@@ -24,8 +26,8 @@ from fetchd.jobfile.build import Built
 from fetchd.jobfile.complaints import Complaints, Path
 from fetchd.jobfile.needs import order
 from fetchd.jobfile.reading import Unread
-from fetchd.model import Job, Run, TaskGroup, Verify
-from fetchd.variables import render
+from fetchd.model import Job, Manifest, Run, TaskGroup, Verify
+from fetchd.variables import references, render, unknown
 from fetchd.yamldoc import did_you_mean
 
 #: A template without one of its keys.
@@ -80,6 +82,28 @@ def try_out(job: Job, built: Sequence[Built], unread: Unread, complaints: Compla
         trial.make(by_name[name])
 
 
+class _AnyItem(Mapping[str, str]):
+    """Fields of an item as far as its format tells them."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        form = FORMATS[manifest.format]
+        self._fields = frozenset(manifest.columns) or form.fields
+
+    def __getitem__(self, name: str) -> str:
+        whole, _, field = name.partition(".")
+        if whole != "item":
+            raise KeyError(name)
+        if self._fields is not None and (field or self._fields) and field not in self._fields:
+            raise unknown(name, self)
+        return ""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([f"item.{field}" for field in sorted(self._fields or ())] or ["item"])
+
+    def __len__(self) -> int:
+        return len(self._fields or ()) + 1
+
+
 class _Trial:
     """Tasks made so far, and where each destination is written.
 
@@ -104,7 +128,7 @@ class _Trial:
         before = self._complaints.count
         names = names_in(texts_of(group))
         if (
-            not built.items
+            not (built.items or group.manifest)
             or built.blind
             or not names.isdisjoint(self._blind)
             or not self._failed.isdisjoint(needs_of(group))
@@ -129,7 +153,9 @@ class _Trial:
                 self._scope.holds(group, known)
             except ItemProblem as exc:
                 self._complain(built, exc, (), hurt)
-        if combinations is None:
+        if group.manifest is not None:
+            self._try_names(built, hurt)
+        elif combinations is None:
             self._try(built, recipe, {}, hurt)
         else:
             for number in combinations.telling(_MOST_COMBINATIONS_TRIED):
@@ -140,6 +166,37 @@ class _Trial:
                     break  # the others are as bad
         if self._complaints.count > before:
             self._failed.add(group.name)
+
+    def _try_names(self, built: Built, hurt: AbstractSet[str]) -> None:
+        """Look whether every name means something, where only a manifest knows what."""
+        group, draft = built.group, built.draft
+        assert group.manifest is not None
+        if "${" not in group.manifest.file:
+            try:
+                clean_path(group.manifest.file)
+            except ValueProblem as exc:
+                self._complaints.add((*draft.place("from"), "file"), str(exc))
+        look = self._scope.lookup(group, "https://item.invalid/", _AnyItem(group.manifest))
+        template = group.template
+        texts = [
+            *(((*draft.place("from"), "file"), text) for text in (group.manifest.file,)),
+            *((draft.place("base"), text) for text in template.base),
+            (draft.place("dest"), template.dest),
+            (draft.place("filename"), template.filename or ""),
+            *((draft.place("checksum"), text) for text in template.checksums),
+            (draft.place("sums"), template.sums or ""),
+            (draft.place("if"), group.when.text if group.when and group.when.each else ""),
+        ]
+        for place, item in built.items.items():
+            texts += [(place, text) for text in (item.url, item.filename, item.checksum) if text]
+        for place, text in texts:
+            if place[-1] in hurt:
+                continue
+            try:
+                for name, _ in references(text):
+                    look(name)
+            except ValueProblem as exc:
+                self._complaints.add(place, str(exc))
 
     def _combinations(self, built: Built) -> Combinations | None:
         """Return those of the group's matrix; complain if it is bad."""
@@ -195,7 +252,10 @@ class _Trial:
             except ItemProblem as exc:
                 self._complain(built, exc, (), hurt)
                 hurt.add(exc.key)
-                group = replace(group, template=replace(group.template, **_ABSENT[exc.key]))
+                if exc.key == "from":
+                    group = replace(group, manifest=None)
+                else:
+                    group = replace(group, template=replace(group.template, **_ABSENT[exc.key]))
 
     def _take(self, root: str, path: str, place: Path, said: str) -> None:
         """Note who writes a path; complain where another does, or cannot then."""
@@ -237,6 +297,8 @@ class _Trial:
                 blind |= {"checksum", "sums"}
             if hurt.isdisjoint(blind):
                 self._complaints.add(place, str(exc))
+        elif exc.key == "from":
+            self._complaints.add((*built.draft.place("from"), "file"), str(exc))
         elif exc.key not in hurt:
             self._complaints.add(built.draft.place(exc.key), str(exc))
 

@@ -13,6 +13,7 @@ from fetchd.jobfile.complaints import Complaints, Path
 from fetchd.jobfile.schema import (
     NOT_BUILT,
     ExpectKeys,
+    FromKeys,
     JobFile,
     LimitKeys,
     RetryKeys,
@@ -27,6 +28,7 @@ _NESTED: dict[object, type[BaseModel]] = {
     "retry": RetryKeys,
     "timeout": TimeoutKeys,
     "expect": ExpectKeys,
+    "from": FromKeys,
     "schedule": ScheduleKeys,
 }
 

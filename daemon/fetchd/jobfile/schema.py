@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from fetchd.errors import ValueProblem
+from fetchd.expand import FORMATS
 from fetchd.jobfile import times
 from fetchd.jobfile.steps import steps_schema
 from fetchd.model import CatchUp, IfExists, Magic, OnRemove, Priority, SizeRange, Verify, Window
@@ -29,7 +30,7 @@ from fetchd.yamldoc import did_you_mean
 #: Keys of the job file's design that this version does not know how to obey.
 NOT_BUILT = frozenset(
     {
-        "publish", "from", "on_success", "on_failure",
+        "publish", "on_success", "on_failure",
     }
 )  # fmt: skip
 
@@ -142,6 +143,16 @@ def _truth(value: object) -> bool:
     if text not in {"true", "false"}:
         raise ValueProblem(f"{text[:60]!r} is neither true nor false")
     return text == "true"
+
+
+def _format(value: object) -> str:
+    text = _text(value)
+    if text not in FORMATS:
+        near = did_you_mean(text, FORMATS)
+        raise ValueProblem(
+            f"{text[:60]!r} is not one of {', '.join(FORMATS)}" + (near and f"; {near}")
+        )
+    return text
 
 
 def _segments(value: object) -> int:
@@ -492,6 +503,23 @@ class ExpectKeys(_Keys):
     """hex:BYTES[@OFFSET]: bytes that the file has there; several must all hold."""
 
 
+class FromKeys(_Keys):
+    file: Text | None = None
+    """The manifest: ${needs.NAME.path}, or its path below the root."""
+    format: Annotated[str, PlainValidator(_format), _one_of(FORMATS)] | None = None
+    """How its items are written."""
+    root: Text | None = None
+    """The download root of a local manifest; by default the task's."""
+    items: Text | None = None
+    """json: where the items stand: [*], packages[*], data.files[*]."""
+    pattern: Text | None = None
+    """html: what the last segment of a link is like: *.iso."""
+    delimiter: Text | None = None
+    """csv: between the values of a row; a comma, or tab."""
+    columns: Texts | None = None
+    """csv: names of the columns, if the first row does not give them."""
+
+
 class TaskKeys(_Keys):
     """What says how files are fetched; at the top of a file it holds for every task."""
 
@@ -533,6 +561,8 @@ class TaskKeys(_Keys):
     """So long 404, 410 and 403 mean that the file is not there yet."""
     matrix: MatrixKeys | None = None
     """Names and their values; the task is made once for each combination."""
+    from_: FromKeys | None = None
+    """A file whose items become tasks, used as ${item.NAME}."""
     if_: Text | None = None
     """${name}, not ${name}, A == B or A != B: else the task is skipped."""
     may_fail: Truth | None = None

@@ -23,6 +23,7 @@ from fetchd.model import (
     Job,
     ListFile,
     Magic,
+    Manifest,
     Matrix,
     OnRemove,
     OriginRecord,
@@ -100,13 +101,13 @@ def job_of(text: str, name: str, revision: str, groups: tuple[TaskGroup, ...]) -
 def group_text(group: TaskGroup) -> str:
     """Return the group as JSON.
 
-    Literal items have become tasks and are left out, but for those of a matrix; a single one is
-    kept, because other groups may refer to the path of its file.
+    Literal items have become tasks and are left out, but for those of a matrix or manifest; a
+    single one is kept, because other groups may refer to the path of its file.
     """
     listed, form, items = None, "", []
     if isinstance(group.items, ListFile):
         listed, form = group.items.path, group.items.format
-    elif len(group.items) == 1 or group.matrix is not None:
+    elif len(group.items) == 1 or group.matrix is not None or group.manifest is not None:
         items = [asdict(item) for item in group.items]
     return json.dumps(
         {
@@ -121,6 +122,7 @@ def group_text(group: TaskGroup) -> str:
             "may_fail": group.may_fail,
             "when": group.when and asdict(group.when),
             "steps": [asdict(step) for step in group.steps],
+            "manifest": group.manifest and asdict(group.manifest),
         }
     )
 
@@ -159,6 +161,7 @@ def group_of(text: str) -> TaskGroup:
         may_fail=fields.get("may_fail", False),
         when=_condition_of(fields.get("when")),
         steps=tuple(StepSpec(**step) for step in fields.get("steps", ())),
+        manifest=_manifest_of(fields.get("manifest")),
     )
 
 
@@ -166,6 +169,12 @@ def _condition_of(fields: dict[str, Any] | None) -> Condition | None:
     if fields is None:
         return None
     return Condition(**{**fields, "compares": tuple(fields["compares"])})
+
+
+def _manifest_of(fields: dict[str, Any] | None) -> Manifest | None:
+    if fields is None:
+        return None
+    return Manifest(**{**fields, "columns": tuple(fields["columns"])})
 
 
 def _matrix_of(fields: dict[str, Any] | None) -> Matrix | None:
