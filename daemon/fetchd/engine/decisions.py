@@ -561,18 +561,19 @@ class Decisions:
         changed = True
         while changed:
             changed = False
-            for group in run.groups.values():
+            for group in list(run.left.values()):
                 if group.phase is Phase.BLOCKED:
                     changed = self._try_open(group, effects) or changed
                 if group.phase is Phase.OPEN and group.done():
-                    group.phase, changed = Phase.ENDED, True
+                    changed = True
+                    run.end(group)
                     self._remember(group, effects)
                 self.read_more(group, effects)
-        if not run.leaving and all(g.phase is Phase.ENDED for g in run.groups.values()):
+        if not (run.leaving or run.left):
             self._end(run, effects)
 
     def _try_open(self, group: Group, effects: Effects) -> bool:
-        verdict = graph.met(group.opened.group.needs, group.run.ended_groups())
+        verdict = graph.met(group.opened.group.needs, group.run.ended)
         if verdict is graph.Met.NOT_YET and not group.run.cancelled:
             return False
         if verdict is graph.Met.YES and not group.run.cancelled and group.undecided():

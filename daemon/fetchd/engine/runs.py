@@ -242,6 +242,9 @@ class OpenedRun:
         self.finished_at_s: float | None = None
         self.cancelled = opened.cancelled
         self.groups = {group.group.name: Group(group, self) for group in opened.groups}
+        # Those that have not ended, in their order, and whether those that have succeeded.
+        self.left = dict(self.groups)
+        self.ended: dict[str, bool] = {}
         self.groups_by_id = {group.id: group for group in self.groups.values()}
         self.bytes = sum(group.bytes for group in opened.groups)
         rate = self.job.rate
@@ -263,12 +266,11 @@ class OpenedRun:
             return "paused"
         return "" if self.closed_until_s is None else "window"
 
-    def ended_groups(self) -> dict[str, bool]:
-        return {
-            name: group.succeeded()
-            for name, group in self.groups.items()
-            if group.phase is Phase.ENDED
-        }
+    def end(self, group: Group) -> None:
+        """Nothing more will be done of a group."""
+        group.phase = Phase.ENDED
+        self.ended[group.name] = group.succeeded()
+        del self.left[group.name]
 
     def counts(self) -> TaskCounts:
         counts = [group.counts for group in self.groups.values()]
