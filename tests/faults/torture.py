@@ -258,7 +258,7 @@ class Bench:
         by_hand = EngineByHand(store=self.store, clock=self.clock, poison=0)
         before = _descriptors()
         trip, self.system.trip = self.system.trip, 0
-        disk = build({"default": RootSpec(path=str(self.root))}, self.system)
+        disk = build({"default": RootSpec(path=str(self.root))}, self.system, clock=self.clock)
         try:
             life = Life(disk, by_hand, self._origin(cuts), self.clock)
             life.recover()
