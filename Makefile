@@ -6,6 +6,8 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 # Tests and measurements start hundreds of processes, each of which would compile the program anew.
 unexport PYTHONDONTWRITEBYTECODE
+# Neighbours stay together, so that what a module sets up is set up once and not by each process.
+SHARED = -n $(or $(AT_A_TIME),3) --dist worksteal
 
 help: ## say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -17,14 +19,14 @@ demo: .venv/installed ## see the main job proven in a temporary folder, without 
 	@$(BIN)/fetchd demo
 
 test: .venv/developed ## run the whole suite, but for what takes many minutes
-	@$(BIN)/pytest -q -m "not long and not alone" -n $(or $(AT_A_TIME),3)
+	@$(BIN)/pytest -q -m "not long and not alone" $(SHARED)
 	@$(BIN)/pytest -q -m "alone and not long"
 
 test-long: .venv/developed ## run what `make test` leaves out: thousands of crashes, power cuts, floods
 	@$(BIN)/pytest -q -m long
 
 quick: .venv/developed ## run the suite without its slow tests
-	@$(BIN)/pytest -q -m "not slow and not long and not alone" -n $(or $(AT_A_TIME),3)
+	@$(BIN)/pytest -q -m "not slow and not long and not alone" $(SHARED)
 
 kill-loop: .venv/developed ## kill a working daemon KILLS times (SEED=n: those of an earlier time, DURABILITY=none)
 	@$(BIN)/python tests/faults/kill_loop.py --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED)) \
