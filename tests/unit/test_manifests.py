@@ -6,12 +6,15 @@ import json
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from fetchd.disk.source import SourceFile
 from fetchd.disk.system import SystemOs
-from fetchd.errors import AttemptError
+from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand import Expander
+from fetchd.expand.formats import Fields
 from fetchd.expand.manifests import ManifestReader
 from fetchd.expand.tasks import Recipe, Scope
 from fetchd.model import (
@@ -232,6 +235,38 @@ def test_fields_stand_in_every_text_of_a_task_and_in_its_condition(folder):
     assert linux.path == "linux/1.10-22.tar"
     assert linux.sums == ("https://linux.example/S1.10",)
     assert (linux.skip, mac.skip) == (False, True)
+
+
+GOOD = {"u": "https://a/b", "f": "f", "c": "md5:" + "0" * 32, "s": "S", "d": "d"}
+HOSTILE = st.one_of(
+    st.text(st.characters(codec=None), max_size=8),
+    st.sampled_from(
+        ["../x", "/x", ".fetchd/x", "\udc80", "\ud800", "a\nb", "a\0b", "${item.u}", "https://[/",
+         "https://h/\udc80", "https://h/a\nb", "https://u:p@h/", "file:///etc/passwd", "x" * 70_000]
+    ),
+)  # fmt: skip
+
+
+@hypothesis.settings(derandomize=True, max_examples=400)
+@hypothesis.given(st.sampled_from(sorted(GOOD)), HOSTILE)
+def test_any_text_in_any_field_makes_a_task_that_can_be_on_record_or_none(field, text):
+    item = Item(url="${item.u}", filename="${item.f}", checksum="${item.c}")
+    group = TaskGroup(
+        name="g",
+        items=(item,),
+        manifest=Manifest(file="x", format="json"),
+        template=Template(sums="${item.s}", dest="${item.d}"),
+    )
+    recipe = Recipe(Scope(job_of(group), RUN), group)
+    try:
+        spec = recipe.of_item(item, Fields(GOOD | {field: text}))
+    except ValueProblem:
+        return
+
+    for url in (*spec.sources, *spec.sums):
+        assert not {0, 10, 13, 32} & set(url.encode())
+    path = spec.path.encode("utf-8", "surrogateescape").split(b"/")
+    assert not {b"", b".", b"..", b".fetchd"} & set(path)
 
 
 def test_lines_and_sums_need_no_url(folder):
