@@ -130,6 +130,7 @@ class Item:
     checksum: str | None = None
     line: int | None = None
     column: int | None = None
+    mirrors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

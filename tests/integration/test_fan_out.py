@@ -233,6 +233,26 @@ def test_the_first_child_begins_before_the_last_item_is_read(tmp_path):
         assert daemon.terminate() == 0
 
 
+def test_a_list_of_aria2c_is_dropped_as_it_is(tmp_path):
+    body = package(0)
+    with Server({"/b": file(body), "/c": file(b"c")}) as server, DaemonProcess(tmp_path) as daemon:
+        sha256 = hashlib.sha256(body).hexdigest()
+        daemon.drop(
+            "old.aria2",
+            f"{server.url('/gone')}\t{server.url('/b')}\n  out=x.bin\n  dir=old\n"
+            f"  checksum=sha-256={sha256}\n{server.url('/c')}\n",
+        )
+        daemon.drop("bad.aria2", f"{server.url('/c')}\n  refrer=x\n")
+
+        daemon.run_once()
+
+    found = {str(path.relative_to(daemon.downloads)) for path in visible_files(daemon.downloads)}
+    assert found == {"old/x.bin", "c"}
+    assert daemon.report("old")["state"] == "succeeded"
+    error = (daemon.jobs / "reports" / "bad.aria2.error.txt").read_text()
+    assert "bad.aria2:2:1: the option 'refrer' is not known" in error
+
+
 def test_an_index_whose_connection_breaks_is_whole_before_its_children_begin(tmp_path):
     whole = index_of(2)
     with Server(routes(2)) as server, DaemonProcess(tmp_path) as daemon:

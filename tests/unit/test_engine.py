@@ -312,6 +312,16 @@ def test_a_condition_is_decided_when_the_needs_are_met_and_the_group_waits_for_i
     assert hand.store.run_view(answer.run).state is RunState.SUCCEEDED
 
 
+def test_a_condition_is_decided_once_whatever_ends_meanwhile(hand):
+    hand.submit(
+        job("a", on_condition(group("one", spec("f"))), group("two", spec("g")), group("three"))
+    )
+
+    hand.succeed(hand.fetch())
+
+    assert len(hand.engine._to_expand) == 1
+
+
 def test_what_is_skipped_for_its_condition_hurts_nobody(hand):
     answer = hand.submit(
         job("a", on_condition(group("one", spec("f"))), group("two", spec("g"), needs=("one",)))

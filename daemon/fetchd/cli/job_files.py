@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fetchd.config import Settings
     from fetchd.model import Job
 
-SUFFIXES = (".yaml", ".yml", ".json", *LIST_SUFFIXES)
+SUFFIXES = (".yaml", ".yml", ".json", ".aria2", *LIST_SUFFIXES)
 
 
 def load(path: Path, settings: Settings) -> Job:

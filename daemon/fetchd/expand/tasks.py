@@ -231,6 +231,9 @@ class Recipe:
         with _IN_ITEM:
             look = self.scope.lookup(self.group, None, values) if values else self._look
             sources = _sources(render(item.url, look), bases)
+            if item.mirrors:
+                others = [_sources(render(url, look), bases) for url in item.mirrors]
+                sources = tuple(dict.fromkeys(chain(sources, *others)))
             look = self.scope.lookup(self.group, sources[0], values)
             filename = None if item.filename is None else render(item.filename, look)
             checksum = None if item.checksum is None else render(item.checksum, look)

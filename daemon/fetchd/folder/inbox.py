@@ -74,6 +74,7 @@ _KINDS = {
     ".yaml": Kind.JOB,
     ".yml": Kind.JOB,
     ".json": Kind.JOB,
+    ".aria2": Kind.JOB,
     **dict.fromkeys(LIST_SUFFIXES, Kind.LIST),
     ".cancel": Kind.COMMAND,
     ".retry": Kind.COMMAND,
@@ -434,7 +435,7 @@ class Inbox:
         )
 
     def _cut_off(self, name: str, data: bytes) -> bool:
-        is_yaml = PurePath(name).suffix != ".json"
+        is_yaml = PurePath(name).suffix in {".yaml", ".yml"}
         return self._require_end_marker and is_yaml and not has_end_marker(data)
 
     def _submit_job(self, place: Place, name: str, seen: Seen, data: bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from fetchd.config import Settings
 from fetchd.errors import DocumentError, Problem, ValueProblem
 from fetchd.expand import LIST_SUFFIXES, MetalinkProblem, check_list, is_checksum
-from fetchd.jobfile import times
+from fetchd.jobfile import aria2, times
 from fetchd.jobfile.build import Built, build, default_rules, drafts, lower
 from fetchd.jobfile.check import try_out, with_needs
 from fetchd.jobfile.complaints import Complaints
@@ -33,11 +33,38 @@ def load(data: bytes, file: str, settings: Settings) -> Job:
 
     Raises DocumentError with every problem that was found.
     """
+    if PurePath(file).suffix == ".aria2":
+        return _list_of_aria2(data, file, settings)
     parse = parse_json if PurePath(file).suffix == ".json" else parse_yaml
     text = text_of(data)
     node = parse(data, file, max_bytes=settings.intake.max_job_bytes)
     tree = require_fields(node, file, text)
     return _job(_present(plain(tree)), file, settings, Complaints(file, tree, text))
+
+
+def _list_of_aria2(data: bytes, file: str, settings: Settings) -> Job:
+    try:
+        name = job_name(file)
+    except ValueProblem as exc:
+        raise DocumentError(file, [Problem(message=str(exc))]) from None
+    most = settings.intake.max_job_bytes
+    if len(data) > most:
+        message = f"larger than the {most} bytes that are allowed"
+        raise DocumentError(file, [Problem(message=message)])
+    text = text_of(data)
+    if "\ufffd" in text and not _is_utf8(data):
+        raise DocumentError(file, [Problem(message="the file is not valid UTF-8")])
+    revision = hashlib.sha256(data).hexdigest()
+    job = aria2.load(text, file, name, revision, default_rules(settings))
+    return replace(job, max_total_bytes=settings.limits.total_bytes)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def list_job(file: str, path: str, digest: str, settings: Settings) -> Job:

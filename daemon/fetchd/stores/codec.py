@@ -131,7 +131,9 @@ def group_of(text: str) -> TaskGroup:
     fields: dict[str, Any] = json.loads(text)
     rules: dict[str, Any] = fields["rules"]
     template: dict[str, Any] = fields["template"]
-    items = tuple(Item(**item) for item in fields["items"])
+    items = tuple(
+        Item(**{**item, "mirrors": tuple(item.get("mirrors", ()))}) for item in fields["items"]
+    )
     return TaskGroup(
         name=fields["name"],
         needs=tuple(fields["needs"]),
