@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.fan_out import measure
 from faults.server import Server, content, file, flapping
 from process import DaemonProcess, visible_files, wait_until
 
@@ -251,6 +252,26 @@ def test_a_list_of_aria2c_is_dropped_as_it_is(tmp_path):
     assert daemon.report("old")["state"] == "succeeded"
     error = (daemon.jobs / "reports" / "bad.aria2.error.txt").read_text()
     assert "bad.aria2:2:1: the option 'refrer' is not known" in error
+
+
+def fans_out_as_a_stream(base: Path, items: int) -> None:
+    found = measure(base, items)
+
+    assert found["first_child_s"] < 5
+    assert found["peak_mib"] < 250
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.timeout(120)
+def test_a_fan_out_of_thirty_thousand_items_is_a_stream(tmp_path):
+    fans_out_as_a_stream(tmp_path, 30_000)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_fan_out_of_a_million_items_is_a_stream(tmp_path):
+    fans_out_as_a_stream(tmp_path, 1_000_000)
 
 
 def test_an_index_whose_connection_breaks_is_whole_before_its_children_begin(tmp_path):
