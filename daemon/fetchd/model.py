@@ -173,6 +173,14 @@ class Template:
     sums: str | None = None
 
 
+class Makes(enum.StrEnum):
+    """What a step makes of a single file: it again, the same without its last ending, or others."""
+
+    SAME = "same"
+    UNPACKED = "unpacked"
+    OTHERS = "others"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A file below a root whose items become tasks while the run goes on.
@@ -209,6 +217,7 @@ class StepSpec:
     """One entry of ``steps:``. ``options``: all that the step knows, in the types of JSON."""
 
     name: str
+    makes: Makes = Makes.OTHERS
     options: Mapping[str, Any] = field(default_factory=dict)
     timeout_s: float = 3600.0
 

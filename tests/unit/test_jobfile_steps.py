@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from fetchd.config import Settings
 from fetchd.errors import DocumentError
 from fetchd.jobfile import load
-from fetchd.model import StepSpec
+from fetchd.model import Makes, StepSpec
 from fetchd.steps import STEPS
-from unit.test_jobfile import REFERENCE
+from unit.test_jobfile import REFERENCE, specs
 
 URL = "url: https://example.org/a\n"
 
@@ -30,8 +31,9 @@ def test_a_step_is_a_name_with_its_options_or_the_one_that_may_stand_alone():
     long = steps(URL + "steps:\n  - mode: { mode: 0640, timeout: 2m }\n")
     short = steps(URL + "steps:\n  - mode: 0640\n")
 
-    assert long == (StepSpec(name="mode", options={"mode": 0o640}, timeout_s=120.0),)
-    assert short == (StepSpec(name="mode", options={"mode": 0o640}),)
+    spec = StepSpec(name="mode", options={"mode": 0o640}, makes=Makes.SAME)
+    assert long == (replace(spec, timeout_s=120.0),)
+    assert short == (spec,)
 
 
 def test_steps_at_the_top_hold_for_each_task_that_has_none_of_its_own():
@@ -132,3 +134,32 @@ def test_the_reference_has_each_option_of_each_step_and_no_other():
     written = set(re.findall(r"^\| `([a-z_]+): ([a-z_]+)` \|", REFERENCE, re.MULTILINE))
 
     assert written == {(name, option) for name, kind in STEPS.items() for option in kind.options}
+
+
+NEEDED = """\
+base: https://example.org/
+tasks:
+  index: {{ url: index.json.gz, dest: d, steps: {} }}
+  all: {{ url: "by/${{needs.index.path}}" }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("[ { mode: 0644 }, checksum_file, { symlink: current } ]", "d/index.json.gz"),
+        ("[ decompress ]", "d/index.json"),
+        ("[ decompress, { mode: 0644 } ]", "d/index.json"),
+    ],
+)
+def test_the_path_of_a_needed_file_is_that_behind_its_steps(written, path):
+    job = load(NEEDED.format(written).encode(), "iso.yaml", Settings())
+
+    assert specs(job)[1].sources == (f"https://example.org/by/{path}",)
+
+
+@pytest.mark.parametrize("step", ["extract", "concat: x", "decompress: { name: x }"])
+def test_a_file_of_which_steps_make_others_has_no_path(step):
+    (problem,) = told(NEEDED.format(f"[ {{ {step} }} ]" if ":" in step else f"[ {step} ]"))
+
+    assert "publishes its own file" in problem

@@ -16,7 +16,7 @@ from fetchd.errors import ValueProblem
 from fetchd.expand.lines import is_checksum, split_line
 from fetchd.expand.matrix import Combinations
 from fetchd.expand.paths import clean_folder, clean_path, join_path, shown
-from fetchd.model import Item, Job, ListFile, Run, TaskGroup, TaskSpec, Verify
+from fetchd.model import Item, Job, ListFile, Makes, Run, TaskGroup, TaskSpec, Verify
 from fetchd.urls import check_url, file_name_of, join_url, path_of, resolve_url
 from fetchd.variables import is_met, references, render, unknown
 
@@ -185,10 +185,25 @@ class Scope:
                 continue
             assert not isinstance(group.items, ListFile)
             try:
-                self._paths[waiting.pop()] = Recipe(self, group).of_item(group.items[0]).path
+                path = Recipe(self, group).of_item(group.items[0]).path
+                self._paths[waiting.pop()] = _path_behind_steps(group, path)
             except ItemProblem as exc:
                 raise ValueProblem(f"${{needs.{group.name}.path}}: {exc}") from None
         return self._paths[name]
+
+
+def _path_behind_steps(group: TaskGroup, path: str) -> str:
+    """Return the path of what the steps of a group make of its only file."""
+    for step in group.steps:
+        if step.makes is Makes.OTHERS:
+            raise ValueProblem(
+                f"${{needs.{group.name}.path}} exists only for a task that publishes its own file, "
+                f"and the step {step.name!r} makes others of it"
+            )
+        if step.makes is Makes.UNPACKED:
+            folder, slash, name = path.rpartition("/")
+            path = f"{folder}{slash}{name.rpartition('.')[0] or name}"
+    return path
 
 
 @dataclass(frozen=True, slots=True)

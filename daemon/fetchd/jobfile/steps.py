@@ -150,7 +150,8 @@ def _with_options(
             complaints.add(place, f"{name!r} needs the option {key!r}: {option.meaning}")
     if complaints.count > before:
         return None
-    return StepSpec(name=name, options=options, timeout_s=timeout_s)
+    makes = kind.makes(options)
+    return StepSpec(name=name, options=options, timeout_s=timeout_s, makes=makes)
 
 
 def _value(option: Option, value: object, place: Path, complaints: Complaints) -> Any:

@@ -75,4 +75,5 @@ KIND = kind.Kind(
             varies=True,
         ),
     },
+    makes=kind.same,
 )

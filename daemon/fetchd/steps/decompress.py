@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fetchd.errors import AttemptError
+from fetchd.model import Makes
 from fetchd.ports import Bench, BenchFile
 from fetchd.steps import amount, kind
 from fetchd.steps.unpack import FORMATS, bad, beginning, compression_of, unpacked
@@ -48,6 +49,10 @@ def _path_of(path: str, name: str | None) -> str:
     )
 
 
+def _makes(options: Mapping[str, Any]) -> Makes:
+    return Makes.UNPACKED if options["name"] is None else Makes.OTHERS
+
+
 KIND = kind.Kind(
     work=work,
     options={
@@ -59,4 +64,5 @@ KIND = kind.Kind(
         ),
         **amount.OPTIONS,
     },
+    makes=_makes,
 )

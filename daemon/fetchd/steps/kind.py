@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fetchd.errors import ValueProblem
-from fetchd.model import Finish
+from fetchd.model import Finish, Makes
 from fetchd.ports import Step
 from fetchd.units import parse_size_bytes
 
@@ -33,6 +33,15 @@ class Option:
     varies: bool = False
 
 
+def _others(_: Mapping[str, Any]) -> Makes:
+    return Makes.OTHERS
+
+
+def same(_: Mapping[str, Any]) -> Makes:
+    """Say that a file is handed on under its own name."""
+    return Makes.SAME
+
+
 def _as_written(options: Mapping[str, Any], _: Finish) -> dict[str, Any]:
     return dict(options)
 
@@ -41,6 +50,7 @@ def _as_written(options: Mapping[str, Any], _: Finish) -> dict[str, Any]:
 class Kind:
     """``alone``: the option that is meant where only a text is given, as in ``mode: 0644``.
 
+    ``makes``: as of a step in a job file, told by its options.
     ``prepare``: adds to the options what the job file does not say of a task; all texts in lists
     that it adds may hold ``${...}``.
     """
@@ -48,6 +58,7 @@ class Kind:
     work: Step
     options: Mapping[str, Option] = field(default_factory=dict)
     alone: str = ""
+    makes: Callable[[Mapping[str, Any]], Makes] = _others
     prepare: Callable[[Mapping[str, Any], Finish], dict[str, Any]] = _as_written
 
 

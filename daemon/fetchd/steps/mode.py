@@ -24,5 +24,6 @@ KIND = kind.Kind(
             required=True,
         ),
     },
+    makes=kind.same,
     alone="mode",
 )

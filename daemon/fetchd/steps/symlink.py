@@ -59,5 +59,6 @@ KIND = kind.Kind(
             varies=True,
         ),
     },
+    makes=kind.same,
     alone="name",
 )

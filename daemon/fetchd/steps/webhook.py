@@ -115,5 +115,6 @@ KIND = kind.Kind(
             required=True,
         ),
     },
+    makes=kind.same,
     alone="webhook",
 )

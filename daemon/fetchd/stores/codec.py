@@ -23,6 +23,7 @@ from fetchd.model import (
     Job,
     ListFile,
     Magic,
+    Makes,
     Manifest,
     Matrix,
     OnRemove,
@@ -162,7 +163,9 @@ def group_of(text: str) -> TaskGroup:
         matrix=_matrix_of(fields.get("matrix")),
         may_fail=fields.get("may_fail", False),
         when=_condition_of(fields.get("when")),
-        steps=tuple(StepSpec(**step) for step in fields.get("steps", ())),
+        steps=tuple(
+            StepSpec(**{**step, "makes": Makes(step["makes"])}) for step in fields.get("steps", ())
+        ),
         manifest=_manifest_of(fields.get("manifest")),
     )
 
