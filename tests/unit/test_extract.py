@@ -437,11 +437,13 @@ def test_a04_members_are_limited_those_left_out_too(shop, archive):
     shop.make("t", data, {"extract": {"max_files": "11"}})
 
 
-def test_a04_a_zip_is_counted_by_its_entries_not_by_what_its_end_says(shop):
+def test_a04_a_zip_is_counted_before_its_table_fills_the_memory(shop, monkeypatch):
+    """By its entries, not by what its end says of them."""
     data = zipped(*map(str, range(2000)))
     end = data.rindex(b"PK\x05\x06")
     lying = data[: end + 8] + struct.pack("<2H", 1, 1) + data[end + 12 :]
 
+    monkeypatch.setattr("zipfile.ZipFile", None)
     failure = shop.refuse("t", lying, {"extract": {"max_files": "1999"}})
     assert failure.code == "archive_too_large"
 
@@ -618,6 +620,17 @@ def test_a07_headers_without_end_are_refused(shop, kind):
     endless = gzip.compress(pax_of(records, kind) * 40_000, 1)
 
     assert shop.refuse("t", endless, "extract").code == "archive_bad"
+
+
+def test_a07_members_that_are_all_header_are_refused(shop):
+    records = b"%d comment=%s\n" % (900_017, b"c" * 900_000)
+    data = b"".join(
+        pax_of(records) + tarfile.TarInfo(f"x{n}").tobuf(tarfile.USTAR_FORMAT) for n in range(20)
+    )
+    failure = shop.refuse("t", gzip.compress(data, 1), "extract")
+
+    assert failure.code == "archive_bad"
+    assert failure.reason.endswith("it has more headers than any archive needs")
 
 
 @pytest.mark.parametrize("kind", [b"x", b"g", b"L"])
