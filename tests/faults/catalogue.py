@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-_ROW = re.compile(r"(?<![a-z0-9])[dcsf]\d\d(?![a-z0-9])")
+_ROW = re.compile(r"(?<![a-z0-9])[acdfs]\d\d(?![a-z0-9])")
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def test_any_other_status_is_a_failure(wire, handler, transient):
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-def test_nothing_is_posted_to_where_a_redirect_leads(wire, code):
+def test_c15_nothing_is_posted_to_where_a_redirect_leads(wire, code):
     with Server({"/hook": redirect("/other", code), "/other": status(200)}) as server:
         with pytest.raises(AttemptError) as caught:
             wire.open(post(server), lambda: True)
@@ -159,7 +159,7 @@ def test_a_service_is_told_of_the_task_and_the_files_go_on(tmp_path, wire):
     }
 
 
-def test_a_service_that_fails_is_told_again_with_the_same_key(tmp_path, wire):
+def test_c15_a_service_that_fails_is_told_again_with_the_same_key(tmp_path, wire):
     with Server({"/hook": flapping(status(503), status(200))}) as server:
         shop = shop_with(tmp_path, wire, server)
         failure = shop.refuse("a", b"x", HOOK)
@@ -190,7 +190,7 @@ def test_a_webhook_that_the_configuration_has_no_more_is_told(tmp_path, wire):
     assert not server.requests
 
 
-def test_p06_a_service_that_never_answers_is_given_up_in_time(tmp_path, wire):
+def test_c15_p06_a_service_that_never_answers_is_given_up_in_time(tmp_path, wire):
     with Server({"/hook": stalled()}) as server:
         shop = shop_with(tmp_path, wire, server, timeout_s=0.5)
         began_s = time.monotonic()
