@@ -175,6 +175,7 @@ def _shown(piece: _Piece, spec: TaskSpec, settings: Settings) -> dict[str, Any]:
         "size_bytes": spec.size_bytes,
         "checksums": [str(digest) for digest in spec.digests],
         "sums": list(spec.sums),
+        "steps": [step.name for step in group.steps],
         "rates": _rates(piece.job, spec.sources[0], settings, piece.run.scheduled_for_s),
     }
 
@@ -249,6 +250,8 @@ def _print(checked: Checked) -> None:
             click.echo(f"    with {checksum}")
         for number, url in enumerate(task["sums"]):
             click.echo(f"    {'or  ' if number else 'sums'} {url}")
+        if task["steps"]:
+            click.echo(f"    then {', '.join(task['steps'])}")
         if task["rates"]:
             click.echo(f"    now at most {_rates_text(task['rates'])}")
         if task["needs"]:
