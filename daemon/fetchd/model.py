@@ -319,6 +319,7 @@ class Kept:
     last_s: float
     paused: bool = False
     backlog: tuple[float, ...] = ()
+    defaults: bytes = b""  # what stood beside the file for all of its category
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -758,6 +759,7 @@ class Submit:
     """Accept a job. ``raw``: the file's bytes as dropped, kept with the job (empty for lists).
 
     ``stamp``: which version of the file it is, of one that may stay in the folder.
+    ``defaults``: what stood beside the file for all of its category.
     ``scheduled_for_s``: of a kept job: begin the run that is due for this moment (wall clock).
     """
 
@@ -766,6 +768,7 @@ class Submit:
     file: str  # the job file's name in the drop folder, "" where there is none
     stamp: str = ""
     scheduled_for_s: float | None = None
+    defaults: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -838,6 +841,7 @@ class Due:
     revision: str
     file: str
     scheduled_for_s: float
+    defaults: bytes = b""
 
 
 # ---------------------------------------------------------------- the read model

@@ -423,8 +423,13 @@ class Daemon:
                 max_job_bytes=settings.intake.max_job_bytes,
                 require_end_marker=settings.intake.require_end_marker,
                 rescan_s=settings.intake.rescan_s,
-                read_job=lambda data, file: jobfile.load(data, file, settings),
-                read_list=lambda file, path, digest: jobfile.list_job(file, path, digest, settings),
+                read_job=lambda data, file, defaults=b"": jobfile.load(
+                    data, file, settings, defaults
+                ),
+                read_list=lambda file, path, digest, defaults=b"": jobfile.list_job(
+                    file, path, digest, settings, defaults
+                ),
+                read_defaults=lambda data, beside: jobfile.load_defaults(data, beside, settings),
                 commands=self._works.engine,
                 store=self._works.store,
                 tell=self._tell,

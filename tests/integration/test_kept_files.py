@@ -124,3 +124,21 @@ def test_a_paused_job_stops_survives_a_kill_and_goes_on_where_it_was_when_it_is_
     (done,) = daemon.events("task.done")
     assert (done["outcome"], done["attempts"]) == ("resumed", 1)
     assert not (daemon.jobs / "j.resume").exists()
+
+
+def test_files_of_a_category_are_fetched_with_its_defaults_and_put_away_in_it(tmp_path):
+    with Server({"/f": file(content("f", 1000))}) as server, DaemonProcess(tmp_path) as daemon:
+        (daemon.jobs / "isos").mkdir()
+        (daemon.jobs / "isos" / "_defaults.yaml").write_text("dest: images\n")
+        (daemon.jobs / "isos" / "a.yaml").write_text(f"url: {server.url('/f')}\n")
+        (daemon.jobs / "isos" / "l.urls").write_text(f"{server.url('/f')} g\n")
+        code = daemon.run_once()
+
+    assert code == 0
+    assert (daemon.downloads / "images" / "f").is_file()
+    assert (daemon.downloads / "images" / "g").is_file()
+    assert sorted(path.name for path in (daemon.jobs / "done" / "isos").iterdir()) == [
+        "a.yaml",
+        "l.urls",
+    ]
+    assert daemon.report("a")["file"] == "isos/a.yaml"

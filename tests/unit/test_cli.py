@@ -943,6 +943,23 @@ def test_submit_waits_for_the_run_of_its_own_file(capsys, daemon, state, code):
     assert out.splitlines()[-1] == f"own: {state}: 1 succeeded, 0 failed"
 
 
+def test_check_reads_a_file_with_the_defaults_beside_it_and_these_alone(capsys):
+    written("isos/_defaults.yaml", "dest: images\n")
+    written("isos/a.yaml", GOOD)
+    written("isos/l.urls", "https://h.example/x\n")
+    good = ran(capsys, "check", "--show", "isos/a.yaml", "isos/l.urls", "isos/_defaults.yaml")
+    written("isos/_defaults.yaml", "dset: images\n")
+    bad = ran(capsys, "check", "isos/_defaults.yaml")
+    also = ran(capsys, "check", "isos/a.yaml")
+
+    assert good[0] == 0
+    assert "images/a.iso" in good[1]
+    assert "images/x" in good[1]
+    assert (bad[0], also[0]) == (2, 2)
+    assert "isos/_defaults.yaml:1:1: dset: unknown key" in bad[1] + bad[2]
+    assert "isos/_defaults.yaml:1:1: dset: unknown key" in also[1] + also[2]
+
+
 def test_submit_waits_for_no_schedule_because_that_has_no_end(capsys, daemon):
     path = written("a.yaml", GOOD + "schedule: daily 03:15\n")
 

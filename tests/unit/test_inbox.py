@@ -481,7 +481,7 @@ def test_a_subfolder_is_told_of_because_what_lies_in_it_is_not_read(drop):
     drop.turns()
 
     (ignored,) = drop.told(FileIgnored)
-    assert "not built yet" in ignored.reason
+    assert "without a _defaults.yaml" in ignored.reason
 
 
 def test_f03_an_empty_file_is_not_ready_and_told_after_a_minute(drop):

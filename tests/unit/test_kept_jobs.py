@@ -36,7 +36,7 @@ class Yard(DropFolder):
         super().__init__(base)
         self.clock.set_wall(datetime(2026, 11, 27, 12, tzinfo=UTC).timestamp() - self.clock.wall())
         self.path = base / "fetchd.db"
-        self.read = lambda data, file: jobfile.load(data, file, SETTINGS)
+        self.read = lambda data, file, defaults=b"": jobfile.load(data, file, SETTINGS, defaults)
         self.more = settings
         self.hand = None
         self.live()
@@ -52,7 +52,11 @@ class Yard(DropFolder):
         )
         self.hand.engine.recover({})
         self.settings = {
-            "read_job": lambda data, file: self.read(data, file),
+            "read_job": lambda *of: self.read(*of),
+            "read_list": lambda file, path, digest, defaults=b"": jobfile.list_job(
+                file, path, digest, SETTINGS, defaults
+            ),
+            "read_defaults": lambda data, beside: jobfile.load_defaults(data, beside, SETTINGS),
             "commands": self.hand.engine,
             "store": store,
             **self.more,

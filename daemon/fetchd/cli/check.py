@@ -65,7 +65,7 @@ def command(
 
 def _check(path: Path, settings: Settings, *, show: bool) -> Checked:
     try:
-        job = job_files.load(path, settings)
+        job = job_files.load(path, settings, in_place=True)
     except DocumentError as exc:
         return Checked(str(path), problems=exc.problems, text=str(exc))
     checked = Checked(str(path), job=job.name)

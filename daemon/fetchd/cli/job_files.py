@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     from fetchd.model import Job
 
 SUFFIXES = (".yaml", ".yml", ".json", ".aria2", *LIST_SUFFIXES)
+DEFAULTS = "_defaults.yaml"
+#: What defaults are tried out with.
+SOME_JOB = b"url: http://some.invalid/file\n"
 
 
-def load(path: Path, settings: Settings) -> Job:
-    """Return the job of a file of any of ``SUFFIXES``; raises DocumentError, UsageError."""
+def load(path: Path, settings: Settings, *, in_place: bool = False) -> Job:
+    """Return the job of a file of any of ``SUFFIXES``; raises DocumentError, UsageError.
+
+    ``in_place``: as it would be where it lies, with the defaults beside it.
+    """
     from fetchd import jobfile  # noqa: PLC0415 -- loads pydantic
 
     if path.suffix not in SUFFIXES:
@@ -28,13 +34,19 @@ def load(path: Path, settings: Settings) -> Job:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UsageError(f"{path}: not a regular file")
+        beside = path.with_name(DEFAULTS)
+        defaults = beside.read_bytes() if in_place and beside.is_file() else b""
         if path.suffix in LIST_SUFFIXES:
-            return jobfile.list_job(str(path), str(path.absolute()), _digest(path), settings)
+            name, place = str(path), str(path.absolute())
+            return jobfile.list_job(name, place, _digest(path), settings, defaults)
         with path.open("rb") as file:
             data = file.read(settings.intake.max_job_bytes + 1)
     except OSError as exc:
         raise UsageError(f"{path}: cannot be read: {exc.strerror}") from None
-    return jobfile.load(data, str(path), settings)
+    if in_place and path.name == DEFAULTS:
+        jobfile.load_defaults(data, str(path), settings)
+        return jobfile.load(SOME_JOB, str(path.with_name("some.yaml")), settings, data)
+    return jobfile.load(data, str(path), settings, defaults)
 
 
 def part_arguments(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:

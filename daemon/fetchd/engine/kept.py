@@ -68,6 +68,7 @@ class KeptJobs:
                         revision=kept.job.revision,
                         file=kept.file,
                         scheduled_for_s=run_s,
+                        defaults=kept.defaults,
                     )
                 )
         return found
@@ -123,6 +124,7 @@ def revised(kept: Kept | None, command: Submit, now_s: float) -> Kept:
         last_s=last_s,
         paused=kept is not None and kept.paused,
         backlog=kept.backlog if kept is not None and job.schedule is not None else (),
+        defaults=command.defaults,
     )
 
 

@@ -13,7 +13,7 @@ from fetchd.clock import Clock, Failpoints
 from fetchd.disk import SystemOs
 from fetchd.errors import StoreError
 from fetchd.folder.due import DueRuns
-from fetchd.folder.inbox import Busy, Inbox, ReadJob, ReadList
+from fetchd.folder.inbox import Busy, Inbox, ReadDefaults, ReadJob, ReadList
 from fetchd.folder.missed import MissedEvents
 from fetchd.folder.outbox import Outbox
 from fetchd.folder.places import Places, error_text
@@ -61,6 +61,7 @@ class Folder:
         system: Os | None = None,
         observe: Callable[[], BaseObserver] = IncomingObserver,
         schedules: bool = True,
+        read_defaults: ReadDefaults = lambda _data, _beside: None,
     ) -> None:
         self._rescan_s = rescan_s
         self._tell = tell
@@ -75,6 +76,7 @@ class Folder:
             require_end_marker=require_end_marker,
             read_job=read_job,
             read_list=read_list,
+            read_defaults=read_defaults,
             commands=commands,
             store=store,
             tell=tell,
@@ -175,6 +177,8 @@ class Folder:
             announces = self._watch.check(identity)
             well = self._guard("look into it", lambda: self._look(beat, announces=announces))
             rescan_s = self._watch.rescan_s(self._rescan_s) if well else BLIND_RESCAN_S
+            if self._inbox.has_categories:  # these are not watched
+                rescan_s = min(rescan_s, BLIND_RESCAN_S)
             self._look_due_s = min(self._inbox.due_s, now_s + rescan_s, self._missed.due_s())
         if self._schedules:
             well &= self._guard("begin what is due", lambda: self._due.begin(beat))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fetchd import events
 from fetchd.clock import Failpoints
 from fetchd.errors import DocumentError
-from fetchd.folder.inbox import ReadJob
+from fetchd.folder.inbox import ReadJob, read_with
 from fetchd.folder.masking import masked
 from fetchd.folder.places import Places, error_name
 from fetchd.model import Due, Submit
@@ -42,7 +42,7 @@ class DueRuns:
             self._failpoints.pass_by("schedule.due")
             data = self._store.raw(due.job, due.revision)
             try:
-                job = self._read_job(data, due.file)
+                job = read_with(self._read_job, data, due.file, due.defaults)
             except DocumentError as exc:  # it was right when it was accepted
                 self._refuse(due, exc)
                 continue

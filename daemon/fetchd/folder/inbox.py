@@ -8,7 +8,7 @@ import math
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from pathlib import PurePath
 
 from fetchd import events
 from fetchd.clock import Clock, Failpoints
-from fetchd.errors import DocumentError, StoreError
+from fetchd.errors import DocumentError, Problem, StoreError
 from fetchd.expand import LIST_SUFFIXES, no_list
 from fetchd.folder import readiness
 from fetchd.folder.masking import masked
@@ -37,10 +37,13 @@ from fetchd.ports import Commands, Store
 from fetchd.units import format_size
 from fetchd.yamldoc import has_end_marker
 
-ReadJob = Callable[[bytes, str], Job]
-#: Takes a list's name, its absolute path in ``active/``, and the SHA-256 (hex) of its content; a
-#: list that cannot be read as a whole is refused by it too.
-ReadList = Callable[[str, str, str], Job]
+#: Takes content and name, and the defaults of the category where there are any.
+ReadJob = Callable[..., Job]
+#: Takes a list's name, its absolute path in ``active/``, the SHA-256 (hex) of its content; then as
+#: above. A list that cannot be read as a whole is refused by it too.
+ReadList = Callable[..., Job]
+#: Takes defaults, and the name of a file beside them; raises DocumentError.
+ReadDefaults = Callable[[bytes, str], object]
 
 #: What is no job file as it stands may be on its way to become one; after so long it is told.
 LATE_S = 60.0
@@ -58,6 +61,9 @@ GONE_S = 5.0
 SOON_S = 1.0
 #: So much is read of a file that only names days.
 LONGEST_DAYS_BYTES = 256
+#: What holds for all job files of a subfolder, and how much that may be.
+DEFAULTS = "_defaults.yaml"
+MOST_DEFAULTS_BYTES = 64 * 1024
 #: A failed file operation is tried again after so long, if the file does not change before.
 AGAIN_S = 5.0
 
@@ -95,7 +101,8 @@ _UNFINISHED = ("~", ".tmp", ".part", ".swp", ".bak")
 
 def kind_of(name: str) -> Kind:
     """Return what a name in the drop folder stands for."""
-    if name in SUBFOLDERS or name.startswith(_HIDDEN) or name.endswith(_UNFINISHED):
+    base = name.rpartition("/")[2]
+    if name in SUBFOLDERS or base.startswith(_HIDDEN) or name.endswith(_UNFINISHED):
         return Kind.IGNORED
     return _KINDS.get(os.path.splitext(name)[1], Kind.UNKNOWN)  # noqa: PTH122 -- ten times faster
 
@@ -128,6 +135,24 @@ class Seen:
     obeyed: bool = False
     trouble: str = ""
     not_before_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Category:
+    """A subfolder with defaults: this version of them was seen at ``since_s`` (monotonic) first.
+
+    ``data``: None until they are read; ``wrong``: no job can be read with them.
+    """
+
+    stamp: Stamp
+    since_s: float
+    data: bytes | None = None
+    wrong: bool = False
+
+
+def read_with(read: ReadJob | ReadList, *of: object) -> Job:
+    """Read a job; the defaults, which stand last, are handed over where there are some."""
+    return read(*(of if of[-1] else of[:-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +189,7 @@ class Inbox:
         require_end_marker: bool,
         read_job: ReadJob,
         read_list: ReadList,
+        read_defaults: ReadDefaults,
         commands: Commands,
         store: Store,
         tell: events.Tell,
@@ -175,6 +201,8 @@ class Inbox:
         self._require_end_marker = require_end_marker
         self._read_job = read_job
         self._read_list = read_list
+        self._read_defaults = read_defaults
+        self._categories: dict[str, Category] = {}
         self._commands = commands
         self._store = store
         self._tell = tell
@@ -203,19 +231,93 @@ class Inbox:
         """Whether a pass is not at its end."""
         return bool(self._pass or self._between)
 
+    @property
+    def has_categories(self) -> bool:
+        return bool(self._categories)
+
     def find_claimed(self, known: Container[str]) -> None:
         """Take up the files in ``active/`` that no run has, as after a crash or a lost state.
 
         ``known``: the files of runs that are open or not filed. To be called once, at the start.
         """
         now_s = self._clock.monotonic()
-        for entry in self._places.entries(Place.ACTIVE):
-            kind = kind_of(entry.name)
-            if kind not in {Kind.JOB, Kind.LIST} or entry.name in known:
+        for name, entry in self._all_entries(Place.ACTIVE):
+            kind = kind_of(name)
+            if kind not in {Kind.JOB, Kind.LIST} or name in known:
                 continue
             found = entry.stat(follow_symlinks=False)
             if stat.S_ISREG(found.st_mode):
-                self._claimed[entry.name] = Seen(kind, Stamp.of(found), found.st_mode, now_s)
+                self._claimed[name] = Seen(kind, Stamp.of(found), found.st_mode, now_s)
+
+    def _all_entries(self, place: Place) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Yield what stands in a place and in its categories; a category itself is not told."""
+        for entry in self._places.entries(place):
+            category = entry.name
+            if kind_of(category) is Kind.IGNORED or not entry.is_dir(follow_symlinks=False):
+                yield category, entry
+            elif place is not Place.JOBS or self._is_category(category):
+                for inner in self._places.entries(place, category):
+                    yield f"{category}/{inner.name}", inner
+            else:
+                yield category, entry
+
+    def _is_category(self, name: str) -> bool:
+        """Whether a subfolder has defaults; they are read anew when they have changed."""
+        found = self._places.stat(Place.JOBS, f"{name}/{DEFAULTS}")
+        if found is None or not stat.S_ISREG(found.st_mode):
+            self._categories.pop(name, None)
+            return False
+        stamp, known = Stamp.of(found), self._categories.get(name)
+        if known is None or known.stamp != stamp:
+            self._categories[name] = Category(stamp, self._clock.monotonic())
+            if known is not None:  # all of its files may mean something else by now
+                self._seen = {
+                    file: seen
+                    for file, seen in self._seen.items()
+                    if not file.startswith(f"{name}/") or seen.obeyed
+                }
+        return True
+
+    def _defaults(self, file: str, seen: Seen) -> bytes | None:
+        """Return what holds for a file beside its own keys; None: the file has to wait."""
+        name, slash, _ = file.rpartition("/")
+        if not slash:
+            return b""
+        category = self._categories.get(name)
+        if category is None:
+            return b""  # of a file that was claimed before they were taken away
+        if category.data is None and not category.wrong:
+            self._read_category(file, name, category)
+        if category.wrong:
+            self._unfit(file, seen, f"waits until {name}/{DEFAULTS} is mended")
+        return None if category.wrong else category.data
+
+    def _read_category(self, file: str, name: str, category: Category) -> None:
+        defaults = f"{name}/{DEFAULTS}"
+        fd = self._places.open(Place.JOBS, defaults)
+        try:
+            unchanged_s = self._clock.monotonic() - category.since_s
+            wait_s = readiness.wait_s(fd, unchanged_s, provable=self._provable)
+            if Stamp.of(os.fstat(fd)) != category.stamp or wait_s:
+                self._again_in(file, wait_s or readiness.SOONEST_S)
+                return
+            data = b"".join(self._places.pieces(fd, MOST_DEFAULTS_BYTES + 1))
+        finally:
+            os.close(fd)
+        try:
+            if len(data) > MOST_DEFAULTS_BYTES:
+                most = format_size(MOST_DEFAULTS_BYTES)
+                raise DocumentError(defaults, [Problem(message=f"has more than {most}")], "")
+            self._read_defaults(data, defaults)
+        except DocumentError as exc:
+            category.wrong = True
+            shown = exc.rewritten(masked)
+            lines = shown.headlines()
+            self._write_error(defaults, shown.render())
+            self._tell(events.JobRejected(file=defaults, reason=lines[0], problems=len(lines)))
+        else:
+            category.data = data
+            self._places.remove(Place.REPORTS, error_name(defaults))
 
     def undecided(self, name: str) -> bool:
         """Whether a file in the folder may be that of an accepted run, left there by a crash.
@@ -263,13 +365,13 @@ class Inbox:
         found_all: dict[str, Seen] = {}
         between = set(self._between)
         changed, arrived = [], []
-        for entry in self._places.entries(Place.JOBS):
-            seen = self._seen.get(entry.name)
+        for name, entry in self._all_entries(Place.JOBS):
+            seen = self._seen.get(name)
             # Whoever has yet to be dealt with is looked at when it is.
-            if seen is not None and (entry.name in self._pass or entry.name in between):
-                found_all[entry.name] = seen
+            if seen is not None and (name in self._pass or name in between):
+                found_all[name] = seen
                 continue
-            kind = kind_of(entry.name) if seen is None else seen.kind
+            kind = kind_of(name) if seen is None else seen.kind
             if kind is Kind.IGNORED:
                 continue
             try:
@@ -277,12 +379,12 @@ class Inbox:
             except FileNotFoundError:
                 continue
             stamp = Stamp.of(found)
-            if seen is None:
-                arrived.append(entry.name)
+            if seen is None and "/" not in name:  # the others are not announced
+                arrived.append(name)
             if seen is None or seen.stamp != stamp:
                 seen = Seen(kind, stamp, found.st_mode, now_s)
-                changed.append(entry.name)
-            found_all[entry.name] = seen
+                changed.append(name)
+            found_all[name] = seen
         self._seen, self.arrived = found_all, arrived
         self.pending = set(self._claimed)
         self.pending.update(
@@ -381,6 +483,8 @@ class Inbox:
         return self._places.stat(Place.ACTIVE, name) is None
 
     def _take(self, name: str, seen: Seen, kind: Kind) -> None:
+        if (defaults := self._defaults(name, seen)) is None:
+            return
         try:
             fd = self._places.open(Place.JOBS, name)
         except FileNotFoundError:  # taken back since it was seen
@@ -409,7 +513,7 @@ class Inbox:
         elif self._cut_off(name, data):
             self._unfit(name, seen, "does not end with a line `...` (intake.require_end_marker)")
         else:
-            self._submit_job(Place.JOBS, name, seen, data)
+            self._submit_job(Place.JOBS, name, seen, data, defaults)
 
     def _complete(self, fd: int, name: str, seen: Seen) -> bool:
         """Whether the file is ready to be read; if not, the next look is arranged."""
@@ -438,9 +542,11 @@ class Inbox:
         is_yaml = PurePath(name).suffix in {".yaml", ".yml"}
         return self._require_end_marker and is_yaml and not has_end_marker(data)
 
-    def _submit_job(self, place: Place, name: str, seen: Seen, data: bytes) -> None:
+    def _submit_job(
+        self, place: Place, name: str, seen: Seen, data: bytes, defaults: bytes
+    ) -> None:
         try:
-            job = self._read_job(data, name)
+            job = read_with(self._read_job, data, name, defaults)
         except DocumentError as exc:
             self._reject_document(place, name, exc)
             return
@@ -451,7 +557,7 @@ class Inbox:
             self._reject(place, name, f"{name}: cannot be understood: {why}")
             return
         stamp = seen.stamp.text()
-        command = Submit(job=job, raw=data, file=name, stamp=stamp)
+        command = Submit(job=job, raw=data, file=name, stamp=stamp, defaults=defaults)
         self._ready[name] = Ready(place, name, seen, command)
         together_bytes = sum(len(ready.command.raw) for ready in self._ready.values())
         if len(self._ready) >= ACCEPTED_TOGETHER or together_bytes >= TOGETHER_BYTES:
@@ -564,6 +670,8 @@ class Inbox:
         """Submit a file that stands in ``active/`` already."""
         if seen.waits_for in self._busy.jobs:
             return
+        if (defaults := self._defaults(name, seen)) is None:
+            return
         try:
             fd = self._places.open(Place.ACTIVE, name)
         except FileNotFoundError:
@@ -584,10 +692,11 @@ class Inbox:
         finally:
             os.close(fd)
         if seen.kind is Kind.JOB:
-            self._submit_job(Place.ACTIVE, name, seen, data)
+            self._submit_job(Place.ACTIVE, name, seen, data, defaults)
             return
         try:
-            job = self._read_list(name, self._places.of(Place.ACTIVE, name), digest)
+            path = self._places.of(Place.ACTIVE, name)
+            job = read_with(self._read_list, name, path, digest, defaults)
         except DocumentError as exc:
             self._reject_document(Place.ACTIVE, name, exc)
             return
@@ -726,7 +835,7 @@ def _is_job(name: str) -> bool:
 
 def _not_regular(kind: Kind, mode: int) -> str:
     if kind is Kind.UNKNOWN and stat.S_ISDIR(mode):
-        return "is a folder, and subfolders are not read (categories are not built yet)"
+        return f"is a folder without a {DEFAULTS}; only with one are the job files in it read"
     what = {
         stat.S_IFLNK: "a symbolic link",
         stat.S_IFDIR: "a folder",

@@ -1,4 +1,7 @@
-"""The drop folder and its four subfolders: files that move without overwriting, written whole."""
+"""The drop folder and its four subfolders: files that move without overwriting, written whole.
+
+A file of a category has the name CATEGORY/NAME everywhere: each of the four has a folder for it.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ LONGEST_NAME_BYTES = 255
 #: Half-written reports, at once and in steps. One name each is enough for one thread.
 _AT_ONCE, _IN_STEPS = ".writing", ".writing-steps"
 _READ_BYTES = 256 * 1024
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Place(enum.StrEnum):
@@ -72,7 +76,7 @@ class Places:
         """Make the folders; raises ConfigError when they cannot be made or written."""
         self.path = Path(os.path.abspath(jobs))  # noqa: PTH100 -- resolve() would pin a link
         self._system = system
-        self._fds: dict[Place, int] = {}  # of this turn
+        self._fds: dict[tuple[Place, str], int] = {}  # of this turn
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for place in Place:
@@ -121,21 +125,23 @@ class Places:
             "(mode o+w without the sticky bit)"
         )
 
-    def entries(self, place: Place) -> Iterator[os.DirEntry[str]]:
-        with os.scandir(self._fd(place)) as found:
+    def entries(self, place: Place, category: str = "") -> Iterator[os.DirEntry[str]]:
+        with os.scandir(self._fd(place, category)) as found:
             yield from found
 
     def stat(self, place: Place, name: str) -> os.stat_result | None:
         """Return the status of the file (of a link itself), None where nothing stands."""
         try:
-            return os.stat(name, dir_fd=self._fd(place), follow_symlinks=False)
-        except FileNotFoundError:
+            fd, base = self._at(place, name, make=False)
+            return os.stat(base, dir_fd=fd, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def open(self, place: Place, name: str) -> int:
         """Open for reading; never waits for a pipe, never follows a link."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        return self._system.open(name, flags, dir_fd=self._fd(place))
+        fd, base = self._at(place, name, make=False)
+        return self._system.open(base, flags, dir_fd=fd)
 
     def pieces(self, fd: int, most_bytes: int | None = None) -> Iterator[bytes]:
         """Yield the file from its beginning, at most ``most_bytes`` (None: all of it)."""
@@ -160,30 +166,33 @@ class Places:
 
         Nothing is overwritten: a file whose name is taken gets the moment in its name.
         """
-        for free in _names(name, at_s):
+        category, slash, base = name.rpartition("/")
+        for free in _names(base, at_s):
             try:
-                self._rename_new(source, name, target, free)
+                self._rename_new(source, name, target, category + slash + free)
             except FileExistsError:
                 continue
             return
 
     def bring_back(self, source: Place, target: Place, name: str) -> None:
         """Undo the last ``put_away`` of this name, if its file is still there."""
-        pure = PurePath(name)
+        category, slash, base = name.rpartition("/")
+        pure = PurePath(base)
         stem, suffix = re.escape(pure.stem), re.escape(pure.suffix)
         variant = re.compile(rf"{stem}(\.\d{{8}}T\d{{6}}Z(-\d+)?)?{suffix}")
         found = [
             (entry.stat(follow_symlinks=False).st_ctime_ns, entry.name)  # a rename sets the ctime
-            for entry in self.entries(source)
+            for entry in self.entries(source, category)
             if variant.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
         ]
         if found:
-            self._rename_new(source, max(found)[1], target, name)
+            self._rename_new(source, category + slash + max(found)[1], target, name)
 
     def remove(self, place: Place, name: str) -> None:
         """Remove a file; it may be gone already."""
         with suppress(FileNotFoundError):
-            self._system.unlink(name, dir_fd=self._fd(place))
+            fd, base = self._at(place, name, make=False)
+            self._system.unlink(base, dir_fd=fd)
 
     def write(self, name: str, pieces: Iterable[bytes], *, durable: bool) -> None:
         """Replace a report as a whole: who reads it sees the old or the new one."""
@@ -195,9 +204,12 @@ class Places:
         return self._replace(name, _IN_STEPS, pieces, durable=True)
 
     def sync(self, *places: Place) -> None:
-        """Make the names in these folders durable."""
+        """Make the names in these folders durable, also those that this turn made in categories."""
         for place in places:
             self._system.fsync(self._fd(place))
+            for (other, category), fd in self._fds.items():
+                if category and other is place:
+                    self._system.fsync(fd)
 
     def sync_content(self, fd: int) -> None:
         """Make what is written in an open file durable."""
@@ -205,27 +217,40 @@ class Places:
 
     # ------------------------------------------------------------ inside
 
-    def _fd(self, place: Place) -> int:
-        if place in self._fds:
-            return self._fds[place]
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        if place is Place.JOBS:  # never made: an empty folder would take a missing mount's place
-            self._fds[place] = os.open(self.path, flags)
-            return self._fds[place]
-        # Not by its path: within a turn, all of them belong to the one folder that was opened.
-        jobs = self._fd(Place.JOBS)
+    def _at(self, place: Place, name: str, *, make: bool) -> tuple[int, str]:
+        """Return the folder that holds a file, and the file's name in it."""
+        category, _, base = name.rpartition("/")
+        return self._fd(place, category, make=make), base
+
+    def _fd(self, place: Place, category: str = "", *, make: bool = False) -> int:
+        key = place, category
+        if key in self._fds:
+            return self._fds[key]
+        if category:
+            self._fds[key] = self._open_below(self._fd(place), category, make=make)
+        elif place is Place.JOBS:  # never made: an empty folder would take a missing mount's place
+            self._fds[key] = os.open(self.path, _FOLDER)
+        else:
+            # Not by its path: within a turn, all of them belong to the one folder that was opened.
+            self._fds[key] = self._open_below(self._fd(Place.JOBS), place.value, make=True)
+        return self._fds[key]
+
+    def _open_below(self, parent: int, name: str, *, make: bool) -> int:
+        # A category is never reached through a link, which could lead anywhere.
+        flags = _FOLDER if name in SUBFOLDERS else _FOLDER | os.O_NOFOLLOW
         try:
-            fd = os.open(place.value, flags, dir_fd=jobs)
+            return os.open(name, flags, dir_fd=parent)
         except FileNotFoundError:
-            self._system.mkdir(place.value, 0o777, dir_fd=jobs)
-            fd = os.open(place.value, flags, dir_fd=jobs)
-        self._fds[place] = fd
-        return fd
+            if not make:
+                raise
+            self._system.mkdir(name, 0o777, dir_fd=parent)
+            return os.open(name, flags, dir_fd=parent)
 
     def _rename_new(self, source: Place, name: str, target: Place, new: str) -> None:
-        from_fd, to_fd = self._fd(source), self._fd(target)
+        from_fd, name = self._at(source, name, make=False)
+        to_fd, base = self._at(target, new, make=target is not Place.JOBS)
         try:
-            self._system.rename_new(name, new, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+            self._system.rename_new(name, base, src_dir_fd=from_fd, dst_dir_fd=to_fd)
         except OSError as exc:
             if exc.errno not in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
                 raise
@@ -233,7 +258,7 @@ class Places:
             # thread makes names in the subfolders, and a lock keeps a second daemon out.
             if self.stat(target, new) is not None:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from None
-            self._system.rename(name, new, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+            self._system.rename(name, base, src_dir_fd=from_fd, dst_dir_fd=to_fd)
 
     def _replace(
         self, name: str, half_written: str, pieces: Iterable[bytes], *, durable: bool
@@ -254,7 +279,10 @@ class Places:
         finally:
             os.close(fd)
         folder = self._fd(Place.REPORTS)  # again: it may have been replaced since
-        self._system.rename(half_written, name, src_dir_fd=folder, dst_dir_fd=folder)
+        target, base = self._at(Place.REPORTS, name, make=True)
+        self._system.rename(half_written, base, src_dir_fd=folder, dst_dir_fd=target)
+        if durable and target != folder:
+            self._system.fsync(target)
 
 
 def error_text(exc: Exception) -> str:
@@ -266,7 +294,8 @@ def error_text(exc: Exception) -> str:
 
 def error_name(file: str) -> str:
     """Return the name of the report that says why a file was refused."""
-    return _fitting(file, ".error.txt")
+    category, slash, base = file.rpartition("/")
+    return category + slash + _fitting(base, ".error.txt")
 
 
 def _fitting(stem: str, ending: str) -> str:

@@ -17,32 +17,39 @@ from fetchd.jobfile import aria2, times
 from fetchd.jobfile.build import Built, build, default_rules, drafts, lower
 from fetchd.jobfile.check import try_out, with_needs
 from fetchd.jobfile.complaints import Complaints
+from fetchd.jobfile.defaults import check_defaults, defaults_of, over
 from fetchd.jobfile.reading import Unread, read
 from fetchd.jobfile.schema import NAME, JobFile, schema
 from fetchd.model import CatchUp, Job, ListFile, OnRemove, Priority, Schedule, TaskGroup
 from fetchd.rates import Rate
 from fetchd.yamldoc import parse_json, parse_yaml, plain, require_fields, text_of
 
-__all__ = ["job_name", "list_job", "load", "schema", "url_job"]
+__all__ = ["job_name", "list_job", "load", "load_defaults", "schema", "url_job"]
 
 _MOST_ITEMS = 200_000  # of tasks that inherit a list; one that is written out has fewer
 
 
-def load(data: bytes, file: str, settings: Settings) -> Job:
+def load(data: bytes, file: str, settings: Settings, defaults: bytes = b"") -> Job:
     """Return the job that a file describes. ``file``: its name, as errors shall show it.
 
-    Raises DocumentError with every problem that was found.
+    ``defaults``: the content of the ``_defaults.yaml`` beside it. Raises DocumentError with every
+    problem that was found.
     """
     if PurePath(file).suffix == ".aria2":
-        return _list_of_aria2(data, file, settings)
+        return _list_of_aria2(data, file, settings, defaults)
     parse = parse_json if PurePath(file).suffix == ".json" else parse_yaml
     text = text_of(data)
     node = parse(data, file, max_bytes=settings.intake.max_job_bytes)
     tree = require_fields(node, file, text)
-    return _job(_present(plain(tree)), file, settings, Complaints(file, tree, text))
+    content, inherited = _present(plain(tree)), {}
+    if defaults:
+        below = load_defaults(defaults, file, settings)
+        inherited = dict.fromkeys(below.keys() - content.keys(), defaults_of(file))
+        content = over(below, content)
+    return _job(content, file, settings, Complaints(file, tree, text, inherited))
 
 
-def _list_of_aria2(data: bytes, file: str, settings: Settings) -> Job:
+def _list_of_aria2(data: bytes, file: str, settings: Settings, defaults: bytes) -> Job:
     try:
         name = job_name(file)
     except ValueProblem as exc:
@@ -54,8 +61,9 @@ def _list_of_aria2(data: bytes, file: str, settings: Settings) -> Job:
     text = text_of(data)
     if "\ufffd" in text and not _is_utf8(data):
         raise DocumentError(file, [Problem(message="the file is not valid UTF-8")])
-    revision = hashlib.sha256(data).hexdigest()
-    job = aria2.load(text, file, name, revision, default_rules(settings))
+    group = TaskGroup(name=name, items=(), rules=default_rules(settings))
+    group, revision = _below(defaults, group, hashlib.sha256(data).hexdigest(), file, settings)
+    job = aria2.load(text, file, revision, group)
     return replace(job, max_total_bytes=settings.limits.total_bytes)
 
 
@@ -67,15 +75,31 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def list_job(file: str, path: str, digest: str, settings: Settings) -> Job:
+def load_defaults(data: bytes, beside: str, settings: Settings) -> dict[str, Any]:
+    """Return the keys that hold for all job files of a folder. ``beside``: the name of one.
+
+    Raises DocumentError, as ``load``.
+    """
+    file = defaults_of(beside)
+    node = parse_yaml(data, file, max_bytes=settings.intake.max_job_bytes)
+    text = text_of(data)
+    tree = require_fields(node, file, text)
+    content, complaints = _present(plain(tree)), Complaints(file, tree, text)
+    check_defaults(content, settings, complaints)
+    complaints.raise_any()
+    return content
+
+
+def list_job(file: str, path: str, digest: str, settings: Settings, defaults: bytes = b"") -> Job:
     """Return the job of a list; ``file``: its name, as errors shall show it, with its ending.
 
-    ``path``: where the file stands now, absolute; ``digest`` (hex) of its content. Raises
-    DocumentError where it cannot be read as a whole, and OSError.
+    ``path``: where the file stands now, absolute; ``digest`` (hex) of its content. ``defaults``: as
+    for ``load``. Raises DocumentError where it cannot be read as a whole, and OSError.
     """
     name = job_name(file)
-    rules = default_rules(settings)
     listed = ListFile(path=path, format=LIST_SUFFIXES[PurePath(file).suffix])
+    group = TaskGroup(name=name, items=listed, rules=default_rules(settings))
+    group, revision = _below(defaults, group, digest, file, settings)
     try:
         check_list(listed)
     except MetalinkProblem as exc:
@@ -83,10 +107,25 @@ def list_job(file: str, path: str, digest: str, settings: Settings) -> Job:
         raise DocumentError(file, [problem]) from None
     return Job(
         name=name,
-        revision=digest,
-        groups=(TaskGroup(name=name, items=listed, rules=rules),),
+        revision=revision,
+        groups=(group,),
+        dest=group.template.dest,
         max_total_bytes=settings.limits.total_bytes,
     )
+
+
+def _below(
+    defaults: bytes, group: TaskGroup, revision: str, file: str, settings: Settings
+) -> tuple[TaskGroup, str]:
+    """Return a group of a file that has no keys of its own, and its revision, with defaults."""
+    if not defaults:
+        return group, revision
+    content = load_defaults(defaults, file, settings)
+    complaints = Complaints(defaults_of(file))
+    built = check_defaults(content, settings, complaints)
+    complaints.raise_any()
+    group = replace(built.group, name=group.name, items=group.items)
+    return group, hashlib.sha256(f"{revision} {_revision(content)}".encode()).hexdigest()
 
 
 def url_job(urls: Sequence[str], settings: Settings, *, name: str, dest: str) -> Job:
@@ -125,9 +164,7 @@ def job_name(file: str) -> str:
 
 
 def _job(content: dict[str, Any], file: str, settings: Settings, complaints: Complaints) -> Job:
-    revision = hashlib.sha256(
-        json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
-    ).hexdigest()
+    revision = _revision(content)
     keys, unread = read(content, complaints)
     name = keys.name
     if name is None:
@@ -179,6 +216,11 @@ def _values(group: TaskGroup) -> int:
         return 0
     lists = (said for _, said in group.matrix.axes if not isinstance(said, str))
     return sum(map(len, (*lists, *group.matrix.include, *group.matrix.exclude)))
+
+
+def _revision(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _rate(keys: JobFile) -> Rate | None:

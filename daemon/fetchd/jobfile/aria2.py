@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from fetchd.digests import ALGORITHMS
 from fetchd.errors import DocumentError, Problem, ValueProblem
 from fetchd.expand import ItemProblem, Recipe, Scope
-from fetchd.model import Item, Job, Rules, Run, TaskGroup
+from fetchd.model import Item, Job, Run, TaskGroup
 from fetchd.urls import file_name_of
 from fetchd.values import dataclass
 from fetchd.yamldoc import did_you_mean
@@ -37,8 +38,11 @@ class _Entry:
     options: list[tuple[int, str]]
 
 
-def load(text: str, file: str, name: str, revision: str, rules: Rules) -> Job:
-    """Return the job of a list; raises DocumentError with every problem that was found."""
+def load(text: str, file: str, revision: str, group: TaskGroup) -> Job:
+    """Return the job of a list, named like its group, which the files of the list become items of.
+
+    Raises DocumentError with every problem that was found.
+    """
     problems: list[Problem] = []
     items: list[Item] = []
     for entry in _entries(text, problems):
@@ -48,9 +52,10 @@ def load(text: str, file: str, name: str, revision: str, rules: Rules) -> Job:
         if len(problems) >= _MOST_PROBLEMS:
             break
     job = Job(
-        name=name,
+        name=group.name,
         revision=revision,
-        groups=(TaskGroup(name=name, items=tuple(items), rules=rules),),
+        groups=(replace(group, items=tuple(items)),),
+        dest=group.template.dest,
     )
     _try_out(job, items, problems)
     if not items and not problems:

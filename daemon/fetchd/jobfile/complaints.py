@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from fetchd.errors import DocumentError, Problem
 from fetchd.yamldoc import Fields, Items, Node, Scalar, label
 
 #: From the top of the file: keys, and numbers of items from 0.
 Path = tuple[str | int, ...]
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _MOST = 100
 _LONGEST_MESSAGE = 500
 _LONGEST_KEY = 150
 
 
 class Complaints:
-    """Collects errors; ``tree`` None: the job was not written in a file."""
+    """Collects errors; ``tree`` None: the job was not written in a file.
 
-    def __init__(self, file: str, tree: Node | None = None, text: str = "") -> None:
+    ``inherited``: keys that stand in another file, and in which.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        tree: Node | None = None,
+        text: str = "",
+        inherited: Mapping[str, str] = _NOTHING,
+    ) -> None:
         self.count = 0
         self._file = file
         self._tree = tree
         self._text = text
         self._problems: dict[tuple[object, str], Problem] = {}
+        self._inherited = inherited
         self._indexed: dict[int, dict[str | int, tuple[Scalar, Node]]] = {}
 
     @property
@@ -34,6 +48,8 @@ class Complaints:
         self.count += 1
         if self.full:
             return
+        if path and (source := self._inherited.get(str(path[0]))):
+            message = f"{message} (it stands in {source})"
         line, column = self.place(path, at_key=at_key)
         message, key = _short(message, _LONGEST_MESSAGE), _short(label(path), _LONGEST_KEY)
         problem = Problem(message=message, line=line, column=column, key=key, hint=hint)

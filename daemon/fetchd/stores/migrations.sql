@@ -62,3 +62,7 @@ ALTER TABLE kept_job ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;
 -- name: 8
 -- Moments of schedules that are past, and are to have a run.
 ALTER TABLE kept_job ADD COLUMN backlog TEXT NOT NULL DEFAULT '';
+
+-- name: 9
+-- Job files in a category have defaults beside them.
+ALTER TABLE kept_job ADD COLUMN defaults BLOB NOT NULL DEFAULT x'';

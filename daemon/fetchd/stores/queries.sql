@@ -105,11 +105,12 @@ DELETE FROM origin WHERE seen_at <= ?;
 SELECT id, raw FROM job WHERE name = ? AND revision = ?;
 
 -- name: keep_job
-INSERT OR REPLACE INTO kept_job (name, job, file, stamp, last, paused, backlog)
-VALUES (?, ?, ?, ?, ?, ?, ?);
+INSERT OR REPLACE INTO kept_job (name, job, file, stamp, last, paused, backlog, defaults)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: change_kept
-UPDATE kept_job SET stamp = ?, last = ?, paused = ?, backlog = ? WHERE name = ?;
+UPDATE kept_job SET stamp = ?, last = ?, paused = ?, backlog = ?, defaults = ?
+WHERE name = ?;
 
 -- name: kept_job
 SELECT job FROM kept_job WHERE name = ?;
@@ -120,7 +121,7 @@ DELETE FROM kept_job WHERE name = ?;
 -- name: all_kept
 -- From the few that are kept, not from all that ever ran.
 SELECT job.document, job.name, job.revision, kept_job.file, kept_job.stamp, kept_job.last,
-       kept_job.paused, kept_job.backlog
+       kept_job.paused, kept_job.backlog, kept_job.defaults
 FROM kept_job CROSS JOIN job ON job.id = kept_job.job ORDER BY kept_job.name;
 
 -- name: move_run

@@ -1,4 +1,4 @@
--- The state of fetchd, version 8. The way here from an older one is in migrations.sql.
+-- The state of fetchd, version 9. The way here from an older one is in migrations.sql.
 -- Times are Unix seconds. Paths are bytes, because names need not be UTF-8.
 
 CREATE TABLE job (
@@ -99,6 +99,7 @@ CREATE TABLE kept_job (                     -- the jobs whose files stay in the 
     stamp    TEXT NOT NULL,             -- which version of the file that is
     last     REAL NOT NULL,             -- the moment of its schedule that was dealt with last
     paused   INTEGER NOT NULL DEFAULT 0,
-    backlog  TEXT NOT NULL DEFAULT ''   -- earlier moments that are to have a run, by spaces
+    backlog  TEXT NOT NULL DEFAULT '',  -- earlier moments that are to have a run, by spaces
+    defaults BLOB NOT NULL DEFAULT x''  -- of the file's category, as they were
 ) WITHOUT ROWID;
 CREATE INDEX kept_of_job ON kept_job (job);

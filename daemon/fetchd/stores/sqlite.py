@@ -66,7 +66,7 @@ from fetchd.stores.revising import Revising
 from fetchd.threads import Worker
 from fetchd.urls import origin_of
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 _APPLICATION_ID = 0x66746364  # "ftcd"
 
 #: TaskState <-> column task.state; the queries know these numbers.
@@ -553,13 +553,13 @@ def _forget_kept(db: sqlite3.Connection, job: str) -> None:
         db.execute(Q["prune_job"], before)
 
 
-def _kept_columns(kept: Kept) -> tuple[str, float, int, str]:
+def _kept_columns(kept: Kept) -> tuple[str, float, int, str, bytes]:
     backlog = " ".join(map(repr, kept.backlog))
-    return kept.stamp, kept.last_s, int(kept.paused), backlog
+    return kept.stamp, kept.last_s, int(kept.paused), backlog, kept.defaults
 
 
 def _kept(row: tuple[Any, ...]) -> Kept:
-    document, name, revision, file, stamp, last_s, paused, backlog = row
+    document, name, revision, file, stamp, last_s, paused, backlog, defaults = row
     return Kept(
         job=codec.job_of(document, name, revision, ()),
         file=codec.path_text(file),
@@ -567,6 +567,7 @@ def _kept(row: tuple[Any, ...]) -> Kept:
         last_s=last_s,
         paused=bool(paused),
         backlog=tuple(map(float, backlog.split())),
+        defaults=bytes(defaults),
     )
 
 

@@ -1,0 +1,252 @@
+"""Subfolders with defaults: a drop folder, an engine and a clock by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from dropfolder import Crash
+from fetchd.disk import SystemOs
+from fetchd.events import FileIgnored, JobAccepted, JobRejected, WatchMissed
+from fetchd.folder.inbox import GONE_S
+from fetchd.folder.places import Place, Places
+from fetchd.model import RunState
+from unit.test_kept_jobs import NIGHTLY, Yard
+
+JOB = "url: http://one.example/f\n"
+
+
+class Street(Yard):
+    def __init__(self, base, **settings):
+        super().__init__(base, **settings)
+        (self.jobs / "isos").mkdir()
+        self.defaults("dest: images\nretry: { attempts: 3 }\n")
+
+    def defaults(self, text: str) -> None:
+        self.drop("isos/_defaults.yaml", text)
+
+    def places(self) -> dict[str, list[str]]:
+        found = {}
+        for place in ("", "active", "done", "failed", "reports"):
+            folder = self.jobs / place / "isos"
+            if folder.is_dir():
+                found[place] = sorted(path.name for path in folder.iterdir())
+        return found
+
+    def work_all(self):
+        self.turns()
+        while self.hand.expand_once():
+            pass
+        paths = self.work()
+        self.turns()
+        return paths
+
+
+@pytest.fixture
+def street(tmp_path):
+    made = Street(tmp_path)
+    yield made
+    made.hand.close()
+
+
+def test_what_the_defaults_say_holds_for_the_files_beside_them_and_their_own_keys_go_first(street):
+    street.drop("isos/a.yaml", JOB)
+    street.drop("isos/b.yaml", "url: http://one.example/g\ndest: mine\nretry: { delay: 9s }\n")
+    street.drop("c.yaml", "url: http://one.example/h\n")
+    street.turns()
+    (b,) = [run for run in street.hand.store.open_runs() if run.job.name == "b"]
+
+    assert sorted(street.work()) == ["h", "images/f", "mine/g"]
+    retry = b.groups[0].group.rules.retry
+    assert (retry.attempts, retry.delay_s) == (3, 9.0)
+
+
+def test_a_file_goes_its_way_in_folders_of_its_category_and_reports_are_by_the_jobs_name(street):
+    street.drop("isos/a.yaml", JOB)
+    street.turns()
+    on = street.places()
+    street.work()
+    street.turns()
+
+    assert on == {"": ["_defaults.yaml"], "active": ["a.yaml"]}
+    assert street.places() == {"": ["_defaults.yaml"], "active": [], "done": ["a.yaml"]}
+    assert street.report("a")["state"] == "succeeded"
+    assert street.report("a")["file"] == "isos/a.yaml"
+
+
+def test_a_list_has_the_defaults_too(street):
+    street.drop("isos/l.urls", "http://one.example/x\nhttp://one.example/y\n")
+
+    assert street.work_all() == ["images/x", "images/y"]
+    assert street.places()["done"] == ["l.urls"]
+
+
+def test_a_bad_file_of_a_category_is_put_aside_in_it(street):
+    street.drop("isos/bad.yaml", "ulr: x\n")
+    street.turns()
+
+    assert street.places() == {
+        "": ["_defaults.yaml"],
+        "failed": ["bad.yaml"],
+        "reports": ["bad.yaml.error.txt"],
+    }
+    assert street.error("isos/bad.yaml").startswith("isos/bad.yaml:1:1: ulr: unknown key")
+
+
+def test_wrong_defaults_are_told_with_their_place_and_the_files_wait_until_they_are_mended(street):
+    street.defaults("dest: images\nretyr: { attempts: 3 }\n")
+    street.drop("isos/a.yaml", JOB)
+    street.turns(10)
+    told = street.error("isos/_defaults.yaml"), len(street.told(JobRejected)), street.runs()
+    street.folder._hinted.clear()
+    idle = street.folder.idle()
+    street.defaults("dest: images\n")
+    street.turns()
+
+    assert told[0].startswith("isos/_defaults.yaml:2:1: retyr: unknown key (did you mean 'retry'?)")
+    assert told[1:] == (1, [])
+    assert idle  # nobody has to wait for it
+    assert street.work() == ["images/f"]
+    assert not (street.jobs / "reports" / "isos" / "_defaults.yaml.error.txt").exists()
+
+
+def test_an_edit_of_the_defaults_is_an_edit_of_the_files_that_stay(street):
+    street.drop("isos/tools.yaml", "keep: true\n" + JOB)
+    street.turns()
+    first = street.work()
+    street.defaults("dest: elsewhere\n")
+    street.turns()
+    second = street.work()
+    street.defaults("dset: wrong\n")
+    street.turns(5)
+    street.live()
+    street.turns()
+    wrong = street.work(), street.kept()
+
+    assert (first, second) == (["images/f"], ["elsewhere/f"])
+    assert wrong == ([], {"isos/tools.yaml": "tools"})
+
+
+def test_a_scheduled_file_runs_with_the_defaults_that_held_when_it_was_accepted(street):
+    street.drop("isos/nightly.yaml", NIGHTLY.replace("dest: ${run.date}\n", ""))
+    street.turns()
+    street.live()
+    street.turns()
+    street.defaults("dset: wrong\n")
+    street.at("2026-11-28 03:15")
+
+    assert street.work() == ["images/f"]
+
+
+def test_a_file_of_a_category_that_is_taken_away_ends_its_job(street):
+    path = street.drop("isos/tools.yaml", "keep: true\n" + JOB)
+    street.turns()
+    street.work()
+    path.unlink()
+    street.turn(0.1)
+    street.turn(GONE_S)
+
+    assert street.kept() == {}
+
+
+def test_control_files_work_in_the_category_and_above_it(street):
+    street.drop("isos/a.yaml", JOB)
+    street.drop("isos/b.yaml", JOB.replace("/f", "/g"))
+    street.turns()
+    street.drop("isos/a.cancel", "")
+    street.drop("b.cancel", "")
+    street.turns()
+
+    assert street.report("a")["state"] == street.report("b")["state"] == RunState.CANCELLED
+    assert street.places()["failed"] == ["a.yaml", "b.yaml"]
+    street.drop("isos/a.retry", "")
+    street.turns()
+    assert street.error("isos/a.retry")  # a cancelled run has nothing to try again
+
+
+def test_a_retry_brings_the_file_back_into_its_category(street):
+    from fetchd.model import Failure
+
+    street.drop("isos/a.yaml", JOB)
+    street.turns()
+    street.hand.settle(street.hand.fetch(), Failure(code="not_found", reason="", transient=False))
+    street.turns()
+    street.drop("a.retry", "")
+    street.turns()
+    back = street.places()["active"]
+    street.work()
+
+    assert back == ["a.yaml"]
+    assert street.places()["done"] == ["a.yaml"]
+
+
+def test_two_files_of_one_name_in_two_categories_are_one_job_and_wait_for_one_another(street):
+    street.drop("isos/a.yaml", JOB)
+    street.drop("a.yaml", JOB)
+    street.turns()
+
+    assert [street.work_all(), street.work_all()] == [["images/f"], ["f"]]
+    assert len(street.told(JobAccepted)) == 2
+
+
+def test_a_folder_without_defaults_is_left_alone_and_told_of(street):
+    (street.jobs / "notes").mkdir()
+    street.drop("notes/a.yaml", JOB)
+    street.turns()
+
+    assert (street.jobs / "notes" / "a.yaml").is_file()
+    assert [event.file for event in street.told(FileIgnored)] == ["notes"]
+    assert street.runs() == []
+
+
+def test_f09_a_link_to_a_folder_is_no_category(street, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "_defaults.yaml").write_text("dest: x\n")
+    (outside / "secret.yaml").write_text(JOB)
+    (street.jobs / "link").symlink_to(outside)
+    street.turns()
+
+    assert street.runs() == []
+    assert (outside / "secret.yaml").is_file()
+
+
+def test_f09_a_link_that_takes_a_categorys_place_after_a_look_is_not_followed(street, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a.yaml").write_text(JOB)
+    (street.jobs / "link").symlink_to(outside)
+    places = Places(street.jobs, SystemOs())
+
+    with pytest.raises(NotADirectoryError):
+        places.open(Place.JOBS, "link/a.yaml")
+    assert places.stat(Place.JOBS, "link/a.yaml") is None
+    places.end_turn()
+
+
+def test_files_of_categories_are_found_by_looking_and_are_not_missed_events(street):
+    street.drop("isos/a.yaml", JOB)
+    street.turns(20)
+
+    assert street.folder.turn(lambda: None) <= 5.0
+    assert street.told(WatchMissed) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "file"),
+    [
+        ("folder.accepted", "isos/a.yaml"),
+        ("folder.moved", "isos/a.yaml"),
+        ("folder.claimed", "isos/a.urls"),
+        ("folder.accepted", "isos/a.urls"),
+    ],
+)
+def test_a_crash_on_the_way_in_neither_loses_nor_repeats_a_file_of_a_category(street, place, file):
+    street.live(crash_at=place)
+    street.drop(file, JOB if file.endswith(".yaml") else "http://one.example/f\n")
+    with pytest.raises(Crash):
+        street.turns()
+    street.live()
+
+    assert street.work_all() == ["images/f"]
+    assert street.places()["done"] == [file.removeprefix("isos/")]
+    assert len({event.run for event in street.told(JobAccepted)}) == 1
