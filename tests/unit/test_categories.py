@@ -80,6 +80,15 @@ def test_a_list_has_the_defaults_too(street):
     assert street.places()["done"] == ["l.urls"]
 
 
+def test_an_input_list_of_aria2c_has_the_defaults_of_its_category(street):
+    street.drop("isos/l.aria2", "http://one.example/x\n  dir=deep\nhttp://one.example/y\n")
+    street.turns()
+    (run,) = street.hand.store.open_runs()
+
+    assert run.groups[0].group.rules.retry.attempts == 3
+    assert sorted(street.work()) == ["images/deep/x", "images/y"]
+
+
 def test_a_bad_file_of_a_category_is_put_aside_in_it(street):
     street.drop("isos/bad.yaml", "ulr: x\n")
     street.turns()
