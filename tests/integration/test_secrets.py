@@ -149,7 +149,7 @@ def certified(tmp_path):
         ({}, {"S": {"credential": "x"}}, "secrets.S.credential: "),
         ({"auth": {"bearer": "S"}}, {"S": {"file": "spaced"}}, "origins.https://h:443.auth.bearer"),
         ({"netrc": "true"}, {}, "origins.https://h:443.netrc: "),
-        ({"proxy": "https://p:1"}, {}, "origins.https://h:443.proxy: "),
+        ({"proxy": "https://p:1"}, {}, "origins.https://h.proxy: "),
     ],
 )
 def test_what_cannot_be_given_ends_a_start_with_78_and_its_key(

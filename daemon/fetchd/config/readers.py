@@ -176,10 +176,11 @@ def _read_group(value: Any) -> str:
 
 
 def _read_proxy(value: Any) -> str:
-    proxy = check_url(_text(value))
-    if local_path(proxy) is not None:
-        raise ValueProblem(f"{proxy!r} is no proxy; write http://HOST:PORT")
-    return proxy
+    text = _text(value)
+    if not text.lower().startswith("http://"):
+        shown = "this" if "@" in text else repr(text)  # a password may stand before the @
+        raise ValueProblem(f"{shown} is no proxy that fetchd knows; write http://HOST:PORT")
+    return check_url(text)
 
 
 def read_origin(value: Any) -> str:

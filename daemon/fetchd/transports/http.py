@@ -494,6 +494,4 @@ def _check_proxy(proxy: str, key: str) -> None:
     except ValueError:
         good = False
     if not good:
-        raise ConfigError(
-            f"{key}.proxy: must be http://HOST:PORT; https and socks proxies are not built yet"
-        )
+        raise ConfigError(f"{key}.proxy: must be http://HOST:PORT")
