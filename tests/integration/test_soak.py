@@ -6,6 +6,8 @@ import pytest
 
 from faults.soak import soak
 
+pytestmark = pytest.mark.usefixtures("anew")  # what a process takes is measured
+
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
