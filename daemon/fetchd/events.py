@@ -439,6 +439,16 @@ class TasksSkipped(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TasksPassedOver(Event):
+    """The condition of these tasks is not met, as may well be: they are skipped too."""
+
+    job: str
+    run: int
+    group: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TasksCancelled(Event):
     job: str
     run: int

@@ -333,8 +333,9 @@ def test_what_is_skipped_for_its_condition_hurts_nobody(hand):
     view = hand.store.run_view(answer.run)
     assert paths == ["g"]
     assert (view.state, view.tasks.skipped) == (RunState.SUCCEEDED, 1)
-    (skipped,) = of(hand, events.TasksSkipped)
-    assert (skipped.group, skipped.count, skipped.reason) == ("one", 1, "condition")
+    (passed_over,) = of(hand, events.TasksPassedOver)
+    assert (passed_over.group, passed_over.count) == ("one", 1)
+    assert not of(hand, events.TasksSkipped)
     states = {f.path: (f.state, f.detail) for f in hand.store.files(answer.run)}
     assert states["f"] == (TaskState.SKIPPED, "condition")
 
@@ -424,7 +425,7 @@ def test_tasks_that_do_not_meet_their_own_condition_are_skipped_from_the_start(h
     view = hand.store.run_view(answer.run)
     assert sorted(paths) == ["f", "g"]  # nobody else has its destination
     assert (view.state, view.tasks.succeeded, view.tasks.skipped) == (RunState.SUCCEEDED, 2, 1)
-    assert [event.count for event in of(hand, events.TasksSkipped)] == [1]
+    assert [event.count for event in of(hand, events.TasksPassedOver)] == [1]
     assert not hand.engine.obey(Retry(job="a")).done
 
 

@@ -83,6 +83,16 @@ def test_tasks_are_queued_then_running_then_counted_by_how_they_ended(stats):
     assert after["tasks_skipped"] == 2
 
 
+def test_tasks_that_are_passed_over_are_skipped_ones_that_came(stats):
+    totals = hear(
+        stats,
+        events.TasksAdded(job="j", run=1, count=3),
+        events.TasksPassedOver(job="j", run=1, group="g", count=2),
+    )
+
+    assert (totals["tasks_skipped"], totals["queued"]) == (2, 1)
+
+
 def test_a_file_that_was_up_to_date_adds_no_published_bytes(stats):
     totals = hear(stats, done(1, size_bytes=7), done(2, "up_to_date", size_bytes=100))
 

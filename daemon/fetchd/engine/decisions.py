@@ -600,7 +600,7 @@ class Decisions:
 
     def end_rest(self, group: Group, state: TaskState, reason: str, effects: Effects) -> None:
         """Let every task that is not under way be skipped or cancelled; a list is read no more."""
-        was_expanding, group.expanding = group.expanding, False
+        group.expanding = False
         group.forget_queue()
         count = group.counts[TaskState.READY]
         group.move(TaskState.READY, state, count)
@@ -609,7 +609,9 @@ class Decisions:
             RestEnded(run=group.run.run.id, group=group.id, state=state, reason=reason)
         )
         about = about_run(group.run)
-        if (count or was_expanding) and state is TaskState.SKIPPED:
+        if reason == "condition":
+            effects.happened.append(events.TasksPassedOver(**about, group=group.name, count=count))
+        elif count and state is TaskState.SKIPPED:
             effects.happened.append(
                 events.TasksSkipped(**about, group=group.name, count=count, reason=reason)
             )

@@ -764,7 +764,11 @@ class Engine:
         self._tell(events.TasksAdded(job=job.name, run=run.id, count=tasks))
         for group in new.groups:
             if skipped := sum(spec.skip for spec in group.specs):
-                self._tell(_unmet(job.name, run.id, group.group.name, skipped))
+                self._tell(
+                    events.TasksPassedOver(
+                        job=job.name, run=run.id, group=group.group.name, count=skipped
+                    )
+                )
         failed = sum(group.counts.failed for group in opened.groups)
         for file in self._store.failures(run.id, failed) if failed else ():
             self._tell(
@@ -1091,7 +1095,9 @@ class Engine:
             group.counts[TaskState.FAILED] += failed
             group.counts[TaskState.SKIPPED] += skipped
             if skipped:
-                effects.happened.append(_unmet(run.job.name, run.run.id, group.name, skipped))
+                effects.happened.append(
+                    events.TasksPassedOver(**about, group=group.name, count=skipped)
+                )
             group.position = batch.position
             group.look_again()
             if run.cancelled:
@@ -1244,11 +1250,6 @@ class Engine:
             self._to_expand.put(effects.to_expand)
         for event in effects.happened:
             self._tell(event)
-
-
-def _unmet(job: str, run: int, group: str, count: int) -> events.TasksSkipped:
-    """Return the event of tasks that do not meet the condition of their group."""
-    return events.TasksSkipped(job=job, run=run, group=group, count=count, reason="condition")
 
 
 def _is_comparable(new: NewJob) -> bool:

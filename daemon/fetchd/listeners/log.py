@@ -69,6 +69,7 @@ LINES: dict[type[Event], Line] = {
     events.TaskDone: Line("task.done", _INFO),
     events.TaskFailed: Line("task.failed", _ERROR),
     events.TasksSkipped: Line("tasks.skipped", _WARNING),
+    events.TasksPassedOver: Line("tasks.passed_over", _INFO),
     events.TasksCancelled: Line("tasks.cancelled", _INFO),
 }
 

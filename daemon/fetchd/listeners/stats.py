@@ -77,7 +77,7 @@ class Stats:
             case events.RunRevised():
                 count["tasks_added"] += event.added
                 count["tasks_cancelled"] += event.removed
-            case events.TasksSkipped():
+            case events.TasksSkipped() | events.TasksPassedOver():
                 count["tasks_skipped"] += event.count
             case events.TasksCancelled():
                 count["tasks_cancelled"] += event.count
