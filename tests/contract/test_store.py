@@ -840,16 +840,17 @@ def test_what_a_group_has_succeeded_with_is_known_to_the_next_runs_of_the_job(st
 
 
 def test_a_task_that_is_skipped_from_the_start_takes_no_destination(store):
-    opened = add(store, job("a", group("a", replace(spec("f"), skip=True), spec("f"))))
+    unmet = replace(spec("f"), skip=True)
+    opened = add(store, job("a", group("a", unmet, spec("g"))))
     (open_group,) = opened.groups
     got: list[Appended] = []
-    more = (replace(spec("f"), skip=True), spec("f"))
-    store.append_tasks(open_group, opened.run.id, more, None, got.append)
+    store.append_tasks(open_group, opened.run.id, (unmet, spec("f"), spec("g")), None, got.append)
     store.flush()
     (appended,) = got
 
     assert (open_group.counts.ready, open_group.counts.skipped) == (1, 1)
-    assert (appended.added, appended.skipped, len(appended.failed)) == (2, 1, 1)
+    assert (appended.added, appended.skipped) == (3, 1)
+    assert [one.path for one, _, _ in appended.failed] == ["g"]
 
 
 def test_of_too_many_runs_the_oldest_are_forgotten(store):
