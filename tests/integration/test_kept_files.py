@@ -142,3 +142,13 @@ def test_files_of_a_category_are_fetched_with_its_defaults_and_put_away_in_it(tm
         "l.urls",
     ]
     assert daemon.report("a")["file"] == "isos/a.yaml"
+
+
+def test_once_runs_a_kept_file_that_is_new_and_not_again_as_long_as_it_stays_as_it_is(tmp_path):
+    with Server({"/f": file(content("f", 10))}) as server, DaemonProcess(tmp_path) as daemon:
+        daemon.drop("tools.yaml", kept(server, "/f"))
+        codes = [daemon.run_once(), daemon.run_once()]
+
+    assert codes == [0, 0]
+    assert len(daemon.events("run.ended")) == 1
+    assert (daemon.jobs / "tools.yaml").is_file()

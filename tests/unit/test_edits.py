@@ -11,9 +11,21 @@ from hypothesis import strategies as st
 
 from fetchd.events import RunRevised, TaskInterrupted
 from fetchd.listeners import Stats
-from fetchd.model import Fetched, Interrupted, Progress, Published, RunState, TaskState
+from fetchd.model import (
+    Batch,
+    Fetched,
+    Interrupted,
+    ListFile,
+    Position,
+    Progress,
+    Published,
+    Rules,
+    RunState,
+    TaskGroup,
+    TaskState,
+)
 from fetchd.stores import SqliteStore
-from harness import EngineByHand, FakeClock, group, intent_for, job, spec
+from harness import EngineByHand, FakeClock, expand_specs, group, intent_for, job, spec
 
 
 def kept(revision, *groups, **more):
@@ -243,6 +255,41 @@ def test_an_edit_outlives_a_crash_at_once(tmp_path):
     assert second.files() == {"f": "succeeded", "new": "succeeded"}
     assert second.store.run_view(1).revision == "r2"
     second.close()
+
+
+def listed(name, path, **rules):
+    return TaskGroup(name=name, items=ListFile(path=path), rules=Rules(**rules))
+
+
+def test_a_list_that_is_the_same_is_read_on_and_another_one_from_its_beginning():
+    def expand(job, group, run, position):
+        if not isinstance(group.items, ListFile):
+            return expand_specs(job, group, run, position)
+        first = 0 if position is None else position.offset_bytes
+        after = Position(offset_bytes=first + 1, prefix_sha256="", lines=first + 1)
+        made = spec(f"{group.items.path}/{first}")
+        return Batch(specs=(made,), position=after if first < 2 else None)
+
+    hand = Hand(expand=expand)
+    hand.edit("r1", listed("a", "one"), group("b", spec("f")))
+    hand.expand_once()
+    f, under_way = sorted((hand.fetch(), hand.fetch()), key=lambda one: one.task.spec.path)
+    hand.edit("r2", listed("a", "one"), group("b", spec("g")))
+    hand.leave(f)
+    same = hand.wanted(under_way), sorted(hand.files())
+    hand.succeed(under_way)
+    hand.expand_once()
+    hand.edit("r3", listed("a", "two"), group("b", spec("g")))
+    while hand.expand_once():
+        pass
+    hand.run_all()
+
+    assert same == (True, ["g", "one/0"])
+    # What was published stays.
+    assert sorted(hand.files()) == ["g", "one/0", "two/0", "two/1", "two/2"]
+    assert set(hand.files().values()) == {"succeeded"}
+    assert hand.engine.idle()
+    hand.close()
 
 
 def test_the_totals_add_up_after_an_edit(hand):

@@ -11,6 +11,7 @@ import pytest
 from dropfolder import Crash, CrashAt, DropFolder
 from fetchd import jobfile
 from fetchd.config import Settings
+from fetchd.engine import schedule
 from fetchd.events import JobAccepted, JobKept, JobRejected, JobRemoved
 from fetchd.expand import expand
 from fetchd.folder.inbox import GONE_S
@@ -228,6 +229,41 @@ def test_without_schedules_a_scheduled_file_is_left_alone_and_the_folder_becomes
     assert yard.names() == ["often.yaml"]
     assert yard.folder.idle()
     yard.hand.close()
+
+
+def test_what_was_missed_is_counted_once_and_not_for_each_of_its_runs(yard, monkeypatch):
+    yard.drop("all.yaml", NIGHTLY.replace("daily 03:15", "{ daily: 03:15, catch_up: all }"))
+    yard.turns()
+    yard.clock.advance(4 * DAY_S)
+    counted = []
+    newest = schedule.newest
+
+    def counting(*of):
+        counted.append(of)
+        return newest(*of)
+
+    monkeypatch.setattr(schedule, "newest", counting)
+    paths = []
+    for _ in range(5):
+        yard.turns()
+        paths += yard.work()
+    once = len(counted)
+    yard.clock.advance(2 * DAY_S)
+    yard.turns()
+
+    assert paths == [f"2026-{day}/f" for day in ("11-28", "11-29", "11-30", "12-01")]
+    assert (once, len(counted)) == (1, 2)
+
+
+def test_to_show_a_job_that_waits_for_its_run_to_end_computes_nothing(yard, monkeypatch):
+    yard.drop("nightly.yaml", NIGHTLY)
+    yard.turns()
+    yard.at("2026-11-28 03:15")
+    yard.at("2026-11-29 03:15")
+    shown = yard.next()
+    monkeypatch.setattr("fetchd.engine.schedule.decide", None)
+
+    assert shown == yard.next() == "2026-11-29 03:15"
 
 
 def test_what_the_configuration_of_today_forbids_is_told_and_does_not_run(yard):

@@ -303,8 +303,12 @@ def test_asked_at_whatever_moments_no_run_is_doubled_and_none_is_early(
     last_s, now_s, runs = first_last_s(some, begin_s), begin_s, []
     for step_s in steps:
         now_s += step_s
+        counted = False
         while True:
-            verdict = decide(some, zone, last_s=last_s, now_s=now_s, delay_s=jitter_s)
+            verdict = decide(
+                some, zone, last_s=last_s, now_s=now_s, delay_s=jitter_s, counted=counted
+            )
+            counted = verdict.run_s is not None
             last_s = verdict.last_s
             if verdict.run_s is None:
                 break

@@ -347,11 +347,11 @@ class Engine:
                 self._origin_records.note(out, outcome, effects)
                 if not out.group.run.frozen:
                     self._settle(out, outcome, effects)
-                elif isinstance(attempt, Fetch):
-                    out.group.run.late.append((out, outcome))
-                else:
+                elif isinstance(attempt, Publish | Expand):  # these are waited for
                     self._settle(out, outcome, effects)
                     self._drained.notify_all()
+                else:
+                    out.group.run.late.append((out, outcome))
 
     def _settle(self, out: Out, outcome: Outcome, effects: Effects) -> None:
         if out.stale and isinstance(out.attempt, Fetch):
@@ -601,6 +601,11 @@ class Engine:
             run.frozen = False
             effects.entries += run.parked
             run.parked = []
+            effects.to_expand += [
+                group
+                for group in run.groups.values()
+                if group.phase is Phase.OPEN and group.expanding and not group.list_out
+            ]
             self._settle_late(run, effects)
         return False
 
@@ -1051,6 +1056,8 @@ class Engine:
                 if not (group.expanding or decide) or group.run.cancelled:
                     continue
                 if not self._is_open(group):
+                    continue
+                if group.run.frozen:  # it is laid out again behind that
                     continue
                 attempt = Expand(
                     fence=self._decide.next_fence(),

@@ -18,7 +18,8 @@ from fetchd.model import Due, Kept, KeptView, Submit
 class _Standing:
     """``look_s``: nothing is due before, if the wall clock has not gone back behind ``looked_s``.
 
-    ``delay_s``: drawn for the next run. ``next_s``: when that is due, or was.
+    ``delay_s``: drawn for the next run. ``next_s``: when that is due, or was. ``counted``: as for
+    ``schedule.decide``; to count takes up to a second.
     """
 
     kept: Kept
@@ -26,6 +27,7 @@ class _Standing:
     looked_s: float = math.inf
     look_s: float = math.inf
     next_s: float = math.inf
+    counted: bool = False
 
 
 class KeptJobs:
@@ -43,7 +45,9 @@ class KeptJobs:
         """Take in a job, another revision of it, or what was dealt with."""
         which = kept.job.schedule
         delay_s = self._random.uniform(0.0, which.jitter_s) if which and which.jitter_s else 0.0
-        self._jobs[kept.job.name] = _Standing(kept, delay_s)
+        before = self._jobs.get(kept.job.name)
+        counted = before is not None and before.counted and before.kept.job == kept.job
+        self._jobs[kept.job.name] = _Standing(kept, delay_s, counted=counted)
 
     def forget(self, job: str) -> None:
         self._jobs.pop(job, None)
@@ -83,7 +87,9 @@ class KeptJobs:
             last_s=standing.kept.last_s,
             now_s=now_s,
             delay_s=standing.delay_s,
+            counted=standing.counted,
         )
+        standing.counted = verdict.run_s is not None
         standing.kept = replace(standing.kept, last_s=verdict.last_s)
         standing.looked_s, standing.look_s = now_s, verdict.look_s
         standing.next_s = verdict.look_s if verdict.run_s is None else verdict.run_s
@@ -92,7 +98,8 @@ class KeptJobs:
     def views(self, now_s: float) -> tuple[KeptView, ...]:
         found = []
         for name, standing in self._jobs.items():
-            self._due(standing, now_s)
+            if not standing.looked_s <= now_s or standing.next_s > now_s:
+                self._due(standing, now_s)  # of one that waits for its turn all is known
             kept = standing.kept
             found.append(
                 KeptView(

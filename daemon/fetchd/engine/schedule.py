@@ -130,15 +130,26 @@ def _day(text: str) -> date:
 
 
 def decide(
-    schedule: Schedule, zone: str | None, *, last_s: float, now_s: float, delay_s: float
+    schedule: Schedule,
+    zone: str | None,
+    *,
+    last_s: float,
+    now_s: float,
+    delay_s: float,
+    counted: bool = False,
 ) -> Verdict:
-    """Decide what is due. ``last_s``: the last moment that is dealt with; ``delay_s``: jitter."""
+    """Decide what is due. ``last_s``: the last moment that is dealt with; ``delay_s``: jitter.
+
+    ``counted``: those behind it that are over are known not to be too many to catch up with.
+    """
     following_s = next(moments(schedule, zone, last_s))
     if last_s - now_s > min(SAME_HOURS_S, following_s - last_s):  # the clock was set back
         last_s, following_s = now_s, next(moments(schedule, zone, now_s))
     until_s = now_s - delay_s
     if following_s > until_s:
         return Verdict(None, last_s, following_s + delay_s)
+    if schedule.catch_up is CatchUp.ALL and counted:
+        return Verdict(following_s, last_s, now_s)
     most = MOST_CAUGHT_UP if schedule.catch_up is CatchUp.ALL else 1
     run_s = newest(schedule, zone, last_s, until_s, most)[0]
     if schedule.catch_up is CatchUp.NONE and until_s - run_s > LATE_S:

@@ -79,6 +79,8 @@ class Revising:
     ) -> None:
         """Remove what the group has no more; what was published stays, for the report."""
         rows = self._rows[group_id]
+        if new is not None and _reads_on(before, new):
+            return
         paths = {codec.path_bytes(spec.path) for spec in new.specs} if new else set()
         for path in [path for path in rows if path not in paths]:
             elsewhere = (before.rules.root, codec.path_text(path)) in taken
@@ -100,6 +102,8 @@ class Revising:
             self._found.missing[name] = list(new.specs)
             return
         group_id, before = self._groups[name]
+        if new.expanding and not _reads_on(before, new):  # from the beginning
+            self._db.execute(self._q["move_position"], (True, None, None, None, group_id))
         self._db.execute(self._q["revise_group"], (codec.group_text(new.group), group_id))
         same_rules = _of_the_file(before.rules) == _of_the_file(rules)
         missing = self._found.missing.setdefault(name, [])
@@ -117,6 +121,11 @@ class Revising:
         self._found.opened += row.state not in _OPEN
         if row.state == _RUNNING:
             self._found.stale.add(row.id)
+
+
+def _reads_on(before: TaskGroup, new: NewGroup) -> bool:
+    """Whether the tasks of a list are to come from it as before."""
+    return new.expanding and codec.group_text(before) == codec.group_text(new.group)
 
 
 def _columns(spec: TaskSpec) -> tuple[str, str, str, int | None]:
