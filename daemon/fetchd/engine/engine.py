@@ -293,6 +293,7 @@ class Engine:
         """Whether the part of a destination, untouched for ``age_s``, may still be of use."""
         state = self._store.destination_state(root, path)
         if state is None and (root, path) in self._dropped:
+            self._dropped.discard((root, path))
             return False
         if state is None or state is TaskState.FAILED:
             return age_s < KEEP_PARTS_S
