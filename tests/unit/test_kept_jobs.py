@@ -550,6 +550,24 @@ def test_a_file_that_comes_back_while_its_last_run_is_on_is_kept_again_without_a
     assert yard.names() == ["tools.yaml"]
 
 
+def test_the_example_of_a_kept_file_is_fetched_in_its_window_and_edited_in_place(yard):
+    text = (Path(__file__).parents[2] / "config" / "examples" / "kept.yaml").read_text()
+    path = yard.drop("kept.yaml", text)  # on a Friday at noon
+    yard.turns()
+    yard.drop("kept.yaml", text + "  - news.txt\n")
+    yard.turns()
+    noon = yard.report("shelf")["waiting"]
+    yard.clock.advance(9 * 3600.0)  # 22:00 in Berlin
+    yard.hand.engine.tick()
+    night = yard.work()
+    path.unlink()
+    yard.turns(10)
+
+    assert noon == {"window": 3}
+    assert night == ["shelf/rescue-1.4.iso", "shelf/rescue.pdf", "shelf/news.txt"]
+    assert yard.kept() == {}
+
+
 # ---------------------------------------------------------------- the record
 
 
