@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fetchd.clock import Clock, Failpoints
+from fetchd.cores import Cores
 from fetchd.disk import DownloadDisk, RootSpec, build
 from fetchd.events import Event
 from fetchd.expand import lookup_of
@@ -37,7 +38,7 @@ from fetchd.model import (
     Verify,
 )
 from fetchd.steps import STEPS, Finisher, Kind
-from harness import FakeClock
+from harness import ONE_CORE, FakeClock
 
 RUN = Run(id=1, job="j", revision="r", scheduled_for_s=0.0)
 
@@ -60,6 +61,7 @@ class Workshop:
         clock: Clock | None = None,
         steps: Mapping[str, Kind] = STEPS,
         wanted: Callable[[], bool] = lambda: True,
+        cores: Cores = ONE_CORE,
         **root: Any,
     ) -> None:
         self.folder = folder
@@ -76,6 +78,7 @@ class Workshop:
             self.clock,
             Failpoints(),
             lookup_of,
+            cores,
         )
 
     def _report(self, attempt: Attempt, progress: Progress) -> bool:

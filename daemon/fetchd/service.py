@@ -243,6 +243,7 @@ class Works:
             clock=clock,
             failpoints=self._failpoints,
             lookup=lookup_of,
+            cores=cores,
         )
         self.publisher = Pool(
             "publisher",

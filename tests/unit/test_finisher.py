@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from typing import Any
 
 import pytest
 
@@ -151,3 +152,26 @@ def test_mode_is_that_of_the_file(shop, tmp_path, written, mode):
     shop.make("a", b"x", {"mode": written})
 
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+
+
+def test_steps_may_use_all_cores_and_their_thread_comes_home_behind_them(tmp_path):
+    class Noted:
+        def __init__(self):
+            self.calls = []
+
+        def spread(self):
+            self.calls.append("spread")
+
+        def gather(self):
+            self.calls.append("gather")
+
+    def work(bench, options):
+        cores.calls.append("work")
+        raise AttemptError("step_failed", "no")
+
+    cores: Any = Noted()
+    shop = Workshop(tmp_path, steps={"mode": kind(work)}, cores=cores)
+    shop.refuse("a", b"x", {"mode": "0600"})
+
+    assert cores.calls == ["spread", "work", "gather"]
+    shop.close()

@@ -7,6 +7,7 @@ from typing import Any
 
 from fetchd import events
 from fetchd.clock import Clock, Failpoints
+from fetchd.cores import Cores
 from fetchd.errors import AttemptError, NotWanted, ValueProblem, let_go
 from fetchd.model import (
     Attempt,
@@ -42,9 +43,11 @@ class Finisher:
         clock: Clock,
         failpoints: Failpoints,
         lookup: Callable[[Finish], Callable[[str], str]],
+        cores: Cores,
     ) -> None:
         """``lookup``: what the names in ``${...}`` mean for a task; raises ValueProblem."""
         self._lookup = lookup
+        self._cores = cores
         self._steps = steps
         self._disk = disk
         self._report = report
@@ -55,6 +58,8 @@ class Finisher:
     def __call__(self, attempt: Finish) -> Outcome:
         """Carry one attempt out. Exceptions that are not the attempt's own pass up."""
         kept = False
+        # Unpacking needs no interpreter, and a program is to have what the machine has.
+        self._cores.spread()
         try:
             with self._disk.stage(attempt) as staging:
                 kept = True  # the part is as it was verified, whatever the steps meet
@@ -70,6 +75,8 @@ class Finisher:
             return Failure(
                 code=exc.code, reason=hide(exc.reason), transient=exc.transient, kept=kept
             )
+        finally:
+            self._cores.gather()
 
     def _finish(self, attempt: Finish, staging: Staging | None) -> Staged:
         if staging is None:
