@@ -299,7 +299,7 @@ def test_get_takes_steps_too_and_leaves_nothing_behind(tmp_path):
 def test_the_step_under_way_is_in_the_log(tmp_path):
     with (
         Server({"/a.bin": file(b"x")}) as server,
-        DaemonProcess(tmp_path, "log.level=debug") as daemon,
+        DaemonProcess(tmp_path, "log.level=debug", "finishers=1") as daemon,
     ):
         daemon.drop("s.yaml", f"url: {server.url('/a.bin')}\nsteps: [ {{ mode: 0600 }} ]\n")
         daemon.start("--once")
