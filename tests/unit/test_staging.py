@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -376,19 +377,44 @@ def test_a_full_disk_is_told_as_one(disk, system):
     assert caught.value.code == "disk_full"
 
 
-def test_the_reserve_of_the_disk_holds_for_what_steps_make(tmp_path):
-    disk = build({"default": RootSpec(path=str(tmp_path))}, reserve_bytes=2**60)
-    part = tmp_path / ".fetchd/parts"
-    attempt = verified(disk, "a.zip")
-    with (
-        pytest.raises(AttemptError) as caught,
-        disk.stage(attempt) as staging,
-        staging.bench(nothing) as bench,
-        bench.make("x") as output,
-    ):
-        output.write(b"1")
-    assert caught.value.code == "disk_full"
-    assert part.exists()
+class SmallOs(SystemOs):
+    """A file system with so much room, of which so much is free."""
+
+    def __init__(self, capacity_bytes: int, free_bytes: int) -> None:
+        self.capacity, self.free = capacity_bytes, free_bytes
+
+    def capacity_bytes(self, fd):
+        return self.capacity
+
+    def free_bytes(self, fd):
+        return self.free
+
+    def write(self, fd, data, offset):
+        self.free -= len(data)
+        return super().write(fd, data, offset)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "free", "code"),
+    [
+        (100_000, 5_000, ""),  # little is free, and little is needed
+        (100_000, 3_900, "disk_full"),
+        (100_000, 1_000, "disk_full"),
+        (6_000, 3_900, "too_large"),
+    ],
+)
+def test_the_reserve_of_the_disk_holds_for_what_steps_make(tmp_path, capacity, free, code):
+    system = SmallOs(10**9, 10**9)
+    disk = build({"default": RootSpec(path=str(tmp_path))}, system, reserve_bytes=1000)
+    attempt = verified(disk, "a.zip", b"x" * 3000)
+    refused = pytest.raises(AttemptError) if code else nullcontext()
+    with disk.stage(attempt) as staging, staging.bench(nothing) as bench, bench.make("x") as output:
+        system.capacity, system.free = capacity, free
+        with refused as caught:
+            for _ in range(3):
+                output.write(b"1" * 1000)
+
+    assert not code or caught.value.code == code
     disk.close()
 
 

@@ -44,7 +44,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _BUFFER_BYTES = 1024 * 1024
-#: So much is written before it is asked again whether there is room for as much.
+#: So much is written at most before it is asked again whether there is room.
 _ROOM_BYTES = 64 * 1024 * 1024
 #: More files are synced with all else on their file system, which then takes less time.
 _FEW_FILES = 64
@@ -418,17 +418,27 @@ class DiskStaging:
             finally:
                 os.close(above)
 
-    def _make_room(self, fd: int) -> None:
-        """See that there is room for a while; raises AttemptError."""
-        needed_bytes = self._space.claim(self._claim, _ROOM_BYTES)
-        free_bytes = self._system.free_bytes(fd)
-        if free_bytes < needed_bytes:
+    def _make_room(self, fd: int, written_bytes: int, more_bytes: int) -> int:
+        """Return how much may be written before it is asked again; raises AttemptError."""
+        with explained(self._root.name, self._intent.path, "asking for free space"):
+            needed_bytes = self._space.claim(self._claim, more_bytes)
+            free_bytes = self._system.free_bytes(fd)
+            if free_bytes >= needed_bytes:
+                return more_bytes + min(_ROOM_BYTES, (free_bytes - needed_bytes) // 2)
             self._space.drop(self._claim)
+            most_bytes = self._space.most_bytes(self._system.capacity_bytes(fd))
+        all_bytes = self._part.size_bytes + written_bytes + more_bytes
+        if all_bytes > most_bytes:
             raise AttemptError(
-                "disk_full",
-                f"{free_bytes} bytes are free for what steps make, and {needed_bytes} are "
-                "reserved (disk.reserve) or needed by transfers under way",
+                "too_large",
+                f"the file and what steps make of it, {all_bytes} bytes so far, are more than the "
+                f"file system could hold if it were empty, less the reserve: {most_bytes}",
             )
+        raise AttemptError(
+            "disk_full",
+            f"{free_bytes} bytes are free for what steps make, and {needed_bytes} are needed with "
+            "what is reserved (disk.reserve) and what transfers under way need",
+        )
 
     def seal(self, tick: Callable[[], None]) -> Staged:
         with explained(self._root.name, self._intent.path, "sealing what steps have made"):
@@ -490,7 +500,7 @@ class DiskBench:
         given: int,
         made: int,
         tick: Callable[[], None],
-        make_room: Callable[[int], None],
+        make_room: Callable[[int, int, int], int],
         note_begun: Callable[[], None],
     ) -> None:
         self.begun = False
@@ -643,8 +653,7 @@ class DiskBench:
     def write(self, fd: int, data: memoryview, offset: int) -> None:
         self.tick()
         if self._room_bytes < len(data):
-            self._make_room(fd)
-            self._room_bytes = max(_ROOM_BYTES, len(data))
+            self._room_bytes = self._make_room(fd, self.written_bytes, len(data))
         with self._explained("writing what a step makes"):
             write_all(self._system, fd, data, offset)
         self._room_bytes -= len(data)
