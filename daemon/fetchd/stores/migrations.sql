@@ -45,24 +45,15 @@ CREATE TABLE seen (
     fingerprint TEXT NOT NULL,
     PRIMARY KEY (job, grp, needed)
 ) WITHOUT ROWID;
--- Jobs that outlive their runs: those with a schedule.
+-- Jobs that outlive their runs, or are paused.
 CREATE TABLE kept_job (
     name     TEXT PRIMARY KEY,
     job      INTEGER NOT NULL REFERENCES job (id),
     file     BLOB NOT NULL,
     stamp    TEXT NOT NULL,
-    last     REAL NOT NULL
+    last     REAL NOT NULL,
+    paused   INTEGER NOT NULL DEFAULT 0,
+    backlog  TEXT NOT NULL DEFAULT '',
+    defaults BLOB NOT NULL DEFAULT x''
 ) WITHOUT ROWID;
 CREATE INDEX kept_of_job ON kept_job (job);
-
--- name: 7
--- Jobs that are paused.
-ALTER TABLE kept_job ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;
-
--- name: 8
--- Moments of schedules that are past, and are to have a run.
-ALTER TABLE kept_job ADD COLUMN backlog TEXT NOT NULL DEFAULT '';
-
--- name: 9
--- Job files in a category have defaults beside them.
-ALTER TABLE kept_job ADD COLUMN defaults BLOB NOT NULL DEFAULT x'';

@@ -66,7 +66,7 @@ from fetchd.stores.revising import Revising
 from fetchd.threads import Worker
 from fetchd.urls import origin_of
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 6
 _APPLICATION_ID = 0x66746364  # "ftcd"
 
 #: TaskState <-> column task.state; the queries know these numbers.
