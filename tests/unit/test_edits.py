@@ -261,7 +261,7 @@ def listed(name, path, **rules):
     return TaskGroup(name=name, items=ListFile(path=path), rules=Rules(**rules))
 
 
-def test_a_list_that_is_the_same_is_read_on_and_another_one_from_its_beginning():
+def test_a_list_that_is_the_same_is_read_on_and_another_one_waits_for_the_end_of_the_run():
     def expand(job, group, run, position):
         if not isinstance(group.items, ListFile):
             return expand_specs(job, group, run, position)
@@ -279,14 +279,14 @@ def test_a_list_that_is_the_same_is_read_on_and_another_one_from_its_beginning()
     same = hand.wanted(under_way), sorted(hand.files())
     hand.succeed(under_way)
     hand.expand_once()
-    hand.edit("r3", listed("a", "two"), group("b", spec("g")))
+    other = hand.edit("r3", listed("a", "two"), group("b", spec("g")))
     while hand.expand_once():
         pass
     hand.run_all()
 
     assert same == (True, ["g", "one/0"])
-    # What was published stays.
-    assert sorted(hand.files()) == ["g", "one/0", "two/0", "two/1", "two/2"]
+    assert (other.done, other.later) == (False, True)
+    assert sorted(hand.files()) == ["g", "one/0", "one/1", "one/2"]
     assert set(hand.files().values()) == {"succeeded"}
     assert hand.engine.idle()
     hand.close()

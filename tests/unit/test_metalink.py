@@ -418,14 +418,14 @@ def test_what_is_no_metalink_is_refused_with_its_place(document, why) -> None:
     assert why in refused(document)
 
 
-BOMB = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 20))
+BOMB = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 20))
 SECRET = "<!ENTITY a SYSTEM 'file:///etc/passwd'>"
 
 
 @pytest.mark.parametrize(
     "doctype",
     [
-        f"<!DOCTYPE m [<!ENTITY a0 'aaaaaaaaaa'>{BOMB}]>",
+        f"<!DOCTYPE m [<!ENTITY e0 'aaaaaaaaaa'>{BOMB}]>",
         f"<!DOCTYPE m [{SECRET}]>",
         "<!DOCTYPE m [<!ENTITY % a SYSTEM 'http://127.0.0.1:9/x.dtd'> %a;]>",
         "<!DOCTYPE m SYSTEM 'http://127.0.0.1:9/x.dtd'>",
@@ -433,7 +433,7 @@ SECRET = "<!ENTITY a SYSTEM 'file:///etc/passwd'>"
     ],
 )
 def test_a_document_type_is_refused_before_anything_is_expanded_or_opened(doctype) -> None:
-    document = f"<?xml version='1.0'?>\n{doctype}" + v4(one(f"{URL}<size>&a19;&a;</size>"))
+    document = f"<?xml version='1.0'?>\n{doctype}" + v4(one(f"{URL}<size>&e19;&a;</size>"))
 
     why = refused(document)
 

@@ -151,7 +151,7 @@ def test_t9_a_variable_in_the_operators_arguments_is_no_option_either(tmp_path):
     with_option.close()
 
 
-def test_a_program_that_fails_says_how_and_nothing_is_seen(tmp_path):
+def test_rule_53_a_program_that_fails_says_how_and_nothing_is_seen(tmp_path):
     shop = shop_with(tmp_path, command("echo out; echo it is broken >&2; touch half; exit 7"))
 
     failure = shop.refuse("a", b"x", run())

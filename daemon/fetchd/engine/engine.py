@@ -569,8 +569,7 @@ class Engine:
         if command.scheduled_for_s is not None or kept.job.revision == command.job.revision:
             return None
         new = self._new_job(command, replace(on.run, revision=command.job.revision))
-        unsure = any(group.expanding or group.opened.group.steps for group in on.groups.values())
-        if unsure or not _is_comparable(new):
+        if not _is_comparable(on, new):
             reason = "its tasks cannot be compared while it works; the edit holds from the next run"
             return Answer(done=False, later=True, stays=True, reason=reason)
         new_kept = self._new_kept(command)
@@ -1260,15 +1259,21 @@ class Engine:
             self._tell(event)
 
 
-def _is_comparable(new: NewJob) -> bool:
-    """Whether all tasks are known before the run goes on, and each is to be fetched alone."""
-    return not any(
-        group.expanding
-        or group.group.when is not None
-        or group.group.steps
-        or any(spec.skip or spec.problem is not None for spec in group.specs)
-        for group in new.groups
-    )
+def _is_comparable(on: OpenedRun, new: NewJob) -> bool:
+    """Whether an edit can be told from the tasks of a run that is on, each to be fetched alone.
+
+    Of a group that is still being read, all are unless it is the same as before.
+    """
+    before = {group.name: group.opened.group for group in on.groups.values()}
+    after = {group.group.name: group.group for group in new.groups}
+    reading = {group.name for group in on.groups.values() if group.expanding}
+    reading |= {group.group.name for group in new.groups if group.expanding}
+    if any(before.get(name) != after.get(name) for name in reading):
+        return False
+    groups = [*before.values(), *after.values()]
+    if any(group.when is not None or group.steps for group in groups):
+        return False
+    return not any(spec.problem is not None for group in new.groups for spec in group.specs)
 
 
 def _stays(command: Submit | NewJob) -> bool:
