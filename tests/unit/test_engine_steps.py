@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 
@@ -15,7 +16,9 @@ from fetchd.model import (
     Finish,
     Finished,
     Interrupted,
+    Pause,
     Progress,
+    Resume,
     RunState,
     Staged,
     StepSpec,
@@ -51,6 +54,15 @@ def finish(hand: EngineByHand) -> Finish | None:
         return None
     (attempt,) = hand.engine.take(Finish, 1)
     return attempt
+
+
+def finish_unless_it_rests(hand: EngineByHand) -> Finish | None:
+    """As ``finish``, where what lies on the desk may not be begun."""
+    hand.calm()
+    desk = hand.engine._to_finish
+    take = desk.take
+    with patch.object(desk, "take", lambda most: take(most) if len(desk) else []):
+        return next(iter(hand.engine.take(Finish, 1)), None)
 
 
 def run_state(hand: EngineByHand) -> RunState:
@@ -166,6 +178,98 @@ def test_a_cancelled_run_wants_its_steps_no_more_and_publishes_nothing(hand):
     assert run_state(hand) is RunState.CANCELLED
     assert hand.engine.idle()
     assert hand.engine.sweep_due()
+
+
+def test_steps_that_have_begun_end_while_their_run_is_paused_and_the_others_wait(hand):
+    hand.submit(with_steps("a", "b"))
+    fetch_all(hand)
+    begun = finish(hand)
+    hand.engine.obey(Pause(job="j"))
+    wanted = hand.engine.report(begun, Progress(step="mode"))
+    hand.settle(begun, Finished(staged=STAGED))
+    hand.publish_all()
+    early = [finish_unless_it_rests(hand) for _ in range(2)]
+    hand.engine.tick()
+    still = finish_unless_it_rests(hand)
+    hand.engine.obey(Resume(job="j"))
+    hand.engine.tick()
+
+    assert wanted
+    assert (early, still) == ([None, None], None)
+    assert {f.path: f.state for f in hand.store.files(1)} == {"a": "succeeded", "b": "publishing"}
+    hand.settle(finish(hand), Finished(staged=STAGED))
+    hand.publish_all()
+    assert run_state(hand) is RunState.SUCCEEDED
+    assert hand.engine.idle()
+
+
+def test_a_paused_run_whose_steps_wait_can_be_cancelled(hand):
+    hand.submit(with_steps("a"))
+    fetch_all(hand)
+    hand.engine.obey(Pause(job="j"))
+    waits = finish_unless_it_rests(hand)
+    hand.engine.obey(Cancel(job="j"))
+    hand.engine.tick()
+    attempt = finish(hand)
+
+    assert waits is None
+    assert not hand.engine.report(attempt, Progress())
+    hand.settle(attempt, Interrupted())
+    assert run_state(hand) is RunState.CANCELLED
+    assert hand.engine.idle()
+
+
+def test_what_steps_have_made_is_published_in_a_paused_run_after_a_crash(tmp_path):
+    path = str(tmp_path / "db")
+    first = EngineByHand(store=SqliteStore(path, FakeClock(), lambda _: None))
+    first.submit(with_steps("a"))
+    fetch_all(first)
+    attempt = finish(first)
+    first.engine.obey(Pause(job="j"))
+    first.settle(attempt, Finished(staged=STAGED))
+    first.close()
+
+    second = EngineByHand(store=SqliteStore(path, FakeClock(), lambda _: None))
+    second.engine.recover({})
+    second.settle(finish(second), Finished(staged=STAGED))
+    second.publish_all()
+    assert run_state(second) is RunState.SUCCEEDED
+    second.close()
+
+
+def test_a_crash_is_charged_once_to_steps_that_wait_in_a_paused_run_from_then_on(tmp_path):
+    path = str(tmp_path / "db")
+    hand = EngineByHand(store=SqliteStore(path, FakeClock(), lambda _: None), poison=1)
+    hand.submit(with_steps("a"))
+    fetch_all(hand)
+    assert finish(hand) is not None
+    hand.engine.obey(Pause(job="j"))
+    for _ in range(3):
+        hand.close()  # nothing was settled
+        hand = EngineByHand(store=SqliteStore(path, FakeClock(), lambda _: None), poison=1)
+        hand.engine.recover({})
+        assert finish_unless_it_rests(hand) is None
+
+    hand.engine.obey(Resume(job="j"))
+    hand.engine.tick()
+    attempt = finish(hand)
+    assert attempt.task.history.crashes == 1
+    hand.close()
+
+
+def test_steps_that_were_interrupted_without_a_stop_are_taken_again(hand):
+    hand.submit(with_steps("a"))
+    fetch_all(hand)
+    first = finish(hand)
+    hand.settle(first, Interrupted())
+    hand.engine.tick()
+    again = finish(hand)
+    hand.settle(again, Finished(staged=STAGED))
+    hand.publish_all()
+
+    assert again.fence != first.fence
+    assert again.failures == 0
+    assert run_state(hand) is RunState.SUCCEEDED
 
 
 def test_a_stop_leaves_steps_to_the_next_life(tmp_path):

@@ -283,8 +283,9 @@ class Decisions:
                 effects.intended.append(
                     self.publication(group, attempt, intent, recovered=attempt.recovered)
                 )
-            case Interrupted():  # the next life takes the steps anew, and no crash is charged
-                self._rest(attempt, effects)
+            case Interrupted():  # taken anew, at a stop by the next life; no crash is charged
+                again = replace(self._rest(attempt, effects), fence=self.next_fence())
+                effects.put_off.append(PutOff(again, self._clock.monotonic()))
                 about = about_task(attempt, attempt.intent.url)
                 number = task.history.attempts + 1
                 effects.happened.append(events.TaskInterrupted(**about, attempt=number))
@@ -659,6 +660,7 @@ class Decisions:
             if self._is_poison(group, task, history, TaskState.PUBLISHING, effects):
                 return None
             left = replace(left, task=replace(task, history=history))
+            intent = replace(intent, begun=False)  # nobody takes them as long as the run is held
             effects.changes.append(Intends(task=task.id, intent=intent, history=history))
         return self.finish(group, left, intent, recovered=True)
 

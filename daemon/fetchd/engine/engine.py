@@ -328,7 +328,9 @@ class Engine:
             new_bytes = progress.received_bytes - out.progress.received_bytes
             out.progress = progress
             run = out.group.run
-            wanted = not (self._stopping or run.cancelled or out.stale or run.held())
+            # Steps that have begun are not stopped: some may not be taken twice.
+            held = isinstance(attempt, Fetch) and bool(run.held())
+            wanted = not (self._stopping or run.cancelled or out.stale or held)
         if progress.wish is not None:
             self._heed(attempt, out.group, *progress.wish)
         if new_bytes > 0 and isinstance(attempt, Fetch):
@@ -999,11 +1001,14 @@ class Engine:
         return taken
 
     def _take_finish(self) -> Sequence[Finish]:
-        for laid_out in self._to_finish.take(1):
-            attempt = laid_out
+        while taken := self._to_finish.take(1):
+            (attempt,) = taken
             with self._deciding() as effects:
                 if self._stopping:  # the next life does it
                     return ()
+                if self._rests(attempt):
+                    effects.put_off.append(PutOff(attempt, self._clock.monotonic()))
+                    continue
                 if not attempt.intent.begun:
                     attempt = replace(attempt, intent=replace(attempt.intent, begun=True))
                     effects.changes.append(
@@ -1027,12 +1032,19 @@ class Engine:
             previous=attempt.previous,
         )
 
+    def _rests(self, attempt: Finish | Publish) -> bool:
+        """Whether it waits until its run goes on; what needs no steps any more is published."""
+        run = self._runs[attempt.run.id]
+        steps = isinstance(attempt, Finish) and attempt.intent.staged is None
+        return steps and bool(run.held()) and not run.cancelled
+
     def _try_again(self, now_s: float) -> None:
         """Lay out what was put off until now; what a cancelled run has verified is not in vain."""
         due: list[Finish | Publish] = []
         later: list[PutOff] = []
         for put_off in self._put_off:
-            if put_off.due_s <= now_s or self._runs[put_off.attempt.run.id].cancelled:
+            cancelled = self._runs[put_off.attempt.run.id].cancelled
+            if cancelled or (put_off.due_s <= now_s and not self._rests(put_off.attempt)):
                 due.append(put_off.attempt)
             else:
                 later.append(put_off)
