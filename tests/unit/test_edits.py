@@ -13,6 +13,7 @@ from fetchd.events import RunRevised, TaskInterrupted
 from fetchd.listeners import Stats
 from fetchd.model import (
     Batch,
+    Condition,
     Fetched,
     Interrupted,
     ListFile,
@@ -28,8 +29,8 @@ from fetchd.stores import SqliteStore
 from harness import EngineByHand, FakeClock, expand_specs, group, intent_for, job, spec
 
 
-def kept(revision, *groups, **more):
-    return replace(job("a", *groups, revision=revision, **more), keep=True)
+def kept(revision, *groups, name="a", **more):
+    return replace(job(name, *groups, revision=revision, **more), keep=True)
 
 
 class Hand(EngineByHand):
@@ -212,6 +213,20 @@ def test_what_would_have_started_or_ended_while_an_edit_waited_in_vain_is_not_lo
     assert (answer.later, took) == (True, [None])
     assert hand.run_all() == ["h"]
     assert set(hand.files().values()) == {"succeeded"}
+
+
+def test_an_edit_of_a_run_with_conditions_waits_for_its_end(hand):
+    unmet = replace(spec("unmet"), skip=True)
+    asked = replace(group("asked", spec("f")), when=Condition(text="${x}"))
+    each = replace(group("each", unmet, spec("met")), when=Condition(text="${x}", each=True))
+
+    for number, made in enumerate((asked, each)):
+        hand.submit(kept("r1", made, name=f"job-{number}"), file=f"{number}.yaml")
+        plain = replace(made, when=None, items=group("x", spec("f"), spec("unmet")).items)
+        answer = hand.submit(kept("r2", plain, name=f"job-{number}"), file=f"{number}.yaml")
+
+        assert (answer.done, answer.later, answer.stays) == (False, True, True)
+        assert answer.reason.endswith("the edit holds from the next run")
 
 
 def test_concurrency_counts_what_is_under_way_since_before_the_edit(hand):
