@@ -27,6 +27,7 @@ from fetchd.model import (
     Intent,
     Item,
     Job,
+    Kept,
     ListFile,
     Magic,
     OriginRecord,
@@ -53,8 +54,10 @@ from fetchd.ports import (
     GroupSucceeded,
     Intends,
     Keep,
+    KeptForgotten,
     NewGroup,
     NewJob,
+    NewKept,
     OriginForgotten,
     OriginKept,
     Pruned,
@@ -837,6 +840,28 @@ def test_what_a_group_has_succeeded_with_is_known_to_the_next_runs_of_the_job(st
     assert seen("b") == [{}, {}]
     pruned(store, ended_after_s=NOW_S + 1)
     assert seen("a") == [{}, {}]  # all that is known of the job was forgotten
+
+
+def test_what_a_group_has_succeeded_with_is_known_as_long_as_its_job_is_kept(store):
+    def seen() -> list[dict[str, str]]:
+        made = job("a", group("one", spec("f")))
+        opened = add(store, made)
+        end(store, opened, NOW_S)
+        return [dict(open_.seen) for open_ in opened.groups]
+
+    made = job("a", group("one", spec("f")))
+    store.add_jobs([], [NewKept(kept=Kept(job=made, file="a.yaml", stamp="s", last_s=0.0))])
+    seen()
+    store.record([GroupSucceeded(job="a", group="one", seen={"x": "v"})])
+    end(store, add(store, job("b", group("one", spec("g")))), NOW_S)  # the newest run stays
+    assert pruned(store, ended_after_s=NOW_S + 1).runs == 1
+    kept = seen()
+    end(store, add(store, job("b", group("one", spec("g")))), NOW_S)
+    pruned(store, ended_after_s=NOW_S + 1)
+    store.record([KeptForgotten(job="a")])
+
+    assert kept == [{"x": "v"}]
+    assert seen() == [{}]
 
 
 def test_a_task_that_is_skipped_from_the_start_takes_no_destination(store):

@@ -83,10 +83,12 @@ INSERT OR REPLACE INTO seen (job, grp, needed, fingerprint) VALUES (?, ?, ?, ?);
 SELECT grp, needed, fingerprint FROM seen WHERE job = ?;
 
 -- name: prune_seen
--- With the last run of a job's name goes what its groups have seen.
+-- With the last run of a job's name goes what its groups have seen, unless the job is kept.
 DELETE FROM seen WHERE job = (SELECT name FROM job WHERE id = ?1) AND NOT EXISTS (
     SELECT 1 FROM job AS j JOIN run AS r ON r.job = j.id
     WHERE j.name = (SELECT name FROM job WHERE id = ?1)
+) AND NOT EXISTS (
+    SELECT 1 FROM kept_job WHERE name = (SELECT name FROM job WHERE id = ?1)
 );
 
 -- name: keep_origin

@@ -1,4 +1,4 @@
--- The state of fetchd, version 9. The way here from an older one is in migrations.sql.
+-- The state of fetchd, version 6. The way here from an older one is in migrations.sql.
 -- Times are Unix seconds. Paths are bytes, because names need not be UTF-8.
 
 CREATE TABLE job (

@@ -550,6 +550,7 @@ def _forget_kept(db: sqlite3.Connection, job: str) -> None:
     before = db.execute(Q["kept_job"], (job,)).fetchone()
     if before is not None:
         db.execute(Q["forget_kept"], (job,))
+        db.execute(Q["prune_seen"], before)
         db.execute(Q["prune_job"], before)
 
 
