@@ -201,6 +201,16 @@ def test_c15_p06_a_service_that_never_answers_is_given_up_in_time(tmp_path, wire
     assert time.monotonic() - began_s < 0.5 + 4  # two seconds, and a busy machine
 
 
+def test_c15_a_service_that_outlasts_the_time_of_its_step_fails_the_step(tmp_path, wire):
+    with Server({"/hook": stalled()}) as server:
+        shop = shop_with(tmp_path, wire, server, timeout_s=30.0)
+        failure = shop.refuse("a", b"x", {"webhook": {**HOOK, "timeout": "1s"}})
+        shop.close()
+
+    assert failure.code == "step_timeout"
+    assert "its `timeout`" in failure.reason
+
+
 def test_a_cancel_does_not_wait_for_a_service(tmp_path, wire):
     with Server({"/hook": stalled()}) as server:
         shop = shop_with(tmp_path, wire, server, timeout_s=30.0, wanted=lambda: not server.requests)

@@ -90,17 +90,26 @@ def _post(
         deadline_s=clock.monotonic() + webhook.timeout_s,
         body=json.dumps(facts).encode("ascii"),
     )
+    over: list[AttemptError] = []
     try:
-        with closing(transport.open(request, partial(_is_wanted, bench))):
+        with closing(transport.open(request, partial(_is_wanted, bench, over))):
             pass
+    except NotWanted:
+        if over:
+            raise over[0] from None
+        raise
     except AttemptError as exc:
         raise AttemptError("webhook_failed", exc.reason, transient=exc.transient) from exc
 
 
-def _is_wanted(bench: Bench) -> bool:
+def _is_wanted(bench: Bench, over: list[AttemptError]) -> bool:
+    """Whether to wait on; why the step's time is over is kept: whoever asks may be another."""
     try:
         bench.tick()
-    except (NotWanted, AttemptError):  # whoever asks is not the one to be told
+    except NotWanted:
+        return False
+    except AttemptError as exc:
+        over.append(exc)
         return False
     return True
 
