@@ -327,6 +327,17 @@ def test_a_group_with_a_manifest_outlives_a_restart():
     assert codec.group_of(codec.group_text(group)) == group
 
 
+def test_a_condition_that_asks_for_a_task_that_is_not_there_cannot_be_decided(folder):
+    when = Condition(text="${needs.other.changed}", compares=("other",))
+    group = TaskGroup(name="packages", items=(ITEM,), when=when)
+
+    with pytest.raises(AttemptError) as caught:
+        Expander(open_below=folder).decide(job_of(group), group, RUN, {})
+
+    assert caught.value.code == "bad_item"
+    assert "unknown variable ${needs.other.changed}" in caught.value.reason
+
+
 def test_a_condition_is_decided_by_the_content_of_a_file(folder):
     group = TaskGroup(
         name="packages",

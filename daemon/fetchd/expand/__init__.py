@@ -112,7 +112,8 @@ class Expander:
         scope, found, changed = Scope(job, run), dict[str, str](), dict[str, str]()
         try:
             for name in group.when.compares:
-                fingerprint = self._fingerprint(scope.root_of(name), scope.path_of(name, "changed"))
+                path = scope.path_of(name, "changed")  # first: it knows which groups there are
+                fingerprint = self._fingerprint(scope.root_of(name), path)
                 differs = fingerprint is not None and seen.get(name) != fingerprint
                 changed[f"needs.{name}.changed"] = "true" if differs else "false"
                 if fingerprint is not None:
