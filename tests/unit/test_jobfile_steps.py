@@ -108,6 +108,16 @@ MISTAKES = {
         "steps:\n  - mode: { mode: 0644, timeout: 0s }\n",
         "iso.yaml:3:34: steps[0].mode.timeout: needs a duration above zero, such as 10m",
     ),
+    "a value of the matrix": (
+        (
+            "filename: ${arch}.bin\nmatrix: { arch: [ a, b ] }\n"
+            'steps:\n  - symlink: { name: "${arch}" }\n'
+        ),
+        (
+            "iso.yaml:5:22: steps[0].symlink.name: ${arch} has no meaning here, "
+            "but ${task.path} and ${url}"
+        ),
+    ),
     "a list of options": (
         "steps:\n  - mode: [ 0644 ]\n",
         "iso.yaml:3:11: steps[0].mode: needs a mapping of options; known here: mode, timeout",

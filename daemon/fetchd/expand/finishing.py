@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from fetchd.errors import ValueProblem
 from fetchd.expand.tasks import Lookup, Scope
 from fetchd.model import Finish, TaskGroup
 
 
 def step_lookup(scope: Scope, group: TaskGroup, url: str, path: str) -> Lookup:
     """Return what names mean for the steps of a task with this URL and path."""
-    look = scope.lookup(group, url)
-    return lambda name: path if name == "task.path" else look(name)
+    of_group = scope.lookup(group, url)
+    varying = () if group.matrix is None else group.matrix.names
+
+    def look(name: str) -> str:
+        if name == "task.path":
+            return path
+        if name.removeprefix("matrix.") in varying:
+            raise ValueProblem(f"${{{name}}} has no meaning here, but ${{task.path}} and ${{url}}")
+        return of_group(name)
+
+    return look
 
 
 def lookup_of(attempt: Finish) -> Lookup:
