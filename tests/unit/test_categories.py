@@ -13,6 +13,10 @@ from fetchd.model import RunState
 from unit.test_kept_jobs import NIGHTLY, Yard
 
 JOB = "url: http://one.example/f\n"
+METALINK = (
+    '<metalink xmlns="urn:ietf:params:xml:ns:metalink"><file name="x">'
+    "<url>http://one.example/x</url></file></metalink>"
+)
 
 
 class Street(Yard):
@@ -87,6 +91,39 @@ def test_an_input_list_of_aria2c_has_the_defaults_of_its_category(street):
 
     assert run.groups[0].group.rules.retry.attempts == 3
     assert sorted(street.work()) == ["images/deep/x", "images/y"]
+
+
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        ("isos/l.urls", "http://one.example/x\n"),
+        ("isos/l.aria2", "http://one.example/x\n"),
+        ("isos/l.meta4", METALINK),
+    ],
+)
+@pytest.mark.parametrize(
+    "said", ["matrix: { arch: [ a, b ] }", "from: { file: x.txt, format: lines }"]
+)
+def test_defaults_that_say_what_is_to_be_fetched_cannot_hold_for_a_list(street, file, data, said):
+    street.defaults(f"{said}\n")
+    street.drop(file, data)
+    street.turns()
+
+    key = said.partition(":")[0]
+    assert street.places()["failed"] == [file.partition("/")[2]]
+    assert street.error(file).startswith(f"isos/_defaults.yaml: {key}: cannot hold for a list")
+    assert street.runs() == []
+
+
+def test_steps_in_defaults_that_ask_for_what_a_list_does_not_have_are_told_at_once(street):
+    street.defaults("steps: [ { symlink: 'is-${vars.kind}' } ]\n")
+    street.drop("isos/l.urls", "http://one.example/x\n")
+    street.drop("isos/a.yaml", f"{JOB}vars: {{ kind: new }}\n")
+    street.turns()
+
+    assert street.places()["failed"] == ["l.urls"]
+    assert "steps[0].symlink.name: unknown variable ${vars.kind}" in street.error("isos/l.urls")
+    assert [job for job, _ in street.runs()] == ["a"]
 
 
 def test_a_bad_file_of_a_category_is_put_aside_in_it(street):

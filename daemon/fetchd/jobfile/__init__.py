@@ -12,15 +12,15 @@ from typing import Any
 
 from fetchd.config import Settings
 from fetchd.errors import DocumentError, Problem, ValueProblem
-from fetchd.expand import LIST_SUFFIXES, MetalinkProblem, check_list, is_checksum
+from fetchd.expand import LIST_SUFFIXES, MetalinkProblem, Scope, check_list, is_checksum
 from fetchd.jobfile import aria2, times
 from fetchd.jobfile.build import Built, build, default_rules, drafts, lower
-from fetchd.jobfile.check import try_out, with_needs
+from fetchd.jobfile.check import try_out, try_steps, with_needs
 from fetchd.jobfile.complaints import Complaints
 from fetchd.jobfile.defaults import check_defaults, defaults_of, over
 from fetchd.jobfile.reading import Unread, read
 from fetchd.jobfile.schema import NAME, JobFile, schema
-from fetchd.model import CatchUp, Job, ListFile, OnRemove, Priority, Schedule, TaskGroup
+from fetchd.model import CatchUp, Job, ListFile, OnRemove, Priority, Run, Schedule, TaskGroup
 from fetchd.rates import Rate
 from fetchd.yamldoc import parse_json, parse_yaml, plain, require_fields, text_of
 
@@ -123,9 +123,17 @@ def _below(
     content = load_defaults(defaults, file, settings)
     complaints = Complaints(defaults_of(file))
     built = check_defaults(content, settings, complaints)
-    complaints.raise_any()
+    for key in ("matrix", "from"):
+        if content.get(key):
+            why = "cannot hold for a list, which says itself what is to be fetched; "
+            complaints.add((key,), f"{why}move {PurePath(file).name} to another folder")
     group = replace(built.group, name=group.name, items=group.items)
-    return group, hashlib.sha256(f"{revision} {_revision(content)}".encode()).hexdigest()
+    revision = hashlib.sha256(f"{revision} {_revision(content)}".encode()).hexdigest()
+    job = Job(name=group.name, revision=revision, groups=(group,))
+    run = Run(id=1, job=job.name, revision=revision, scheduled_for_s=0.0)
+    try_steps(Scope(job, run), group, ("steps",), complaints)
+    complaints.raise_any()
+    return group, revision
 
 
 def url_job(urls: Sequence[str], settings: Settings, *, name: str, dest: str) -> Job:

@@ -82,6 +82,18 @@ def try_out(job: Job, built: Sequence[Built], unread: Unread, complaints: Compla
         trial.make(by_name[name])
 
 
+def try_steps(scope: Scope, group: TaskGroup, place: Path, complaints: Complaints) -> None:
+    """Put the variables into the options of the steps once; ``place``: where these stand."""
+    look = step_lookup(scope, group, "http://localhost/x", "x")
+    for index, step in enumerate(group.steps):
+        for option, value in step.options.items():
+            for text in value if isinstance(value, list) else [value]:
+                try:
+                    render(text if isinstance(text, str) else "", look)
+                except ValueProblem as exc:
+                    complaints.add((*place, index, step.name, option), str(exc))
+
+
 class _AnyItem(Mapping[str, str]):
     """Fields of an item as far as its format tells them."""
 
@@ -145,7 +157,7 @@ class _Trial:
         if self._complaints.count > before:
             self._failed.add(group.name)
             return
-        self._try_steps(built)
+        try_steps(self._scope, group, draft.place("steps"), self._complaints)
         recipe, hurt = self._recipe(built)
         if group.when is not None and not group.when.each:
             known = {f"needs.{name}.changed": "true" for name in group.when.compares}
@@ -230,18 +242,6 @@ class _Trial:
                 )
             if self.room < 0 or self._complaints.full:
                 return
-
-    def _try_steps(self, built: Built) -> None:
-        """Put the variables into the options of the steps once."""
-        group, place = built.group, built.draft.place("steps")
-        look = step_lookup(self._scope, group, "http://localhost/x", "x")
-        for index, step in enumerate(group.steps):
-            for option, value in step.options.items():
-                for text in value if isinstance(value, list) else [value]:
-                    try:
-                        render(text if isinstance(text, str) else "", look)
-                    except ValueProblem as exc:
-                        self._complaints.add((*place, index, step.name, option), str(exc))
 
     def _recipe(self, built: Built) -> tuple[Recipe, AbstractSet[str]]:
         """Return the group's recipe without the keys that are wrong, and these keys."""
