@@ -368,6 +368,21 @@ def test_a_group_that_failed_has_not_succeeded_with_anything(hand):
     assert dict(decision(hand).seen) == {}
 
 
+def test_what_may_fail_and_did_is_tried_again_although_nothing_has_changed(hand):
+    made = replace(on_condition(group("two", spec("g"), spec("h")), "one"), may_fail=True)
+    answer = hand.submit(job("a", group("one"), made))
+    hand.settle(decision(hand), Decided(holds=True, seen={"one": "v1"}))
+    hand.settle(hand.fetch(), failure("bad_status", transient=False))
+    hand.succeed(hand.fetch())
+    first = hand.store.run_view(answer.run).state
+
+    hand.engine.obey(Retry(job="a"))
+    again = decision(hand)
+
+    assert first is RunState.PARTIAL
+    assert dict(again.seen) == {}
+
+
 def test_a_run_that_is_cancelled_while_a_condition_is_decided_ends(hand):
     answer = hand.submit(job("a", on_condition(group("one", spec("f")))))
     attempt = decision(hand)

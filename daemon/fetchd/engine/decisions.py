@@ -594,7 +594,8 @@ class Decisions:
 
     def _remember(self, group: Group, effects: Effects) -> None:
         """Put on record with which files of others a group has succeeded, for its next run."""
-        if group.seen and group.wanted and group.succeeded() and not group.run.cancelled:
+        whole = group.succeeded() and not group.counts[TaskState.FAILED]  # some may fail
+        if group.seen and group.wanted and whole and not group.run.cancelled:
             effects.changes.append(
                 GroupSucceeded(job=group.run.job.name, group=group.name, seen=group.seen)
             )
