@@ -431,6 +431,26 @@ def test_a_condition_is_decided_once_more_in_the_next_life(tmp_path, holds):
     second.close()
 
 
+def test_a_file_that_is_published_before_the_next_life_decides_is_not_forgotten(tmp_path):
+    path = str(tmp_path / "db")
+    made = on_condition(group("one", spec("f")), "index")
+    first = EngineByHand(store=SqliteStore(path, StepClock(), print), clock=StepClock())
+    first.submit(job("a", group("index"), made))
+    first.settle(decision(first), Decided(holds=True, seen={"index": "v"}))
+    fetch = first.fetch()
+    first.settle(fetch, Fetched(intent=intent_for(fetch, 10)))
+    first.close()
+
+    second = EngineByHand(store=SqliteStore(path, StepClock(), print), clock=StepClock())
+    second.engine.recover({})
+    second.publish_all()
+    second.settle(decision(second), Decided(holds=True, seen={"index": "v"}))
+    second.submit(job("a", group("index"), made, revision="r2"))
+
+    assert dict(decision(second).seen) == {"index": "v"}
+    second.close()
+
+
 def test_tasks_that_do_not_meet_their_own_condition_are_skipped_from_the_start(hand):
     unmet = replace(spec("f"), skip=True)
     answer = hand.submit(job("a", group("one", unmet, spec("g"), spec("f"))))

@@ -95,7 +95,8 @@ class Group:
         when = self.opened.group.when
         if when is None or when.each or self.wanted is not None:
             return False
-        return bool(self.expanding or self.open_tasks())
+        # Of an earlier life all may be published before the answer comes that was asked for.
+        return bool(self.asked or self.expanding or self.open_tasks())
 
     def move(self, before: TaskState, after: TaskState, count: int = 1) -> None:
         self.counts[before] -= count
