@@ -13,7 +13,8 @@ The house, from the street door down; imports go down only (``[tool.importlinter
 ``jobfile/``            bytes -> Job, or every error with its place
 ``engine/``             decides: queue, needs, retries; touches neither disk nor wire nor clock
 ``transfer/``           the rules of a correct transfer and its verification
-``expand/``             templates and lists -> tasks, in batches
+``expand/``             templates, lists and manifests -> tasks, in batches
+``steps/``              a verified file -> what shall be seen of it, in staging
 ``stores/``             what must survive a restart
 ``listeners/``          log and statistics: told, never asked
 ``disk/``               download roots: parts, publication; nobody else writes there
