@@ -85,6 +85,10 @@ class DaemonProcess:
         beside.write_text(text)
         return beside.rename(self.jobs / name)
 
+    def bytes_in_parts(self) -> int:
+        """Return how much of files that are under way has been written."""
+        return sum(path.stat().st_size for path in self.downloads.glob(".fetchd/parts/*"))
+
     def report(self, job: str) -> dict | None:
         path = self.jobs / "reports" / f"{job}.json"
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from faults.server import Server, content, file
@@ -107,7 +105,7 @@ def test_a_paused_job_stops_survives_a_kill_and_goes_on_where_it_was_when_it_is_
         daemon.start()
         daemon.drop("j.yaml", f"url: {server.url('/f')}\n")
         wait_until(lambda: server.asked("/f"), what="the request")
-        time.sleep(1.0)
+        wait_until(lambda: daemon.bytes_in_parts() > 100_000, what="the first bytes")
         daemon.drop("j.pause", "")
         wait_until(lambda: daemon.events("task.interrupted"), what="the stop")
         wait_until(lambda: daemon.report("j")["state"] == "paused", what="the report")

@@ -171,7 +171,7 @@ def test_a_transfer_stops_when_its_window_closes_and_goes_on_from_there_when_it_
         daemon.boot()
         daemon.drop("j.yaml", f'timezone: UTC\nwindow: "01:00-06:00"\nurl: {server.url("/f")}\n')
         wait_until(lambda: server.asked("/f"), what="the request")
-        time.sleep(1.0)
+        wait_until(lambda: daemon.bytes_in_parts() > 100_000, what="the first bytes")
         daemon.set_clock("2026-11-28 07:00:00")
         wait_until(lambda: daemon.events("run.held"), what="the hold")
         wait_until(lambda: daemon.events("task.interrupted"), what="the stop")
