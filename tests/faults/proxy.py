@@ -6,21 +6,29 @@ It is a handler of ``Server``::
         transports.build(..., proxy=proxy.origin)
 
 Every host is taken for this machine, so that a name needs no look-up: the port tells the origin.
+``forward_to`` knows hosts by their names, as if they stood where they say.
 """
 
 from __future__ import annotations
 
 import select
 import socket
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from functools import partial
 from urllib.parse import urlsplit
 
-from faults.server import Exchange
+from faults.server import Exchange, Handler
 
 _MOST_BYTES = 256 * 1024
 
 
-def forward(exchange: Exchange) -> None:
+def forward_to(ports: Mapping[str, int]) -> Handler:
+    """Return a proxy that finds these hosts, and no others, at ports of this machine."""
+    return partial(forward, ports=ports)
+
+
+def forward(exchange: Exchange, ports: Mapping[str, int] | None = None) -> None:
     """Serve a client's connection to its end, by one connection to each origin in turn.
 
     A tunnel is passed on as it is (RFC 9110 §9.3.6), a request with its whole URL in the form in
@@ -29,7 +37,8 @@ def forward(exchange: Exchange) -> None:
     exchange.close()
     said = exchange.request.raw + exchange.request.body
     if exchange.request.method == "CONNECT":
-        with _dial(int(exchange.request.target.rpartition(":")[2])) as origin:
+        host, _, port = exchange.request.target.rpartition(":")
+        with _dial(int(port) if ports is None else ports[host]) as origin:
             exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")
             while said := _relay(exchange, origin):
                 _pass_on(said, origin)
