@@ -8,12 +8,12 @@ import threading
 from collections import Counter
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from fetchd.clock import SystemClock
-from fetchd.engine.queue import Entry, Ruling, TaskQueue
+from fetchd.engine.queue import PATIENCE_S, STARTS_FOR_ONE_OVERDUE, Entry, Ruling, TaskQueue
 from fetchd.model import History, Priority, Task, TaskSpec
 from fetchd.ports import Ready
 from harness import FakeClock
@@ -91,6 +91,150 @@ def test_a_higher_priority_goes_first():
     )
 
     assert take_all(queue, 3) == [2, 3, 1]
+
+
+def turns(queue: TaskQueue, count: int) -> list[int]:
+    """Return the runs of so many entries, each released before the next is taken."""
+    served = []
+    for _ in range(count):
+        got = queue.take()
+        queue.release(got)
+        served.append(got.run)
+    return served
+
+
+def test_a_low_run_behind_an_endless_urgent_one_has_its_turn_once_in_half_an_hour():
+    clock = FakeClock()
+    urgent = [entry(i, run=1, priority=Priority.URGENT) for i in range(2000)]
+    low = [entry(9000 + i, run=2, priority=Priority.LOW) for i in range(9)]
+    queue = queue_with(*urgent, *low, clock=clock)
+
+    served = []
+    for _ in range(100):  # an hour and 40 minutes
+        served.append(turns(queue, 10).count(2))
+        clock.advance(60.0)
+
+    assert [minute for minute, count in enumerate(served) if count] == [30, 60, 90]
+    assert sum(served) == 3
+
+
+@pytest.mark.parametrize(
+    ("priority", "minutes"), [(Priority.HIGH, 10), (Priority.NORMAL, 20), (Priority.LOW, 30)]
+)
+def test_a_run_is_overdue_after_ten_minutes_for_each_class_above_it(priority, minutes):
+    clock = FakeClock()
+    queue = queue_with(
+        *[entry(i, run=1, priority=Priority.URGENT) for i in range(100)],
+        entry(9000, run=2, priority=priority),
+        clock=clock,
+    )
+    clock.advance(minutes * 60.0 - 1.0)
+    assert 2 not in turns(queue, 20)
+    clock.advance(1.0)
+
+    assert turns(queue, 1) == [2]
+
+
+def test_an_old_backlog_leaves_three_of_four_starts_to_an_urgent_run():
+    clock = FakeClock()
+    backlog = [entry(i, run=10 + i, priority=Priority.LOW) for i in range(200)]
+    queue = queue_with(*backlog, clock=clock)
+    clock.advance(24 * 3600.0)
+    turns(queue, 5)
+    queue.add_run(1, Priority.URGENT, None)
+    queue.put([entry(9000 + i, run=1, priority=Priority.URGENT) for i in range(30)])
+
+    served = turns(queue, 40)
+
+    assert served.count(1) == 30
+    assert all(served[i : i + 4].count(1) >= 3 for i in range(37))
+
+
+def test_what_is_overdue_and_cannot_start_keeps_nobody_waiting_and_its_turn():
+    clock = FakeClock()
+    queue = queue_with(
+        *[entry(i, run=1, priority=Priority.URGENT) for i in range(100)],
+        entry(9000, run=2, origin="shut", priority=Priority.LOW),
+        clock=clock,
+    )
+    clock.advance(3 * PATIENCE_S)
+    queue.rule(Ruling("shut", 8, clock.monotonic() + 60.0))
+    assert turns(queue, 20) == [1] * 20
+    clock.advance(60.0)
+
+    assert turns(queue, 1) == [2]
+
+
+def test_an_overdue_run_that_is_dropped_leaves_nothing_behind():
+    clock = FakeClock()
+    low = [entry(i, run=2, origin=f"o{i}", priority=Priority.LOW) for i in range(3)]
+    queue = queue_with(*low, entry(9, run=1), clock=clock)
+    clock.advance(3 * PATIENCE_S)
+    queue.release(queue.take())  # it has been looked at
+
+    queue.drop_run(2)
+    queue.add_run(3, Priority.LOW, None)
+    queue.put([entry(30, run=3, origin="o1", priority=Priority.LOW)])
+
+    assert len(queue) == 1 + (queue.take().run == 1)
+
+
+def test_the_steps_of_a_take_do_not_grow_with_what_is_overdue():
+    def steps(length: int) -> int:
+        clock = FakeClock()
+        low = [entry(i, run=i, priority=Priority.LOW) for i in range(1, length + 1)]
+        urgent = [entry(i, run=0, priority=Priority.URGENT) for i in range(100)]
+        queue = queue_with(*low, *urgent, clock=clock)
+        clock.advance(3 * PATIENCE_S)
+        turns(queue, 1)  # finds all of them, once
+        return steps_of(lambda: turns(queue, 8))
+
+    assert steps(20_000) <= 2 * steps(200)
+
+
+@given(
+    runs=st.lists(
+        st.tuples(st.sampled_from(Priority), st.sampled_from("abc"), st.integers(0, 40)),
+        min_size=1,
+        max_size=12,
+    ),
+    seconds=st.lists(st.sampled_from([1.0, 20.0, 90.0]), min_size=1, max_size=7),
+)
+@settings(derandomize=True, max_examples=100, deadline=None)
+def test_no_run_starves_and_three_of_four_starts_are_of_the_best_class_that_waits(runs, seconds):
+    """Each run always has more to do; it joins after some starts, and each start takes a time."""
+    clock = FakeClock()
+    queue = TaskQueue(clock, connections_per_origin=2)
+    numbers, paces = itertools.count(), itertools.cycle(seconds)
+    since_s: dict[int, float] = {}
+    began_s = clock.monotonic()
+    out: list[Entry] = []
+    best: list[bool] = []
+    longest_s = 3 * PATIENCE_S + max(seconds) * (2 + 2 * STARTS_FOR_ONE_OVERDUE * len(runs))
+    queue.add_run(99, Priority.URGENT, None)  # an endless stream for the same servers
+    queue.put([entry(10**6 + i, run=99, origin="abc"[i % 3], priority=0) for i in range(900)])
+
+    while clock.monotonic() < began_s + 2 * longest_s and len(best) < 800:
+        start = len(best)
+        for run, (priority, origin, joins) in enumerate(runs):
+            if joins == start:
+                queue.add_run(run, priority, None)
+                since_s[run] = clock.monotonic()
+                queue.put([entry(next(numbers), run=run, origin=origin, priority=priority)])
+        got = queue.take()
+        out.append(got)
+        best.append(got.priority == Priority.URGENT)
+        if got.run != 99:
+            assert clock.monotonic() - since_s.pop(got.run) <= longest_s
+            since_s[got.run] = clock.monotonic()
+            priority, origin, _ = runs[got.run]
+            queue.put([entry(next(numbers), run=got.run, origin=origin, priority=priority)])
+        if len(out) == 2:
+            queue.release(out.pop(0))
+        clock.advance(next(paces))
+        assert all(clock.monotonic() - since <= longest_s for since in since_s.values())
+
+    assert all(sum(best[i : i + 4]) >= 3 for i in range(len(best) - 3))
 
 
 def test_runs_take_turns_and_so_do_the_origins_of_a_run():

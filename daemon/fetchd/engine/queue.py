@@ -1,4 +1,10 @@
-"""A thread-safe queue of ready tasks: priority, not-before, fair over runs and origins, close."""
+"""A thread-safe queue of ready tasks: priority, not-before, fair over runs and origins, close.
+
+Priority alone would let a run starve behind an endless stream of more urgent ones. So a run that
+could start something, and has started nothing for a time, is *overdue*: the longer, the lower its
+class. Of so many starts one is given to those. Not all, for a long backlog grows old too, and what
+is urgent shall not wait for the whole of it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +23,10 @@ from fetchd.values import dataclass
 
 #: The longest wait without a look at the clock, so that a clock that is injected is obeyed.
 _LONGEST_WAIT_S = 60.0
+#: A run is overdue after this time for each class that it is below the best.
+PATIENCE_S = 600.0
+#: Of so many starts one is for those that are overdue.
+STARTS_FOR_ONE_OVERDUE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,7 +63,17 @@ _NO_PACES: Mapping[str, float] = MappingProxyType({})
 class _Run:
     """The lanes of one run: an entry's lane is its origin. Lanes are served in turn."""
 
-    __slots__ = ("concurrency", "lanes", "out", "priority", "turn")
+    __slots__ = (
+        "concurrency",
+        "lanes",
+        "out",
+        "overdue",
+        "patience_s",
+        "priority",
+        "since_s",
+        "turn",
+        "watched",
+    )
 
     def __init__(self, priority: Priority, concurrency: int | None) -> None:
         self.priority = priority
@@ -61,6 +81,10 @@ class _Run:
         self.out: set[Entry] = set()
         self.turn = 0  # when it was served last, or lined up: the lowest is next
         self.lanes: OrderedDict[str, deque[Entry]] = OrderedDict()
+        self.patience_s = (priority - min(Priority)) * PATIENCE_S  # 0: it is never overdue
+        self.since_s = 0.0  # when it was served last, or lined up
+        self.watched = False  # it stands in the queue's list of those that may become overdue
+        self.overdue = False
 
     def full(self) -> bool:
         return self.concurrency is not None and len(self.out) >= self.concurrency
@@ -75,7 +99,8 @@ class TaskQueue:
 
     Order: priority class; then a run that has nothing out, for an origin that has nothing out,
     so that neither many runs for one origin nor a run over many origins keep a newcomer waiting;
-    then runs in turn, then the run's origins in turn, then first in, first out. At most
+    then runs in turn, then the run's origins in turn, then first in, first out. Each fourth start
+    is for an overdue run, if one can start, whatever its class. At most
     ``connections_per_origin`` taken entries of an origin, or as many as it was ruled, and
     ``concurrency`` of a run are out at a time; each ``take`` is paired with one ``release``. What
     no entry needs may be lent to one that is out, and counts like an entry. The lanes of an origin
@@ -102,6 +127,9 @@ class TaskQueue:
         # All of the following is guarded by _changed.
         self._runs: dict[int, _Run] = {}
         self._waiting: dict[Priority, _Waiting] = {p: OrderedDict() for p in Priority}
+        self._overdue: _Waiting = OrderedDict()  # those of all classes, which wait above as well
+        self._starts = 0  # since an overdue run was served
+        self._patience: list[tuple[float, int, _Run]] = []  # when to look whether one is overdue
         self._turn = itertools.count(1)
         self._later: list[tuple[float, int, Entry]] = []
         self._alone: deque[Entry] = deque()
@@ -140,7 +168,8 @@ class TaskQueue:
             if gone is None:
                 return
             for origin in gone.lanes:
-                self._leave(gone.priority, origin, run)
+                self._leave(gone, origin, run)
+            gone.lanes.clear()
             self._busy_runs.pop(run, None)
             self._later = [item for item in self._later if item[2].run != run]
             heapq.heapify(self._later)
@@ -159,7 +188,7 @@ class TaskQueue:
                 if entry.due_s > now_s:
                     heapq.heappush(self._later, (entry.due_s, next(self._numbers), entry))
                 else:
-                    self._line_up(entry)
+                    self._line_up(entry, now_s)
             self._changed.notify(count)
 
     def take(self) -> Entry | None:
@@ -168,10 +197,12 @@ class TaskQueue:
             while not self._closed:
                 now_s = self._clock.monotonic()
                 while self._later and self._later[0][0] <= now_s:
-                    self._line_up(heapq.heappop(self._later)[2])
+                    self._line_up(heapq.heappop(self._later)[2], now_s)
                 while self._openings and self._openings[0][0] <= now_s:
                     self._open(*heapq.heappop(self._openings))
-                if (entry := self._next()) is not None:
+                while self._patience and self._patience[0][0] <= now_s:
+                    self._lose_patience(heapq.heappop(self._patience)[2], now_s)
+                if (entry := self._next(now_s)) is not None:
                     if entry.origin in self._intervals_s:
                         self._pace(entry.origin, now_s)
                     self._wake_another(entry)
@@ -307,7 +338,7 @@ class TaskQueue:
             return bool(self._alone)
         now_s = self._clock.monotonic()
         while self._later and self._later[0][0] <= now_s:
-            self._line_up(heapq.heappop(self._later)[2])
+            self._line_up(heapq.heappop(self._later)[2], now_s)
         return bool(self._alone) or any(
             not self._runs[run].full()
             for origins in self._waiting.values()
@@ -322,7 +353,7 @@ class TaskQueue:
         elif self._freed:
             self._changed.notify()
 
-    def _line_up(self, entry: Entry) -> None:
+    def _line_up(self, entry: Entry, now_s: float) -> None:
         if entry.alone:
             self._alone.append(entry)
             return
@@ -330,20 +361,48 @@ class TaskQueue:
         if entry.origin not in run.lanes:
             if not run.lanes:
                 run.turn = next(self._turn)
+                run.since_s = now_s
+                self._watch(run)
             run.lanes[entry.origin] = deque()
-            origins = self._waiting[run.priority]
-            origins.setdefault(entry.origin, OrderedDict())[entry.run] = None
+            for origins in self._places(run):
+                origins.setdefault(entry.origin, OrderedDict())[entry.run] = None
         run.lanes[entry.origin].append(entry)
 
-    def _leave(self, priority: Priority, origin: str, run: int) -> None:
-        origins = self._waiting[priority]
-        del origins[origin][run]
-        if not origins[origin]:
-            del origins[origin]
-        else:
-            origins.move_to_end(origin)
+    def _leave(self, run: _Run, origin: str, run_id: int) -> None:
+        for origins in self._places(run):
+            _remove(origins, origin, run_id)
 
-    def _next(self) -> Entry | None:
+    def _places(self, run: _Run) -> tuple[_Waiting, ...]:
+        """Return where the run's lanes wait."""
+        waiting = self._waiting[run.priority]
+        return (waiting, self._overdue) if run.overdue else (waiting,)
+
+    def _watch(self, run: _Run) -> None:
+        """See to it that the run is found when it has become overdue: one look for many starts."""
+        if run.patience_s and not run.watched:
+            run.watched = True
+            look_s = run.since_s + run.patience_s
+            heapq.heappush(self._patience, (look_s, next(self._numbers), run))
+
+    def _lose_patience(self, run: _Run, now_s: float) -> None:
+        run.watched = False
+        if not run.lanes:
+            return  # it waits for nobody; a dropped one, too
+        if run.since_s + run.patience_s > now_s:
+            self._watch(run)
+            return
+        run.overdue = True
+        for origin, lane in run.lanes.items():
+            self._overdue.setdefault(origin, OrderedDict())[lane[0].run] = None
+
+    def _calm(self, run: _Run, run_id: int) -> None:
+        """The run is served, so it is overdue no more."""
+        run.overdue = False
+        for origin in run.lanes:
+            _remove(self._overdue, origin, run_id)
+        self._watch(run)
+
+    def _next(self, now_s: float) -> Entry | None:
         if self._lonely:
             return None
         for entry in self._alone:
@@ -354,13 +413,25 @@ class TaskQueue:
             self._alone.remove(entry)
             self._lonely = True
             return self._occupy(entry)
+        if self._overdue and self._starts >= STARTS_FOR_ONE_OVERDUE - 1:
+            lane = self._longest_overdue()
+            if lane is not None:
+                self._starts = 0
+                return self._serve(*lane, now_s)
         for priority, origins in self._waiting.items():
             if not origins:
                 continue
             lane = self._newcomer(origins) or self._next_in_turn(priority, origins)
             if lane is not None:
-                return self._serve(*lane)
+                self._starts += 1
+                return self._serve(*lane, now_s)
         return None
+
+    def _longest_overdue(self) -> tuple[int, str] | None:
+        """Return a lane of an overdue run; newcomers are not preferred, or others would starve."""
+        lanes = (self._newcomer(self._overdue), self._next_in_turn(None, self._overdue))
+        found = (lane for lane in lanes if lane is not None)
+        return min(found, key=lambda lane: self._runs[lane[0]].turn, default=None)
 
     def _newcomer(self, origins: _Waiting) -> tuple[int, str] | None:
         """Return a lane of a run and an origin that have nothing out, both."""
@@ -373,9 +444,10 @@ class TaskQueue:
                         return run_id, origin
         return None
 
-    def _next_in_turn(self, priority: Priority, origins: _Waiting) -> tuple[int, str] | None:
+    def _next_in_turn(self, priority: Priority | None, origins: _Waiting) -> tuple[int, str] | None:
         """Return a lane, not a newcomer's, of the run that was served longest ago.
 
+        ``priority`` None: of those that are overdue.
         Each such run has something out, or waits for an origin that has: these are few.
         """
         can_start: dict[int, str] = {}
@@ -387,7 +459,7 @@ class TaskQueue:
                         break
         for run_id in self._busy_runs:
             run = self._runs[run_id]
-            if run.priority is priority and not run.full():
+            if (run.overdue if priority is None else run.priority is priority) and not run.full():
                 for origin in run.lanes:
                     busy = self._busy.get(origin, 0)
                     if busy < self._limit(origin) and origin not in self._shut:
@@ -395,9 +467,12 @@ class TaskQueue:
                         break
         return min(can_start.items(), key=lambda lane: self._runs[lane[0]].turn, default=None)
 
-    def _serve(self, run_id: int, origin: str) -> Entry:
+    def _serve(self, run_id: int, origin: str, now_s: float) -> Entry:
         run = self._runs[run_id]
         run.turn = next(self._turn)
+        run.since_s = now_s
+        if run.overdue:
+            self._calm(run, run_id)
         lane = run.lanes[origin]
         entry = lane.popleft()
         if lane:
@@ -407,7 +482,7 @@ class TaskQueue:
             origins.move_to_end(origin)
         else:
             del run.lanes[origin]
-            self._leave(run.priority, origin, run_id)
+            self._leave(run, origin, run_id)
         return self._occupy(entry)
 
     def _occupy(self, entry: Entry) -> Entry:
@@ -416,3 +491,12 @@ class TaskQueue:
         self._busy_runs[entry.run] = None
         self._runs[entry.run].out.add(entry)
         return entry
+
+
+def _remove(origins: _Waiting, origin: str, run: int) -> None:
+    """Let a run wait for an origin no more; those that still do have their turn behind others."""
+    del origins[origin][run]
+    if origins[origin]:
+        origins.move_to_end(origin)
+    else:
+        del origins[origin]
