@@ -319,9 +319,13 @@ class EngineByHand:
             self.succeed(attempt)
         return paths
 
-    def expand_once(self) -> bool:
+    def can_expand(self) -> bool:
+        """Whether whoever takes an expansion now gets one."""
         self.calm()
-        if not len(self.engine._to_expand):
+        return bool(len(self.engine._to_expand))
+
+    def expand_once(self) -> bool:
+        if not self.can_expand():
             return False
         (attempt,) = self.engine.take(Expand, 1)
         batch = self.engine._expand(attempt.job, attempt.group, attempt.run, attempt.position)

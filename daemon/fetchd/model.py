@@ -594,6 +594,17 @@ class Publish(Attempt):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How it stands with the next piece of a group's items, or with what its condition says.
+
+    ``failures``: in a row, that may pass; ``due_at_s``: not before (steady wall clock).
+    """
+
+    failures: int = 0
+    due_at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
     """How far a list was read: offset, SHA-256 (hex) of all bytes before it, lines before it.
 

@@ -27,6 +27,7 @@ from fetchd.model import (
     Outcome,
     Position,
     Progress,
+    Reading,
     Report,
     Run,
     RunState,
@@ -772,6 +773,14 @@ class KeptChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingChanged:
+    """What becomes of a group's items stands so; a batch that is appended begins it anew."""
+
+    group: int
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeptForgotten:
     """The job is kept no more; its runs stay."""
 
@@ -794,6 +803,7 @@ Change = (
     | OriginForgotten
     | KeptChanged
     | KeptForgotten
+    | ReadingChanged
 )
 
 
@@ -841,6 +851,7 @@ class OpenGroup:
     counts: TaskCounts
     bytes: int
     seen: Mapping[str, str] = field(default_factory=dict)  # as in Expand
+    reading: Reading = Reading()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -407,6 +407,7 @@ def test_a_condition_that_cannot_be_decided_is_tried_again_and_then_fails_the_gr
     answer = hand.submit(job("a", on_condition(group("one", spec("f")))))
 
     for _ in range(MOST_LIST_FAILURES + 1):
+        seconds_until_read(hand)
         hand.settle(decision(hand), failure("source_error"))
 
     view = hand.store.run_view(answer.run)
@@ -1001,18 +1002,67 @@ def test_a_list_becomes_tasks_batch_by_batch_and_they_run_meanwhile():
     hand.close()
 
 
-def test_a_list_is_tried_again_a_few_times_when_its_next_piece_cannot_be_read():
+def seconds_until_read(hand: EngineByHand) -> float:
+    """Let time pass until somebody may take an expansion."""
+    waited_s = 0.0
+    while not hand.can_expand():
+        hand.clock.advance(0.5)
+        hand.engine.tick()
+        waited_s += 0.5
+        assert waited_s < 100
+    return waited_s
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_list_is_tried_again_a_few_times_at_growing_intervals(restarted):
     hand = EngineByHand()
     answer = hand.submit(job("l", listed()))
 
-    tries = 0
+    waits_s = []
     while not hand.engine.idle():
+        waits_s.append(seconds_until_read(hand))
         (attempt,) = hand.engine.take(Expand, 1)
         hand.settle(attempt, failure("disk_error"))
-        tries += 1
+        if restarted:
+            hand = EngineByHand(store=hand.store, clock=hand.clock)
+            hand.engine.recover({})
 
-    assert tries == 6
+    assert waits_s == [0, 1, 2, 4, 8, 16]
     assert [f.detail for f in hand.store.failures(answer.run, 5)] == ["disk_error"]
+    hand.close()
+
+
+def test_what_could_be_read_of_a_list_begins_its_intervals_anew():
+    position = Position(offset_bytes=9, prefix_sha256="p", lines=1)
+    hand = EngineByHand(expand=lambda *_: Batch(specs=(spec("a"),), position=position))
+    hand.submit(job("l", listed()))
+
+    waits_s = []
+    for _ in range(2):
+        for _ in range(2):
+            waits_s.append(seconds_until_read(hand))
+            (attempt,) = hand.engine.take(Expand, 1)
+            hand.settle(attempt, failure("disk_error"))
+        waits_s.append(seconds_until_read(hand))
+        assert hand.expand_once()
+        hand = EngineByHand(expand=hand.engine._expand, store=hand.store, clock=hand.clock)
+        hand.engine.recover({})
+
+    assert waits_s == [0, 1, 2, 0, 1, 2]
+    hand.close()
+
+
+def test_a_clock_that_was_set_back_between_two_lives_holds_up_no_list():
+    hand = EngineByHand()
+    hand.submit(job("l", listed()))
+    (attempt,) = hand.engine.take(Expand, 1)
+    hand.settle(attempt, failure("disk_error"))
+
+    hand.clock.set_wall(-86_400)
+    hand = EngineByHand(store=hand.store, clock=hand.clock)
+    hand.engine.recover({})
+
+    assert seconds_until_read(hand) <= 16
     hand.close()
 
 

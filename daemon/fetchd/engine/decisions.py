@@ -36,6 +36,7 @@ from fetchd.model import (
     Progress,
     Publish,
     Published,
+    Reading,
     Task,
     TaskSpec,
     TaskState,
@@ -46,6 +47,7 @@ from fetchd.ports import (
     Failed,
     GroupSucceeded,
     Intends,
+    ReadingChanged,
     Ready,
     RestEnded,
     RunChanged,
@@ -55,8 +57,10 @@ from fetchd.ports import (
 )
 from fetchd.urls import origin_of
 
-#: A list whose next piece could not be read, for a reason that may pass, is tried so often.
+#: A list whose next piece could not be read, for a reason that may pass, is tried again so often,
+#: after this delay, which doubles; so is a condition that could not be decided.
 MOST_LIST_FAILURES = 5
+LIST_DELAY_S = 1.0
 #: An origin that has served so many wrong digests in a run is asked last in it, if at all.
 MOST_MISMATCHES = 2
 #: What could not be published on a full disk, or one that nobody may write, is tried again so much
@@ -405,13 +409,17 @@ class Decisions:
                 pass
             case Decided(holds=holds, seen=seen):
                 group.list_out = False
+                self._change_reading(group, Reading(), effects)
                 group.wanted, group.seen = holds, seen
                 return
             case Interrupted():
                 group.list_out = False
                 return  # the next life goes on at the recorded position
-            case Failure(transient=True) if group.list_failures < MOST_LIST_FAILURES:
-                group.list_failures += 1
+            case Failure(transient=True) if group.reading.failures < MOST_LIST_FAILURES:
+                failures = group.reading.failures
+                due_at_s = self._steady.now_s() + LIST_DELAY_S * 2.0**failures
+                again = replace(group.reading, failures=failures + 1, due_at_s=due_at_s)
+                self._change_reading(group, again, effects)
                 group.list_out = False
                 if not group.run.cancelled:
                     effects.to_expand.append(group)
@@ -427,6 +435,11 @@ class Decisions:
             group.list_out = False
         else:
             effects.batches.append((group, batch))
+
+    def _change_reading(self, group: Group, reading: Reading, effects: Effects) -> None:
+        if group.reading != reading:
+            group.reading = reading
+            effects.changes.append(ReadingChanged(group=group.id, reading=reading))
 
     def _failed(
         self,
@@ -786,6 +799,12 @@ def after_deferral(task: Task, outcome: Deferred) -> tuple[History, float]:
     if outcome.elsewhere:
         return retry.without_room(task.history, outcome.delay_s, sources=len(task.spec.sources))
     return task.history, outcome.delay_s
+
+
+def limited(reading: Reading, now_s: float) -> Reading:
+    """Return it with no wait longer than any: the wall clock may have been set back."""
+    longest_s = LIST_DELAY_S * 2.0 ** (MOST_LIST_FAILURES - 1)
+    return replace(reading, due_at_s=min(reading.due_at_s, now_s + longest_s))
 
 
 def source_of(task: Task, history: History) -> str:

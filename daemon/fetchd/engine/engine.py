@@ -24,6 +24,7 @@ from fetchd.engine.decisions import (
     about_run,
     about_task,
     after_deferral,
+    limited,
     source_of,
 )
 from fetchd.engine.desk import Desk
@@ -55,6 +56,7 @@ from fetchd.model import (
     Pause,
     Progress,
     Publish,
+    Reading,
     Remove,
     Report,
     Resume,
@@ -161,6 +163,7 @@ class Engine:
         self._kept = KeptJobs(random)
         self._dropped: set[tuple[str, str]] = set()  # destinations of tasks that an edit stopped
         self._put_off: list[PutOff] = []  # verified parts that are finished or published later
+        self._read_later: set[Group] = set()  # whose items could not be read
         self._recent: deque[RunView] = deque(maxlen=RECENT_RUNS)
         self._stopping = False
         self._sweep_due = False
@@ -189,6 +192,7 @@ class Engine:
                     # The wall clock may have been set back since the last life.
                     latest_s = self._steady.now_s() + retry.longest_delay_s(group.rules.retry)
                     self._store.limit_waits(group.id, latest_s)
+                    group.reading = limited(group.reading, self._steady.now_s())
                 self._reopened(run, effects)
                 if run.cancelled:
                     for group in run.groups.values():
@@ -244,6 +248,7 @@ class Engine:
             effects.entries += self._admission.let_go(now_s)
             self._origin_records.tick(now_s, effects)
             self._try_again(now_s)
+            self._read_again(effects)
             for run in self._runs.values():
                 self._look_at_window(run, effects)
                 for group in run.groups.values():
@@ -1051,6 +1056,14 @@ class Engine:
         self._put_off = later
         self._lay_out(due)
 
+    def _read_again(self, effects: Effects) -> None:
+        """Lay out the groups whose items may be looked at by now."""
+        now_s = self._steady.now_s()
+        for group in [one for one in self._read_later if one.reading.due_at_s <= now_s]:
+            self._read_later.discard(group)
+            group.reading = replace(group.reading, due_at_s=0.0)
+            effects.to_expand.append(group)
+
     def _lay_out(self, intended: Sequence[Finish | Publish]) -> None:
         """Let finishers and the publisher take these; the desks have locks of their own."""
         if to_publish := [one for one in intended if isinstance(one, Publish)]:
@@ -1069,7 +1082,7 @@ class Engine:
                     continue
                 if not self._is_open(group):
                     continue
-                if group.run.frozen:  # it is laid out again behind that
+                if group.run.frozen or group.list_out:  # it is laid out again behind that
                     continue
                 attempt = Expand(
                     fence=self._decide.next_fence(),
@@ -1109,7 +1122,7 @@ class Engine:
                 )
             failed, skipped = len(appended.failed), appended.skipped
             group.list_out = False
-            group.list_failures = 0
+            group.reading = Reading()
             group.counts[TaskState.READY] += appended.added - failed - skipped
             group.counts[TaskState.FAILED] += failed
             group.counts[TaskState.SKIPPED] += skipped
@@ -1229,6 +1242,9 @@ class Engine:
         if effects.entries:
             self._queue.put(effects.entries)
         self._put_off += effects.put_off
+        if later := {group for group in effects.to_expand if group.reads_later}:
+            self._read_later |= later
+            effects.to_expand = [group for group in effects.to_expand if group not in later]
         self._sweep_due = self._sweep_due or effects.sweep
         if effects.freed:
             for group in self._asking:

@@ -51,7 +51,7 @@ class Group:
         self.counts: Counter[TaskState] = Counter()
         for state in TaskState:
             self.counts[state] = getattr(opened.counts, state.value)
-        self.list_failures = 0  # in a row, to read the next piece of its list
+        self.reading = opened.reading
         self.list_out = False  # a piece of its list is being read or recorded
         self.busy: set[int] = set()  # ids taken and not settled
         self.held = 0
@@ -89,6 +89,11 @@ class Group:
     def done(self) -> bool:
         """Whether no task of the group is open, and none will come."""
         return not (self.expanding or self.list_out or self.open_tasks())
+
+    @property
+    def reads_later(self) -> bool:
+        """Whether the next piece of its items, or its condition, is looked at later."""
+        return self.reading.due_at_s > 0.0
 
     def undecided(self) -> bool:
         """Whether its condition has to be decided before anything of it is done."""
@@ -303,6 +308,7 @@ class OpenedRun:
             waiting["origin"] = held_up
         if self.held():
             waiting = {self.held(): self.counts().ready}
+        dues += [g.reading.due_at_s for g in groups if g.phase is not Phase.ENDED and g.reads_later]
         if held := sum(group.held for group in groups):
             waiting["same_dest"] = waiting.get("same_dest", 0) + held
         due_at_s = min(dues) + behind_s if dues else None

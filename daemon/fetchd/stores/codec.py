@@ -29,6 +29,7 @@ from fetchd.model import (
     OnRemove,
     OriginRecord,
     Priority,
+    Reading,
     RetryPolicy,
     Rules,
     Schedule,
@@ -196,6 +197,15 @@ def _matrix_of(fields: dict[str, Any] | None) -> Matrix | None:
 
 def _pairs_of(listed: list[list[list[str]]]) -> tuple[tuple[tuple[str, str], ...], ...]:
     return tuple(tuple((name, text) for name, text in one) for one in listed)
+
+
+def reading_columns(reading: Reading) -> tuple[int, float]:
+    """Return those of table ``task_group``."""
+    return reading.failures, reading.due_at_s
+
+
+def reading_of(failures: int, due_s: float) -> Reading:
+    return Reading(failures=failures, due_at_s=due_s)
 
 
 # ---------------------------------------------------------------- tasks

@@ -57,3 +57,8 @@ CREATE TABLE kept_job (
     defaults BLOB NOT NULL DEFAULT x''
 ) WITHOUT ROWID;
 CREATE INDEX kept_of_job ON kept_job (job);
+
+-- name: 7
+-- How it stands with the next piece of a group's items.
+ALTER TABLE task_group ADD COLUMN failures INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE task_group ADD COLUMN due REAL NOT NULL DEFAULT 0;

@@ -32,7 +32,9 @@ CREATE TABLE task_group (
     expanding     INTEGER NOT NULL,     -- 1: more tasks come from its list
     offset_bytes  INTEGER,              -- how far the list was read, NULL: not yet
     prefix_sha256 TEXT,
-    lines         INTEGER
+    lines         INTEGER,
+    failures      INTEGER NOT NULL DEFAULT 0,   -- in a row, to read what comes next of it
+    due           REAL NOT NULL DEFAULT 0       -- and not before, 0 = at once
 );
 CREATE INDEX group_of_run ON task_group (run, id);
 

@@ -46,6 +46,7 @@ from fetchd.ports import (
     OriginForgotten,
     OriginKept,
     Pruned,
+    ReadingChanged,
     Ready,
     RestEnded,
     Revised,
@@ -66,7 +67,7 @@ from fetchd.stores.revising import Revising
 from fetchd.threads import Worker
 from fetchd.urls import origin_of
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 _APPLICATION_ID = 0x66746364  # "ftcd"
 
 #: TaskState <-> column task.state; the queries know these numbers.
@@ -677,6 +678,8 @@ def _apply_one(db: sqlite3.Connection, change: Change) -> None:
             db.execute(Q["change_kept"], (*_kept_columns(kept), kept.job.name))
         case KeptForgotten(job=job):
             _forget_kept(db, job)
+        case ReadingChanged(group=group, reading=reading):
+            db.execute(Q["change_reading"], (*codec.reading_columns(reading), group))
         case Started() | Intends() | Succeeded():
             raise AssertionError(f"{change} is applied with others")
 
@@ -820,7 +823,9 @@ def _open_run(db: sqlite3.Connection, run: int) -> OpenRun:
     for group_name, needed, fingerprint in db.execute(Q["seen"], (name,)):
         seen.setdefault(group_name, {})[needed] = fingerprint
     groups = []
-    for group_id, text, expanding, offset, prefix, lines in db.execute(Q["groups"], (run,)):
+    for group_id, text, expanding, offset, prefix, lines, *reading in db.execute(
+        Q["groups"], (run,)
+    ):
         states, total_bytes = counts.get(group_id, ({}, 0))
         group = codec.group_of(text)
         groups.append(
@@ -834,6 +839,7 @@ def _open_run(db: sqlite3.Connection, run: int) -> OpenRun:
                 counts=TaskCounts(**states),
                 bytes=total_bytes,
                 seen=seen.get(group.name, {}),
+                reading=codec.reading_of(*reading),
             )
         )
     return OpenRun(
