@@ -237,6 +237,11 @@ class TaskGroup:
     manifest: Manifest | None = None  # the items are made once for each of its own; () : lines
     steps: tuple[StepSpec, ...] = ()  # what is done with each file before anybody sees it
 
+    @property
+    def is_read(self) -> bool:
+        """Whether its tasks may come in batches, and can be made anew from what is on record."""
+        return bool(self.manifest or self.matrix or isinstance(self.items, ListFile))
+
 
 class CatchUp(enum.StrEnum):
     """What to do about moments of a schedule that were missed."""

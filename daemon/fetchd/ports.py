@@ -1067,7 +1067,11 @@ class Store(Protocol):
         ...
 
     def reopen(self, run: int) -> OpenRun | None:
-        """Make the run's failed and skipped tasks ready again; None: it has none. Durable."""
+        """Make the run's failed and skipped tasks ready again; None: it has none. Durable.
+
+        A list of which not all could be read is going to be read from its beginning, and the
+        failed task that says so is gone; what it has brought already is not added again.
+        """
         ...
 
     def unfiled_runs(self) -> list[RunView]:

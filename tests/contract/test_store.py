@@ -787,6 +787,48 @@ def test_reopen_makes_failed_and_skipped_tasks_ready_again(store):
     assert again.groups[0].counts.failed == 1  # a line that is no task stays failed
 
 
+@pytest.mark.parametrize(
+    ("path", "code"), [("", "list_changed"), ("", "disk_error"), ("./l.json:3", "bad_manifest")]
+)
+def test_reopen_has_a_list_read_anew_that_failed_as_a_whole_and_doubles_nothing(store, path, code):
+    opened = add(store, job("l", TaskGroup(name="l", items=ListFile(path="/l"))))
+    (group_,), run = opened.groups, opened.run.id
+    first = Position(offset_bytes=5, prefix_sha256="s", lines=3)
+    bad = spec("./l:2", problem=("bad_item", "why"))
+    store.append_tasks(group_, run, (spec("a"), bad, spec("a")), first, lambda _: None)
+    store.append_tasks(group_, run, (spec(path, problem=(code, "why")),), None, lambda _: None)
+    store.record([RunChanged(run=run, state=RunState.FAILED, at_s=NOW_S)])
+
+    again = store.reopen(run)
+
+    assert again is not None
+    (group_,) = again.groups
+    assert (group_.expanding, group_.position) == (True, None)
+    assert (group_.counts.failed, group_.counts.ready) == (2, 1)  # the line, and the second "a"
+    got: list[Appended] = []
+    specs = (spec("a"), bad, spec("a"), spec("b"), spec("b"))
+    store.append_tasks(group_, run, specs, None, got.append)
+    store.flush()
+    assert [(one.added, [(s.path, c) for s, c, _ in one.failed]) for one in got] == [
+        (2, [("b", "dest_conflict")])
+    ]
+    assert ready(store, group_.id) == ["a", "b"]
+
+
+def test_reopen_leaves_a_group_whose_condition_could_not_be_decided_as_it_was_made(store):
+    opened = add(store, job("a", group("a", spec("f"))))
+    (group_,), run = opened.groups, opened.run.id
+    store.append_tasks(group_, run, (spec("", problem=("bad_item", "why")),), None, lambda _: None)
+    store.record([RestEnded(run=run, group=group_.id, state=TaskState.SKIPPED, reason="condition")])
+    store.record([RunChanged(run=run, state=RunState.FAILED, at_s=NOW_S)])
+
+    again = store.reopen(run)
+
+    assert again is not None
+    assert not again.groups[0].expanding
+    assert (again.groups[0].counts.failed, again.groups[0].counts.ready) == (0, 1)
+
+
 def test_destination_state_is_that_of_the_newest_task(store):
     add(store, job("a", group("a", spec("f"))))
 

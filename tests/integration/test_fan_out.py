@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import sqlite3
 from pathlib import Path
@@ -147,6 +148,52 @@ def test_a_manifest_that_is_no_such_thing_fails_its_task_and_says_where(tmp_path
     (failed,) = daemon.report("job")["failures"]
     assert failed["code"] == "bad_manifest"
     assert failed["reason"].startswith("index.json: item 3: is not JSON: ")
+
+
+def test_a_manifest_that_was_mended_is_read_anew_by_a_retry(tmp_path):
+    count = 1_100
+    with Server(routes(count)) as server, DaemonProcess(tmp_path) as daemon:
+        manifest = daemon.downloads / "index.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.write_bytes(index_of(count)[:-2] + b", {]")
+        daemon.drop(
+            "job.yaml",
+            "from: { file: index.json, format: json, items: 'packages[*]' }\n"
+            f"base: {server.url('/pool/')}\nurl: ${{item.url}}\n",
+        )
+        assert daemon.run_once() == 1
+        asked = len(server.requests)
+        server.routes["/pool/p/new.bin"] = file(b"new")
+        manifest.write_bytes(index_of(count)[:-2] + b', {"url": "p/new.bin"}]}')
+        daemon.drop("job.retry", "")
+
+        assert daemon.run_once() == 0
+
+    report = daemon.report("job")
+    assert (report["state"], report["tasks"]["total"]) == ("succeeded", count + 1)
+    assert [request.path for request in server.requests[asked:]] == ["/pool/p/new.bin"]
+
+
+def test_a_list_that_failed_as_a_whole_is_brought_back_and_read_anew_by_a_retry(tmp_path):
+    with Server(routes(3)) as server, DaemonProcess(tmp_path) as daemon:
+        urls = "".join(server.url(f"/pool/p/{number}.bin\n") for number in range(3))
+        daemon.drop("l.urls", urls)
+        crashed = daemon.start("--once", failpoint="folder.accepted").wait()
+        taken = daemon.jobs / "active" / "l.urls"
+        taken.rename(daemon.base / "away")
+        taken.mkdir()
+        failed = daemon.run_once()
+        (reason,) = [failure["code"] for failure in daemon.report("l")["failures"]]
+        for folder in ("active", "failed"):
+            shutil.rmtree(daemon.jobs / folder / "l.urls", ignore_errors=True)
+        (daemon.base / "away").rename(daemon.jobs / "failed" / "l.urls")
+        daemon.drop("l.retry", "")
+
+        again = daemon.run_once()
+
+    assert (crashed, failed, reason, again) == (-signal.SIGKILL, 1, "list_changed", 0)
+    assert daemon.report("l")["tasks"]["total"] == 3
+    assert (daemon.jobs / "done" / "l.urls").exists()
 
 
 def test_whoever_fails_to_fetch_the_index_skips_its_children(tmp_path):

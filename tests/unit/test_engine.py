@@ -1078,6 +1078,30 @@ def test_a_list_that_was_changed_fails_what_is_left_of_it():
     hand.close()
 
 
+def test_retry_reads_a_list_anew_that_could_not_be_read():
+    batches = [
+        Batch(specs=(spec("a"),), position=Position(offset_bytes=9, prefix_sha256="p", lines=1)),
+        Batch(specs=(spec("a"), spec("b")), position=None),
+    ]
+    hand = EngineByHand(expand=lambda *_: batches.pop(0))
+    answer = hand.submit(job("l", listed()))
+    hand.expand_once()
+    assert hand.run_all() == ["a"]
+    (attempt,) = hand.engine.take(Expand, 1)
+    hand.settle(attempt, failure("list_changed", transient=False))
+    assert hand.store.run_view(answer.run).state is RunState.FAILED
+
+    reply = hand.engine.obey(Retry(job="l"))
+    hand.expand_once()
+
+    assert reply.done
+    assert hand.run_all() == ["b"]
+    view = hand.store.run_view(answer.run)
+    assert (view.state, view.tasks.total) == (RunState.SUCCEEDED, 2)
+    assert not hand.engine.obey(Retry(job="l")).done
+    hand.close()
+
+
 @pytest.mark.parametrize("outcome", ["batch", "interrupted"])
 def test_a_list_that_is_being_read_when_its_run_is_cancelled_ends_it_once(outcome):
     hand = EngineByHand()

@@ -87,9 +87,9 @@ class ListReader:
                 batch = FORMATS[listed.format].read(
                     _Reading(file, PurePath(path).name, recipe, position, hasher, self._batch_tasks)
                 )
-        except FileNotFoundError:
+        except FileNotFoundError:  # an editor may put it back, or a retry that was just obeyed
             raise AttemptError(
-                "list_changed", f"{name} was removed before its last line was read"
+                "list_changed", f"{name} was removed before its last line was read", transient=True
             ) from None
         except OSError as exc:
             raise AttemptError("disk_error", f"{name} cannot be read: {exc.strerror}") from None

@@ -62,3 +62,5 @@ CREATE INDEX kept_of_job ON kept_job (job);
 -- How it stands with the next piece of a group's items.
 ALTER TABLE task_group ADD COLUMN failures INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE task_group ADD COLUMN due REAL NOT NULL DEFAULT 0;
+-- Up to which task what is read may be there already, as of an earlier reading.
+ALTER TABLE task_group ADD COLUMN read_before INTEGER;

@@ -211,6 +211,24 @@ UPDATE task SET state = 0, due = 0, detail = '', reason = '', history = NULL, re
 WHERE run = ?1 AND state IN (4, 5) AND origin <> ''
   AND (SELECT filed FROM run WHERE id = ?1) < 2;
 
+-- name: unread
+-- Tasks that say that a list, or the rest of it, could not be read, and the groups of these.
+SELECT t.id, t.grp, g.document FROM task AS t INDEXED BY task_failed
+JOIN task_group AS g ON g.id = t.grp
+WHERE t.run = ?1 AND t.state = 4 AND t.origin = '' AND (t.path = x'' OR t.detail = 'bad_manifest')
+  AND (SELECT filed FROM run WHERE id = ?1) < 2;
+
+-- name: read_anew
+UPDATE task_group SET expanding = 1, offset_bytes = NULL, prefix_sha256 = NULL, lines = NULL,
+    read_before = (SELECT max(id) FROM task)
+WHERE id = ?;
+
+-- name: read_before
+SELECT read_before FROM task_group WHERE id = ?;
+
+-- name: was_read
+SELECT 1 FROM task WHERE path = ? AND root = ? AND run = ? AND grp = ? AND id <= ? LIMIT 1;
+
 -- name: reopen_run
 UPDATE run SET state = 'running', finished_at = NULL, filed = 0 WHERE id = ?;
 

@@ -34,7 +34,8 @@ CREATE TABLE task_group (
     prefix_sha256 TEXT,
     lines         INTEGER,
     failures      INTEGER NOT NULL DEFAULT 0,   -- in a row, to read what comes next of it
-    due           REAL NOT NULL DEFAULT 0       -- and not before, 0 = at once
+    due           REAL NOT NULL DEFAULT 0,      -- and not before, 0 = at once
+    read_before   INTEGER               -- it is read anew: it has what it has up to this task's id
 );
 CREATE INDEX group_of_run ON task_group (run, id);
 

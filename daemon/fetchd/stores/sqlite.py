@@ -160,13 +160,15 @@ class SqliteStore:
         then: Callable[[Appended], None],
     ) -> None:
         def write(db: sqlite3.Connection) -> Appended:
-            failed = _add_tasks(db, run, group.id, group.group.rules.root, specs)
+            root = group.group.rules.root
+            new = _not_read_before(db, run, group.id, root, specs)
+            failed = _add_tasks(db, run, group.id, root, new)
             db.execute(
                 Q["move_position"],
                 (position is not None, *_position_columns(position), group.id),
             )
-            skipped = sum(spec.skip for spec in specs)
-            return Appended(added=len(specs), failed=failed, skipped=skipped)
+            skipped = sum(spec.skip for spec in new)
+            return Appended(added=len(new), failed=failed, skipped=skipped)
 
         self._ledger.post(write, then)
 
@@ -198,8 +200,12 @@ class SqliteStore:
 
     def reopen(self, run: int) -> OpenRun | None:
         def write(db: sqlite3.Connection) -> bool:
-            if not db.execute(Q["reopen_tasks"], (run,)).rowcount:
+            unread = db.execute(Q["unread"], (run,)).fetchall()
+            reopened = db.execute(Q["reopen_tasks"], (run,)).rowcount
+            if not (unread or reopened):
                 return False
+            if unread:
+                _read_anew(db, unread)
             db.execute(Q["reopen_run"], (run,))
             self._ended.pop(run, None)
             return True
@@ -612,6 +618,29 @@ def _add_tasks(
         )
     db.executemany(add_task, rows)
     return tuple(failed)
+
+
+def _read_anew(db: sqlite3.Connection, unread: Sequence[tuple[int, int, str]]) -> None:
+    """Let lists that could not be read be read from their beginning."""
+    db.executemany(Q["remove_task"], [(task,) for task, _, _ in unread])
+    for _, group, document in unread:
+        if codec.group_of(document).is_read:
+            db.execute(Q["read_anew"], (group,))
+
+
+def _not_read_before(
+    db: sqlite3.Connection, run: int, group: int, root: str, specs: Sequence[TaskSpec]
+) -> Sequence[TaskSpec]:
+    """Leave out what an earlier reading of a list has brought, whatever became of it."""
+    (last,) = db.execute(Q["read_before"], (group,)).fetchone()
+    if last is None:
+        return specs
+
+    def is_new(spec: TaskSpec) -> bool:
+        place = (codec.path_bytes(spec.path), root, run, group, last)
+        return db.execute(Q["was_read"], place).fetchone() is None
+
+    return [spec for spec in specs if is_new(spec)]
 
 
 def _without_covered(changes: Sequence[Change]) -> list[Change]:
