@@ -383,6 +383,28 @@ def test_what_may_fail_and_did_is_tried_again_although_nothing_has_changed(hand)
     assert dict(again.seen) == {}
 
 
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_part_that_a_crash_has_torn_is_not_fetched_before_its_condition_is_decided_anew(holds):
+    first = EngineByHand()
+    answer = first.submit(job("a", on_condition(group("one", spec("f")))))
+    first.settle(decision(first), Decided(holds=True))
+    attempt = first.fetch()
+    first.settle(attempt, Fetched(intent=intent_for(attempt)))
+
+    hand = EngineByHand(store=first.store, clock=first.clock)
+    hand.engine.recover({})
+    (publish,) = hand.publish()
+    hand.settle(publish, failure("disk_error"))
+    before = hand.fetch()
+    hand.settle(decision(hand), Decided(holds=holds))
+
+    assert before is None
+    assert hand.run_all() == (["f"] if holds else [])
+    view = hand.store.run_view(answer.run)
+    assert (view.state, view.tasks.skipped) == (RunState.SUCCEEDED, int(not holds))
+    hand.close()
+
+
 def test_a_run_that_is_cancelled_while_a_condition_is_decided_ends(hand):
     answer = hand.submit(job("a", on_condition(group("one", spec("f")))))
     attempt = decision(hand)

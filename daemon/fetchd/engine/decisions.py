@@ -556,6 +556,8 @@ class Decisions:
         effects.changes.append(
             Waits(task=task.id, origin=origin, history=history, due_at_s=due_at_s, reason=reason)
         )
+        if group.phase is Phase.BLOCKED:  # of an earlier life, and not known yet to be wanted
+            return
         if not group.has_room(origin, waits=delay_s > 0):
             group.leave(origin, due_at_s)
             return
