@@ -387,6 +387,7 @@ class TaskSpec:
     this order; what it says of the file has to hold beside ``digests``. ``size_bytes``: what the
     file has to weigh, None where its item does not say. ``problem``: why this item can only fail
     ("code", "reason"), None for good ones. ``skip``: its group's condition is not met by it.
+    ``values``: what its steps use of its combination of a matrix or of its item, by bare names.
     """
 
     key: str
@@ -397,6 +398,7 @@ class TaskSpec:
     size_bytes: int | None = None
     problem: tuple[str, str] | None = None
     skip: bool = False
+    values: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -612,10 +612,19 @@ class Disk(Protocol):
         """
         ...
 
-    def stands(self, root: str, path: str, steps: Sequence[StepSpec], *, same: bool) -> bool:
+    def stands(
+        self,
+        root: str,
+        path: str,
+        steps: Sequence[StepSpec],
+        values: Sequence[tuple[str, str]] = (),
+        *,
+        same: bool,
+    ) -> bool:
         """Tell whether all that these steps have made of the destination's last file is there.
 
-        ``same``: and nobody has changed it since.
+        ``values``: those that the steps are taken with, as of a ``TaskSpec``. ``same``: and nobody
+        has changed it since.
         """
         ...
 

@@ -285,21 +285,22 @@ def test_how_far_the_steps_of_a_task_have_come_comes_back_as_it_was(store, stage
     assert left.intent == intent
 
 
-def test_what_a_task_is_held_against_comes_back_as_it_was(store):
+def test_what_a_task_is_held_against_and_what_its_steps_use_comes_back_as_it_was(store):
     sums = ("http://one.example/SHA256SUMS", "http://two.example/SHA256SUMS")
     made = [
         replace(spec("a"), sums=sums),
         replace(spec("b"), sums=sums[:1], digests=(Digest("md5", "0" * 32),), size_bytes=2**63 - 1),
         replace(spec("c"), size_bytes=0),
-        spec("d"),
+        replace(spec("d"), values=(("arch", "arm64 \udce9"), ("item.version", ""))),
+        spec("e"),
     ]
     opened = add(store, job("a", group("a", *made)))
 
     kept = window(store, opened.groups[0].id).tasks
-    store.record([Started(task=one.task.id) for one in kept[:2]])
+    store.record([Started(task=one.task.id) for one in kept[:4]])
 
     assert [one.task.spec for one in kept] == made
-    assert [left.task.spec for left in store.unfinished()] == made[:2]
+    assert [left.task.spec for left in store.unfinished()] == made[:4]
 
 
 def test_jobs_that_come_together_are_recorded_together_in_their_order(store):
@@ -1388,6 +1389,7 @@ def rows(path: Path) -> list[tuple]:
     for table in ("job", "run", "task_group", "task", "file"):
         columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
         newer = {("task", "sums"), ("task", "size_bytes"), ("file", "verified")}
+        newer |= {("task", "step_values")}
         known = ", ".join(c for c in columns if (table, c) not in newer)
         found += db.execute(f"SELECT {known} FROM {table}").fetchall()
     db.close()

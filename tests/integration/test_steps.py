@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import signal
 import stat
@@ -308,3 +309,77 @@ def test_the_step_under_way_is_in_the_log(tmp_path):
 
     (done,) = daemon.events("step.done")
     assert (done["step"], done["number"], done["thread"]) == ("mode", 1, "finisher-0")
+
+
+VALUES = """
+base: {url}
+dest: tools
+tasks:
+  index: {{ url: index.json, if_exists: overwrite }}
+  tools:
+    from: {{ file: "${{needs.index.path}}", format: json }}
+    url: ${{item.name}}
+    checksum: sha256:${{item.sha256}}
+    steps: [ {{ checksum_file: {{ name: "${{item.name}}-${{item.version}}.sha256" }} }} ]
+  docs:
+    matrix: {{ lang: [ de, en ] }}
+    url: ${{lang}}.txt
+    filename: ${{lang}}/doc.txt
+    steps: [ {{ symlink: {{ name: "latest-${{matrix.lang}}", to: doc.txt }} }} ]
+"""
+
+
+@pytest.mark.parametrize("failpoint", ["expand.second_batch", "finish.step_begun", "finish.sealed"])
+def test_steps_use_values_of_a_matrix_and_fields_of_an_item_over_a_crash(tmp_path, failpoint):
+    def index(version: str) -> bytes:
+        return json.dumps(
+            [{"name": "lint", "version": version, "sha256": sha256(b"lint")}]
+        ).encode()
+
+    routes = {
+        "/index.json": file(index("1.9")),
+        "/lint": file(b"lint"),
+        "/de.txt": file(b"de"),
+        "/en.txt": file(b"en"),
+    }
+    with Server(routes) as server, DaemonProcess(tmp_path, "retry.poison=0") as daemon:
+        seen: list[tuple[set[str], bool]] = []
+        for version in ("1.9", "1.9", "1.10"):
+            server.routes["/index.json"] = file(index(version))
+            daemon.drop("v.yaml", VALUES.format(url=server.url("/")))
+            if not seen:
+                assert daemon.start("--once", failpoint=failpoint).wait() in {-signal.SIGKILL, 0}
+            since = len(server.requests)
+            assert daemon.run_once() == 0
+            asked = {request.path for request in server.requests[since:]}
+            names = {path.name for path in (daemon.downloads / "tools").iterdir()}
+            seen.append((names, "/lint" in asked))
+        daemon.report("v")
+
+    names = {"index.json", "lint", "lint-1.9.sha256", "de", "en"}
+    assert seen[1:] == [(names, False), (names | {"lint-1.10.sha256"}, True)]
+    assert seen[0][0] == names
+    for lang in ("de", "en"):
+        link = daemon.downloads / f"tools/{lang}/latest-{lang}"
+        assert (str(link.readlink()), link.read_text()) == ("doc.txt", lang)
+    assert left(daemon) == []
+
+
+def test_a_field_that_makes_no_name_fails_its_own_task_and_says_so(tmp_path):
+    index = json.dumps([{"name": "a", "v": "../x"}, {"name": "b", "v": "fine"}]).encode()
+    routes = {"/index.json": file(index), "/a": file(b"a"), "/b": file(b"b")}
+    text = VALUES.replace("    checksum: sha256:${{item.sha256}}\n", "").partition("  docs:")[0]
+    text = text.replace("${{item.name}}-${{item.version}}.sha256", "${{item.v}}")
+    with Server(routes) as server, DaemonProcess(tmp_path) as daemon:
+        daemon.drop("v.yaml", text.format(url=server.url("/")))
+        code = daemon.run_once()
+        found = {one["path"]: (one["state"], one["reason"]) for one in daemon.files("v")}
+
+    assert code == 1
+    assert found["tools/b"] == ("succeeded", "")
+    assert found["tools/a"] == ("failed", "checksum_file: name: '../x' is no file name")
+    assert sorted(path.name for path in (daemon.downloads / "tools").iterdir()) == [
+        "b",
+        "fine",
+        "index.json",
+    ]

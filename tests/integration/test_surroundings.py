@@ -79,13 +79,13 @@ def test_s02_a_damaged_state_is_refused_with_what_to_do(daemon):
 def test_s06_a_newer_state_is_refused_with_both_versions(daemon):
     assert daemon.run_once() == 0
     database = sqlite3.connect(daemon.state / "fetchd.db")
-    database.execute("PRAGMA user_version = 7")
+    database.execute("PRAGMA user_version = 99")
     database.close()
 
     code = daemon.start().wait()
 
     assert code == 78
-    assert "version 7" in said(daemon)
+    assert "version 99" in said(daemon)
 
 
 def test_a_term_right_after_the_start_is_not_lost(daemon):

@@ -108,14 +108,36 @@ MISTAKES = {
         "steps:\n  - mode: { mode: 0644, timeout: 0s }\n",
         "iso.yaml:3:34: steps[0].mode.timeout: needs a duration above zero, such as 10m",
     ),
-    "a value of the matrix": (
+    "a value of the matrix that makes no name": (
         (
-            "filename: ${arch}.bin\nmatrix: { arch: [ a, b ] }\n"
+            "filename: ${arch}.bin\nmatrix: { arch: [ a, .. ] }\n"
             'steps:\n  - symlink: { name: "${arch}" }\n'
         ),
+        "iso.yaml:5:22: steps[0].symlink.name: for (arch: ..): '..' is no file name",
+    ),
+    "a variable that makes no name": (
+        'vars: { v: a/b }\nsteps:\n  - concat: "x-${v}"\n',
+        "iso.yaml:4:13: steps[0].concat.name: 'x-a/b' is no file name",
+    ),
+    "a name that the matrix does not have": (
         (
-            "iso.yaml:5:22: steps[0].symlink.name: ${arch} has no meaning here, "
-            "but ${task.path} and ${url}"
+            "filename: ${arch}.bin\nmatrix: { arch: [ a, b ] }\n"
+            'steps:\n  - symlink: { name: "${arhc}" }\n'
+        ),
+        (
+            "iso.yaml:5:22: steps[0].symlink.name: for (arch: a): unknown variable ${arhc} "
+            "(did you mean ${arch}?)"
+        ),
+    ),
+    "an item where there is none": (
+        "steps:\n  - concat: ${item.name}\n",
+        "iso.yaml:3:13: steps[0].concat.name: ${item.name} has no meaning here",
+    ),
+    "a field that the format does not have": (
+        'from: { file: x, format: sums }\nsteps:\n  - concat: "${item.nmae}"\n',
+        (
+            "iso.yaml:4:13: steps[0].concat.name: unknown variable ${item.nmae} "
+            "(did you mean ${item.name}?)"
         ),
     ),
     "a list of options": (
@@ -130,6 +152,16 @@ def test_a_mistake_in_steps_is_told_with_its_place_and_what_is_allowed(name):
     text, expected = MISTAKES[name]
 
     assert told(URL + text) == [expected]
+
+
+def test_what_only_a_file_or_an_item_decides_is_not_judged_when_a_job_is_accepted():
+    text = (
+        'steps:\n  - symlink: { name: l, to: "${url.path}" }\n  - concat: "${task.path}"\n'
+        '  - checksum_file: { name: "x-${item.version:%Y}-${run.date:%Y}" }\n'
+        "from: { file: x, format: json }\n"
+    )
+
+    assert len(steps(URL + text)) == 3
 
 
 def test_a_mistake_that_tasks_inherit_is_told_once():

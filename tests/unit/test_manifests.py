@@ -25,6 +25,7 @@ from fetchd.model import (
     Position,
     Rules,
     Run,
+    StepSpec,
     TaskGroup,
     TaskSpec,
     Template,
@@ -235,6 +236,32 @@ def test_fields_stand_in_every_text_of_a_task_and_in_its_condition(folder):
     assert linux.path == "linux/1.10-22.tar"
     assert linux.sums == ("https://linux.example/S1.10",)
     assert (linux.skip, mac.skip) == (False, True)
+
+
+def test_a_task_keeps_the_fields_that_its_steps_use_if_they_can_be_kept(folder):
+    items = [
+        {"u": "a", "v": 1, "n": {"m": True}},
+        {"u": "b", "v": 1},
+        {"u": "c", "v": "\ud800", "n": {"m": 1}},
+        {"u": "d", "v": "x" * 65_536, "n": {"m": 1}},
+    ]
+    folder.write("default/in/index.json", "\n".join(map(json.dumps, items)).encode())
+    group = TaskGroup(
+        name="packages",
+        items=(Item(url="${item.u}"),),
+        manifest=Manifest(file="in/index.json", format="jsonl"),
+        template=Template(base=("https://a.example/",)),
+        steps=(StepSpec(name="run", options={"args": ["${item.v}", "${item.n.m}"]}),),
+    )
+
+    ((good, *bad),) = batches(folder, group)
+
+    assert good.values == (("item.n.m", "true"), ("item.v", "1"))
+    assert [spec.problem and spec.problem[1] for spec in bad] == [
+        "index.json:2: it has no ${item.n.m}; it has ${item.u}, ${item.v}",
+        "index.json:3: ${item.v}, for steps, is not valid Unicode",
+        "index.json:4: ${item.n.m}, ${item.v}, for steps, have more than 65536 characters",
+    ]
 
 
 GOOD = {"u": "https://a/b", "f": "f", "c": "md5:" + "0" * 32, "s": "S", "d": "d"}

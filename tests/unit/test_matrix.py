@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from fetchd.errors import ValueProblem
 from fetchd.expand import Expander
 from fetchd.expand.matrix import AxisProblem, Combinations
-from fetchd.model import Item, Job, Matrix, Run, TaskGroup, Template
+from fetchd.model import Item, Job, Matrix, Run, StepSpec, TaskGroup, Template
 from fetchd.stores import codec
 from fetchd.variables import unknown
 
@@ -178,6 +179,24 @@ def test_values_stand_in_every_text_of_a_task() -> None:
     assert spec.path == "a/a-22"
     assert [str(one) for one in spec.digests] == ["md5:" + "ab" * 16]
     assert spec.sums == ("https://a.example.org/a.sums",)
+
+
+def test_a_task_keeps_the_values_that_its_steps_use_and_no_other() -> None:
+    group = TaskGroup(
+        name="g",
+        items=(Item(url="https://example.org/${x}/${y}"),),
+        matrix=Matrix(axes=(("x", ("a",)), ("y", ("b",)), ("z", ("c",)))),
+        steps=(
+            StepSpec(name="concat", options={"name": "${matrix.z}"}),
+            StepSpec(name="run", options={"command": "c", "args": ["-", "${x}"], "n": 3}),
+        ),
+    )
+
+    ((spec,),) = expand_all(group)
+    ((bare,),) = expand_all(replace(group, steps=()))
+
+    assert spec.values == (("x", "a"), ("z", "c"))
+    assert bare.values == ()
 
 
 def test_a_bad_combination_is_one_failed_task_with_its_number() -> None:

@@ -597,12 +597,24 @@ def test_what_was_staged_is_swept_unless_somebody_works_there(tmp_path, disk):
 # ---------------------------------------------------------------- what stands
 
 
+def test_what_steps_have_made_with_other_values_is_not_what_is_wanted(disk):
+    attempt = verified(disk, "d/a.zip")
+    spec = replace(attempt.task.spec, values=(("arch", "a"), ("item.v", "1")))
+    attempt = replace(attempt, task=replace(attempt.task, spec=spec))
+    publish(disk, made(disk, attempt, "x"))
+
+    assert disk.stands("default", "d/a.zip", STEPS, spec.values, same=True)
+    assert not disk.stands("default", "d/a.zip", STEPS, (("arch", "a"), ("item.v", "2")), same=True)
+    assert not disk.stands("default", "d/a.zip", STEPS, same=True)
+
+
 def test_what_steps_have_made_is_known_again_until_it_is_changed(tmp_path, disk):
     publish(disk, made(disk, verified(disk, "d/a.zip"), "x", "y/z"))
 
     assert disk.stands("default", "d/a.zip", STEPS, same=True)
     assert not disk.stands("default", "d/a.zip", (), same=True)
     assert not disk.stands("default", "d/b.zip", STEPS, same=True)
+    assert not disk.stands("default", "d/a.zip", STEPS, (("arch", "b"),), same=True)
     os.utime(tmp_path / "d/y/z")
     assert not disk.stands("default", "d/a.zip", STEPS, same=True)
     assert disk.stands("default", "d/a.zip", STEPS, same=False)

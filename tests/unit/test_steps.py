@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from fetchd.errors import DocumentError
-from fetchd.model import IfExists
+from fetchd.model import Finished, IfExists, Matrix
 from unit.test_extract import COMPRESSIONS, WHOLE, tar
 from unit.test_jobfile_steps import URL, told
 from workshop import Workshop, steps_of
@@ -176,6 +176,40 @@ def test_variables_are_put_in_when_a_step_is_taken(shop):
     )
 
     assert found == {"d/j-1": b"x"}
+
+
+def test_steps_know_of_a_matrix_and_an_item_what_is_recorded_with_the_task(shop):
+    steps = steps_of({"concat": "${arch}-${matrix.arch}-${item.version}-${item.day:%d}"})
+    attempt = shop.verified("d/a", b"x", steps)
+    group = replace(attempt.group, matrix=Matrix(axes=(("arch", ("a", "b")),)))
+    values = (("arch", "b"), ("item.day", "2026-11-23"), ("item.version", "1.10"))
+    spec = replace(attempt.task.spec, values=values)
+    attempt = replace(attempt, group=group, task=replace(attempt.task, spec=spec))
+
+    assert isinstance(shop.finisher(attempt), Finished)
+    assert (shop.folder / f".fetchd/staging/{attempt.intent.part}/tree/b-b-1.10-23").is_file()
+
+
+@pytest.mark.parametrize("value", ["", "..", "a/b", "a\nb", "a" * 256, "\ud800"])
+def test_a01_a_value_that_makes_no_name_fails_its_task_and_names_the_option(shop, value):
+    attempt = shop.verified("d/a", b"x", steps_of({"concat": "${item.v}"}))
+    spec = replace(attempt.task.spec, values=(("item.v", value),))
+
+    failure = shop.finisher(replace(attempt, task=replace(attempt.task, spec=spec)))
+
+    assert (failure.code, failure.transient, failure.kept) == ("step_failed", False, True)
+    assert failure.reason.startswith("concat: name: ")
+    assert shop.seen() == {}
+
+
+def test_a_value_of_the_matrix_that_nobody_recorded_says_how_it_is(shop):
+    attempt = shop.verified("d/a", b"x", steps_of({"concat": "${arch}"}))
+    group = replace(attempt.group, matrix=Matrix(axes=(("arch", ("a", "b")),)))
+
+    failure = shop.finisher(replace(attempt, group=group))
+
+    assert failure.code == "step_failed"
+    assert failure.reason == "concat: name: ${arch} is not kept; name it in an option of the step"
 
 
 def test_an_unknown_variable_in_an_option_is_told_when_the_file_is_accepted():

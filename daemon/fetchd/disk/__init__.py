@@ -129,7 +129,15 @@ class DownloadDisk:
         root = self._root(attempt.intent.root)
         return stage(self._system, self._space, self._held, root, attempt, self._sync)
 
-    def stands(self, root: str, path: str, steps: Sequence[StepSpec], *, same: bool) -> bool:
+    def stands(
+        self,
+        root: str,
+        path: str,
+        steps: Sequence[StepSpec],
+        values: Sequence[tuple[str, str]] = (),
+        *,
+        same: bool,
+    ) -> bool:
         place = self._root(root).place(path)
         if place.missing:
             return False
@@ -137,7 +145,7 @@ class DownloadDisk:
             made = find_made(self._system, place.home)
             records = None
             if made is not None:
-                records = read_made(self._system, made, part_name(root, path), steps)
+                records = read_made(self._system, made, part_name(root, path), steps, values)
             if records is None:
                 return False
             return all(record.is_at(place.folder.fd, same=same) for record in records)

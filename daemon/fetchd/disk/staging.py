@@ -107,17 +107,22 @@ def make_made(system: Os, home: Folder, sync: Callable[[int], None]) -> Folder:
 
 
 def read_made(
-    system: Os, folder: Folder, part: str, steps: Sequence[StepSpec] | None = None
+    system: Os,
+    folder: Folder,
+    part: str,
+    steps: Sequence[StepSpec] | None = None,
+    values: Sequence[tuple[str, str]] = (),
 ) -> Iterator[Record] | None:
     """Return the records of what these steps (None: any) have made of a part, None: there are none.
 
-    They are read from the disk as they are asked for.
+    They are read from the disk as they are asked for. ``values``: those that the steps were taken
+    with, as of a ``TaskSpec``.
     """
     try:
         fd = system.open(part, _FILE, dir_fd=folder.fd)
     except FileNotFoundError:
         return None
-    return _records(fd, None if steps is None else _said(steps))
+    return _records(fd, None if steps is None else _said(steps, values))
 
 
 def _records(fd: int, said: str | None) -> Iterator[Record] | None:
@@ -143,9 +148,10 @@ def _records(fd: int, said: str | None) -> Iterator[Record] | None:
     return lines()
 
 
-def _said(steps: Sequence[StepSpec]) -> str:
-    """Return what tells these steps from others."""
-    text = json.dumps([[step.name, dict(step.options)] for step in steps], sort_keys=True)
+def _said(steps: Sequence[StepSpec], values: Sequence[tuple[str, str]]) -> str:
+    """Return what tells these steps with these values from others."""
+    said: list[object] = [[step.name, dict(step.options)] for step in steps]
+    text = json.dumps([*said, *([dict(values)] if values else [])], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -226,7 +232,10 @@ def _left_by_crash(system: Os, held: Held, root: Root, attempt: Finish, place: P
                 "twice; see what it has done, and let the task be tried again if that is right",
             )
         made = find_made(system, place.home)
-        records = read_made(system, made, name, attempt.group.steps) if sealed and made else None
+        records = None
+        if sealed and made:
+            steps, values = attempt.group.steps, attempt.task.spec.values
+            records = read_made(system, made, name, steps, values)
         return (
             records is not None
             and not place.missing
@@ -328,7 +337,7 @@ class DiskStaging:
         self._space = space
         self._root = root
         self._intent = attempt.intent
-        self._said = _said(attempt.group.steps)
+        self._said = _said(attempt.group.steps, attempt.task.spec.values)
         self._parts = parts
         self._part = part
         self._fd = fd

@@ -20,6 +20,7 @@ from fetchd.expand.metalink import MetalinkProblem
 from fetchd.expand.paths import clean_path, shown
 from fetchd.expand.tasks import (
     ItemProblem,
+    Lookup,
     Recipe,
     Scope,
     Values,
@@ -38,6 +39,7 @@ __all__ = [
     "Combinations",
     "Expander",
     "ItemProblem",
+    "Lookup",
     "MetalinkProblem",
     "Recipe",
     "Scope",

@@ -18,7 +18,7 @@ from fetchd.expand.matrix import Combinations
 from fetchd.expand.paths import clean_folder, clean_path, join_path, shown
 from fetchd.model import Item, Job, ListFile, Makes, Run, TaskGroup, TaskSpec, Verify
 from fetchd.urls import check_url, file_name_of, join_url, path_of, resolve_url
-from fetchd.variables import is_met, references, render, unknown
+from fetchd.variables import LONGEST_TEXT, is_met, references, render, unknown
 
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 #: A relative URL that is joined by writing it behind its base: no dots to resolve, no query.
@@ -228,6 +228,7 @@ class Recipe:
         self._varying = set(group.matrix.names) if group.matrix else set[str]()
         self._each = group.when is not None and group.when.each
         self._look = scope.lookup(group)
+        self._in_steps = self._names_in_steps()
         # Worked out once, unless it depends on the item's own URL or values.
         template = group.template
         self._bases = None if self._varies(template.base) else self._bases_for(self._look)
@@ -317,7 +318,30 @@ class Recipe:
             digests=digests,
             sums=sums,
             size_bytes=size_bytes,
+            values=self._for_steps(values) if self._in_steps else (),
         )
+
+    def _names_in_steps(self) -> tuple[str, ...]:
+        """Return what steps use of what differs between the tasks of the group, bare, sorted."""
+        if not self.group.steps:
+            return ()
+        names = (name.removeprefix("matrix.") for name in names_in(texts_of_steps(self.group)))
+        if self.group.manifest is not None:
+            return tuple(sorted(filter(_OF_ITEM.fullmatch, names)))
+        return tuple(sorted(self._varying.intersection(names)))
+
+    def _for_steps(self, values: Values) -> tuple[tuple[str, str], ...]:
+        with _IN_ITEM:
+            kept = tuple((name, values[name]) for name in self._in_steps)
+            for name, value in kept:
+                try:
+                    value.encode()
+                except UnicodeEncodeError:
+                    raise ValueProblem(f"${{{name}}}, for steps, is not valid Unicode") from None
+            if sum(len(value) for _, value in kept) > LONGEST_TEXT:
+                names = ", ".join(f"${{{name}}}" for name in self._in_steps)
+                raise ValueProblem(f"{names}, for steps, have more than {LONGEST_TEXT} characters")
+        return kept
 
     @staticmethod
     def blaming(key: str) -> AbstractContextManager[None]:
@@ -405,13 +429,18 @@ def texts_of(group: TaskGroup) -> Iterator[str]:
     yield from (*template.base, template.dest, template.filename or "", *template.checksums)
     yield template.sums or ""
     yield group.when.text if group.when else ""
-    for step in group.steps:
-        for value in step.options.values():
-            yield from [value] if isinstance(value, str) else value if _is_texts(value) else ()
+    yield from texts_of_steps(group)
     yield group.manifest.file if group.manifest else ""
     if not isinstance(group.items, ListFile):
         for item in group.items:
             yield from (item.url, item.filename or "", item.checksum or "")
+
+
+def texts_of_steps(group: TaskGroup) -> Iterator[str]:
+    """Yield every text of the steps of a group that may refer to variables."""
+    for step in group.steps:
+        for value in step.options.values():
+            yield from [value] if isinstance(value, str) else value if _is_texts(value) else ()
 
 
 def _is_texts(value: object) -> bool:

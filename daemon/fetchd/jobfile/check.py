@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeGuard
 
 from fetchd.errors import ValueProblem
 from fetchd.expand import (
@@ -14,6 +15,7 @@ from fetchd.expand import (
     AxisProblem,
     Combinations,
     ItemProblem,
+    Lookup,
     Recipe,
     Scope,
     clean_path,
@@ -27,6 +29,7 @@ from fetchd.jobfile.complaints import Complaints, Path
 from fetchd.jobfile.needs import order
 from fetchd.jobfile.reading import Unread
 from fetchd.model import Job, Manifest, Run, TaskGroup, Verify
+from fetchd.steps import STEPS, Option
 from fetchd.variables import references, render, unknown
 from fetchd.yamldoc import did_you_mean
 
@@ -42,6 +45,9 @@ _SHOWN_OF_A_CYCLE = 8
 _MOST_COMPARED = 300
 _MOST_OF_URLS = 64 * 1024 * 1024  # characters; bases and variables could multiply a small file
 _SOME_TIME_S = 1_000_000_000.0
+_NO_VALUES: Mapping[str, str] = MappingProxyType({})
+#: What a task's own file decides.
+_MADE_UP = {"url", "url.path", "task.path"}
 #: Of a matrix so many combinations are tried; of others a destination may still be taken.
 _MOST_COMBINATIONS_TRIED = 1000
 
@@ -82,16 +88,47 @@ def try_out(job: Job, built: Sequence[Built], unread: Unread, complaints: Compla
         trial.make(by_name[name])
 
 
-def try_steps(scope: Scope, group: TaskGroup, place: Path, complaints: Complaints) -> None:
-    """Put the variables into the options of the steps once; ``place``: where these stand."""
-    look = step_lookup(scope, group, "http://localhost/x", "x")
+def try_steps(
+    scope: Scope,
+    group: TaskGroup,
+    place: Path,
+    complaints: Complaints,
+    values: Mapping[str, str] = _NO_VALUES,
+) -> None:
+    """Put the variables into the options of the steps once; ``place``: where these stand.
+
+    ``values``: those of a combination of the group's matrix, or fields of an item.
+    """
+    look = step_lookup(scope, group, "http://localhost/x", "x", values)
+    said = "" if isinstance(values, _AnyItem) else _said(values)
     for index, step in enumerate(group.steps):
-        for option, value in step.options.items():
-            for text in value if isinstance(value, list) else [value]:
-                try:
-                    render(text if isinstance(text, str) else "", look)
-                except ValueProblem as exc:
-                    complaints.add((*place, index, step.name, option), str(exc))
+        for key, value in step.options.items():
+            try:
+                _try_option(STEPS[step.name].options[key], value, look)
+            except ValueProblem as exc:
+                why = f"for ({said}): {exc}" if said else str(exc)
+                complaints.add((*place, index, step.name, key), why)
+
+
+def _try_option(option: Option, value: object, look: Lookup) -> None:
+    """See what variables make of an option, as far as that is known before the work begins."""
+    texts = [text for text in (value if isinstance(value, list) else [value]) if _is_text(text)]
+    names = {name for text in texts for name, _ in references(text)}
+    if any(name.partition(".")[0] == "item" for name in names):
+        for name in names:
+            look(name)
+        return
+    made = [render(text, look) for text in texts]
+    if names and names.isdisjoint(_MADE_UP):
+        option.read(made if isinstance(value, list) else made[0])
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str)
+
+
+def _said(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
 
 
 class _AnyItem(Mapping[str, str]):
@@ -157,7 +194,6 @@ class _Trial:
         if self._complaints.count > before:
             self._failed.add(group.name)
             return
-        try_steps(self._scope, group, draft.place("steps"), self._complaints)
         recipe, hurt = self._recipe(built)
         if group.when is not None and not group.when.each:
             known = {f"needs.{name}.changed": "true" for name in group.when.compares}
@@ -165,15 +201,19 @@ class _Trial:
                 self._scope.holds(group, known)
             except ItemProblem as exc:
                 self._complain(built, exc, (), hurt)
+        steps = draft.place("steps")
         if group.manifest is not None:
             self._try_names(built, hurt)
+            try_steps(self._scope, group, steps, self._complaints, _AnyItem(group.manifest))
         elif combinations is None:
+            try_steps(self._scope, group, steps, self._complaints)
             self._try(built, recipe, {}, hurt)
         else:
             for number in combinations.telling(_MOST_COMBINATIONS_TRIED):
                 values = combinations.at(number)
                 if values is not None:
                     self._try(built, recipe, values, hurt)
+                    try_steps(self._scope, group, steps, self._complaints, values)
                 if self._complaints.count > before or self.room < 0:
                     break  # the others are as bad
         if self._complaints.count > before:
@@ -226,7 +266,7 @@ class _Trial:
         self, built: Built, recipe: Recipe, values: Mapping[str, str], hurt: AbstractSet[str]
     ) -> None:
         """Make the task of each item, with these values of a matrix."""
-        said = ", ".join(f"{name}: {value}" for name, value in values.items())
+        said = _said(values)
         for place, item in built.items.items():
             try:
                 spec = recipe.of_item(item, values)

@@ -22,7 +22,7 @@ from fetchd.model import (
 )
 from fetchd.ports import Bench, Disk, PartBusy, Staging
 from fetchd.secrets import hide
-from fetchd.steps.kind import Kind
+from fetchd.steps.kind import Kind, Option
 from fetchd.variables import render
 
 _REPORT_S = 0.25
@@ -158,14 +158,22 @@ class Finisher:
         look = self._lookup(attempt)
         try:
             for key in varying:
-                value = options[key]
-                if isinstance(value, str):
-                    options[key] = render(value, look)
-                elif isinstance(value, list):
-                    options[key] = [render(text, look) for text in value]
+                options[key] = _put_in(options[key], look, kind.options.get(key))
         except ValueProblem as exc:
-            raise AttemptError("step_failed", f"{step.name}: {exc}") from None
+            raise AttemptError("step_failed", f"{step.name}: {key}: {exc}") from None
         return options
+
+
+def _put_in(value: Any, look: Callable[[str], str], option: Option | None) -> Any:
+    """Return the value of an option with all variables put in; raises ValueProblem."""
+    if isinstance(value, str):
+        made: object = render(value, look)
+    elif isinstance(value, list):
+        made = [render(text, look) for text in value]
+    else:
+        return value
+    # What it was before has been judged, but not what its variables have made of it.
+    return made if made == value or option is None else option.read(made)
 
 
 class _Watch:

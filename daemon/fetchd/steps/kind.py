@@ -109,10 +109,10 @@ def one_of(*allowed: str) -> Callable[[object], str]:
 def file_name(value: object) -> str:
     """Return a name that a file can have, without folders."""
     said = text(value)
-    if said in {"", ".", ".."} or "/" in said or "\0" in said or len(said.encode()) > 255:
-        raise ValueProblem(f"{said[:60]!r} is no file name")
-    if not said.isprintable():
+    if not said.isprintable():  # nor are halves of what cannot be encoded
         raise ValueProblem(f"{said[:60]!r} has a control character")
+    if said in {"", ".", ".."} or "/" in said or len(said.encode()) > 255:
+        raise ValueProblem(f"{said[:60]!r} is no file name")
     return said
 
 

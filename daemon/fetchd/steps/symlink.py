@@ -28,11 +28,6 @@ def work(bench: Bench, options: Mapping[str, Any]) -> None:
                 f"{len(tops)} names could be meant; say which the link leads to: `to`",
             )
         (leads_to,) = tops
-    else:
-        try:
-            leads_to = target(leads_to)
-        except ValueProblem as exc:  # by what its variables have become
-            raise AttemptError("step_failed", str(exc)) from None
     bench.carry()
     try:
         bench.make_link(options["name"], leads_to)

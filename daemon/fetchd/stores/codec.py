@@ -210,6 +210,16 @@ def reading_of(failures: int, due_s: float) -> Reading:
 
 # ---------------------------------------------------------------- tasks
 
+
+def values_text(values: tuple[tuple[str, str], ...]) -> str | None:
+    """Return the values of a task for its steps, None where there are none."""
+    return json.dumps(dict(values)) if values else None
+
+
+def values_of(text: str | None) -> tuple[tuple[str, str], ...]:
+    return () if text is None else tuple(json.loads(text).items())
+
+
 _NO_HISTORY = History()
 
 

@@ -64,3 +64,5 @@ ALTER TABLE task_group ADD COLUMN failures INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE task_group ADD COLUMN due REAL NOT NULL DEFAULT 0;
 -- Up to which task what is read may be there already, as of an earlier reading.
 ALTER TABLE task_group ADD COLUMN read_before INTEGER;
+-- Steps may use values of a matrix and fields of an item.
+ALTER TABLE task ADD COLUMN step_values TEXT;

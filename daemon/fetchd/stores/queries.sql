@@ -25,8 +25,9 @@ SELECT 1 FROM task WHERE path = ? AND root = ? AND run = ? AND origin <> '' LIMI
 
 -- name: add_task
 INSERT INTO task
-    (run, grp, root, path, sources, digests, sums, size_bytes, origin, state, due, detail, reason)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?);
+    (run, grp, root, path, sources, digests, sums, size_bytes, step_values, origin, state, due,
+     detail, reason)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?);
 
 -- name: start_task
 UPDATE task SET state = 1 WHERE id = ? AND state = 0;
@@ -136,13 +137,14 @@ FROM kept_job CROSS JOIN job ON job.id = kept_job.job ORDER BY kept_job.name;
 UPDATE run SET job = ? WHERE id = ?;
 
 -- name: tasks_of_run
-SELECT id, grp, path, sources, digests, sums, size_bytes, state FROM task WHERE run = ?;
+SELECT id, grp, path, sources, digests, sums, size_bytes, step_values, state FROM task WHERE run = ?;
 
 -- name: remove_task
 DELETE FROM task WHERE id = ?;
 
 -- name: revise_task
-UPDATE task SET root = ?, sources = ?, digests = ?, sums = ?, size_bytes = ?, origin = ?,
+UPDATE task SET root = ?, sources = ?, digests = ?, sums = ?, size_bytes = ?, step_values = ?,
+    origin = ?,
     state = 0, due = 0, detail = '', reason = '', history = NULL, result = NULL
 WHERE id = ?;
 
@@ -157,7 +159,8 @@ SELECT min(origin) FROM task WHERE grp = ? AND state = 0 AND origin > ?;
 
 -- name: ready_of_origin
 -- Tasks whose destination belongs to an earlier open task of another run are marked as held.
-SELECT t.id, t.path, t.sources, t.digests, t.sums, t.size_bytes, t.due, t.detail, t.history,
+SELECT t.id, t.path, t.sources, t.digests, t.sums, t.size_bytes, t.step_values, t.due, t.detail,
+       t.history,
        EXISTS (
            SELECT 1 FROM task AS e
            WHERE e.path = t.path AND e.root = t.root AND e.run < t.run AND e.state < 3
@@ -176,8 +179,8 @@ SELECT min(due) FROM task WHERE grp = ? AND origin = ? AND state = 0 AND due > ?
 UPDATE task SET due = ? WHERE grp = ? AND state = 0 AND due > ?;
 
 -- name: unfinished
-SELECT t.grp, t.id, t.run, t.path, t.sources, t.digests, t.sums, t.size_bytes, t.history, t.state,
-       t.result,
+SELECT t.grp, t.id, t.run, t.path, t.sources, t.digests, t.sums, t.size_bytes, t.step_values,
+       t.history, t.state, t.result,
        f.url, f.size_bytes, f.mtime_ns, f.inode, f.digests, f.etag, f.last_modified, f.date,
        f.verified
 FROM task AS t LEFT JOIN file AS f ON f.root = t.root AND f.path = t.path

@@ -37,6 +37,7 @@ class _Row:
     digests: str
     sums: str
     size_bytes: int | None
+    step_values: str | None
     state: int
 
 
@@ -128,17 +129,19 @@ def _reads_on(before: TaskGroup, new: NewGroup) -> bool:
     return new.expanding and codec.group_text(before) == codec.group_text(new.group)
 
 
-def _columns(spec: TaskSpec) -> tuple[str, str, str, int | None]:
+def _columns(spec: TaskSpec) -> tuple[str, str, str, int | None, str | None]:
     return (
         "\n".join(spec.sources),
         codec.digests_text(spec.digests),
         "\n".join(spec.sums),
         spec.size_bytes,
+        codec.values_text(spec.values),
     )
 
 
 def _is_of(row: _Row, spec: TaskSpec) -> bool:
-    return (row.sources, row.digests, row.sums, row.size_bytes) == _columns(spec)
+    said = (row.sources, row.digests, row.sums, row.size_bytes, row.step_values)
+    return said == _columns(spec)
 
 
 def _of_the_file(rules: Rules) -> Rules:

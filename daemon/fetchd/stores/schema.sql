@@ -1,4 +1,4 @@
--- The state of fetchd, version 6. The way here from an older one is in migrations.sql.
+-- The state of fetchd, version 7. The way here from an older one is in migrations.sql.
 -- Times are Unix seconds. Paths are bytes, because names need not be UTF-8.
 
 CREATE TABLE job (
@@ -55,7 +55,8 @@ CREATE TABLE task (
     history TEXT,                       -- JSON; NULL: no attempt has failed
     result  TEXT,                       -- JSON: the publish intent, later what was published
     sums    TEXT NOT NULL DEFAULT '',   -- URLs of its sums file, one a line
-    size_bytes INTEGER                  -- what it has to weigh, NULL: its item does not say
+    size_bytes INTEGER,                 -- what it has to weigh, NULL: its item does not say
+    step_values TEXT                    -- JSON: what its steps use of its item, NULL: nothing
 );
 CREATE INDEX task_ready ON task (grp, origin, due, id) WHERE state = 0;
 CREATE INDEX task_unfinished ON task (id) WHERE state IN (1, 2);

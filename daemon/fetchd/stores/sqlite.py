@@ -610,6 +610,7 @@ def _add_tasks(
                 codec.digests_text(spec.digests),
                 "\n".join(spec.sums),
                 spec.size_bytes,
+                codec.values_text(spec.values),
                 "" if state else origin_of(spec.sources[0]),
                 state,
                 detail,
@@ -775,7 +776,7 @@ def _window(
         rows = db.execute(Q["ready_of_origin"], (group, origin, until_s, most))
         news = (row for row in rows if row[0] not in known)
         for count, row in enumerate(itertools.islice(news, per_origin), 1):
-            if row[9]:
+            if row[10]:
                 held += 1
             else:
                 ready.append(_ready(row, group, origin))
@@ -793,7 +794,14 @@ def _window(
 # ---------------------------------------------------------------- rows -> values
 
 
-def _spec(path: bytes, sources: str, digests: str, sums: str, size_bytes: int | None) -> TaskSpec:
+def _spec(
+    path: bytes,
+    sources: str,
+    digests: str,
+    sums: str,
+    size_bytes: int | None,
+    step_values: str | None,
+) -> TaskSpec:
     text = codec.path_text(path)
     return TaskSpec(
         key=text,
@@ -802,33 +810,34 @@ def _spec(path: bytes, sources: str, digests: str, sums: str, size_bytes: int | 
         digests=codec.digests_of(digests),
         sums=tuple(sums.split("\n")) if sums else (),
         size_bytes=size_bytes,
+        values=codec.values_of(step_values),
     )
 
 
 def _ready(row: tuple[Any, ...], group: int, origin: str) -> Ready:
-    task_id, path, sources, digests, sums, size, due_s, wait, history, _held, *record = row
+    task_id, path, *said, due_s, wait, history, _held = row[:11]
     return Ready(
         task=Task(
             id=task_id,
             group=group,
-            spec=_spec(path, sources, digests, sums, size),
+            spec=_spec(path, *said),
             history=codec.history_of(history),
         ),
         origin=origin,
         due_at_s=due_s,
         wait=wait,
-        previous=codec.record_of(tuple(record)),
+        previous=codec.record_of(row[11:]),
     )
 
 
 def _unfinished(row: tuple[Any, ...]) -> Unfinished:
-    group, task_id, run, path, sources, digests, sums, size, history, state, result, *record = row
-    spec = _spec(path, sources, digests, sums, size)
+    group, task_id, run, path, *said, history, state, result = row[:12]
+    spec = _spec(path, *said)
     return Unfinished(
         run=run,
         task=Task(id=task_id, group=group, spec=spec, history=codec.history_of(history)),
         intent=codec.intent_of(result, spec.path) if STATES[state] == "publishing" else None,
-        previous=codec.record_of(tuple(record)),
+        previous=codec.record_of(row[12:]),
     )
 
 

@@ -121,7 +121,8 @@ class StandingTree:
         """Return it if nothing of it is missing or, unless the job trusts presence, changed."""
         rules = attempt.group.rules
         same = rules.if_exists is not IfExists.SKIP
-        if disk.stands(rules.root, attempt.task.spec.path, attempt.group.steps, same=same):
+        spec, steps = attempt.task.spec, attempt.group.steps
+        if disk.stands(rules.root, spec.path, steps, spec.values, same=same):
             return cls(attempt)
         return None
 
