@@ -174,3 +174,63 @@ def test_a_crash_while_a_metalink_is_read_loses_no_file_and_doubles_none(tmp_pat
     report = daemon.report("x")
     assert (report["state"], report["tasks"]["succeeded"]) == ("succeeded", count)
     assert {line["verified"] for line in daemon.files("x")} == {"digest"}
+
+
+FAN_OUT = """
+tasks:
+  index: {{ url: {url}, if_exists: overwrite }}
+  isos:
+    from: {{ file: "${{needs.index.path}}", format: metalink }}
+    dest: isos
+    steps: [ {{ checksum_file: {{ name: "${{item.name}}.${{item.size}}" }} }} ]
+"""
+
+
+@pytest.mark.parametrize("failpoint", ["", "expand.first_batch", "expand.second_batch"])
+def test_a_fetched_metalink_fans_out_with_mirrors_sizes_and_hashes(tmp_path, failpoint):
+    """Each file has a mirror that lies, and one that has the file."""
+    count = 1_050
+    bodies = {f"{number}.bin": b"%d" % number for number in range(count)}
+    with (
+        Server(
+            {f"/{name}": file(b"lie" if name == "7.bin" else body) for name, body in bodies.items()}
+        ) as first,
+        Server({f"/{name}": file(body) for name, body in bodies.items()}) as second,
+        DaemonProcess(tmp_path, "retry.poison=0") as daemon,
+    ):
+        files = [
+            listed(name, first.url(f"/{name}"), second.url(f"/{name}"), size=len(body), body=body)
+            for name, body in bodies.items()
+        ]
+        second.routes["/index.meta4"] = file(metalink(*files).encode())
+        daemon.drop("x.yaml", FAN_OUT.format(url=second.url("/index.meta4")))
+        if failpoint:
+            assert daemon.start("--once", failpoint=failpoint).wait() == -signal.SIGKILL
+
+        assert daemon.run_once() == 0
+
+        made = {
+            str(path.relative_to(daemon.downloads)): path.read_bytes()
+            for path in visible_files(daemon.downloads)
+        }
+        lines = {line["path"]: line for line in daemon.files("x")}
+
+    assert {f"isos/{name}": body for name, body in bodies.items()}.items() <= made.items()
+    assert len(made) == 2 * count + 1
+    assert "isos/7.bin.1" in made
+    assert len(lines) == count + 1
+    assert lines["isos/7.bin"]["verified"] == "digest"
+    assert lines["isos/7.bin"]["url"].startswith(second.url("/"))
+
+
+def test_a_metalink_that_is_none_is_one_failed_task(daemon):
+    with Server({"/index.meta4": file(b"<rss></rss>")}) as server:
+        daemon.drop("x.yaml", FAN_OUT.format(url=server.url("/index.meta4")))
+
+        code = daemon.run_once()
+
+        (bad,) = [line for line in daemon.files("x") if line["state"] == "failed"]
+
+    assert code == 1
+    assert bad["detail"] == "bad_manifest"
+    assert "begins with <rss>; a Metalink begins with" in bad["reason"]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fetchd.errors import ValueProblem
-from fetchd.expand.formats import FORMATS, Fields, ManifestProblem, Options
+from fetchd.expand.formats import FORMATS, Fields, ManifestProblem, Options, Whole
 
 SHA = "ab" * 32
 
@@ -223,6 +223,56 @@ def test_the_items_are_those_at_the_path(value, steps, chunk):
     assert found == expected
 
 
+# ---------------------------------------------------------------- Metalink
+
+METALINK = f"""<?xml version="1.0"?>
+<metalink xmlns="urn:ietf:params:xml:ns:metalink">
+  <file name="d/a.iso">
+    <size>7</size>
+    <hash type="md5">{"0" * 32}</hash><hash type="sha-256">{SHA}</hash>
+    <url priority="2">http://two.example/a</url><url priority="1">http://one.example/a</url>
+  </file>
+  <file name="b"><url>ftp://one.example/b</url></file>
+  <file name="c"><url>http://one.example/c?x=1</url></file>
+</metalink>
+""".encode()
+
+
+def test_files_of_a_metalink_are_items_with_what_it_says_of_them():
+    first, bad, last = FORMATS["metalink"].read(iter([METALINK]), Options(name="m"))
+
+    assert isinstance(first, Whole)
+    assert dict(first) == {
+        "item.name": "d/a.iso",
+        "item.url": "http://one.example/a",
+        "item.size": "7",
+        "item.digest": f"sha256:{SHA}",
+    }
+    assert first.sources == ("http://one.example/a", "http://two.example/a")
+    assert (list(map(str, first.digests)), first.size_bytes) == ([f"sha256:{SHA}"], 7)
+    assert str(bad).startswith("'b': no URL of the file is one that fetchd fetches")
+    assert isinstance(last, Whole)
+    assert dict(last) == {"item.name": "c", "item.url": "http://one.example/c?x=1"}
+    with pytest.raises(ValueProblem, match=r"it has no .\{item.size\}"):
+        last["item.size"]
+
+
+def test_what_is_no_metalink_is_refused_behind_the_files_before():
+    cut = METALINK[: METALINK.index(b"</metalink>") - 20]
+
+    chunks = iter([cut])
+    items = FORMATS["metalink"].read(chunks, Options(name="m"))
+    assert [isinstance(next(items), Whole), str(next(items))[:3]] == [True, "'b'"]
+    with pytest.raises(ManifestProblem, match=r"the file is cut off: .* \(line 9\)"):
+        next(items)
+    assert "begins with <html>" in problem("metalink", b"<html></html>")
+    assert "names no <file>" in problem(
+        "metalink", b'<metalink xmlns="urn:ietf:params:xml:ns:metalink"/>'
+    )
+    bomb = b'<!DOCTYPE m [<!ENTITY a "b">]><metalink>&a;</metalink>'
+    assert "<!DOCTYPE" in problem("metalink", bomb)
+
+
 # ---------------------------------------------------------------- sums, html
 
 
@@ -280,6 +330,7 @@ SEEDS = [
     b'a;b\n"1";2\n3;"4\n5"\n',
     f"{SHA}  name\n".encode(),
     PAGE,
+    METALINK,
     b'{"a": 1}\n"x"\n',
 ]
 

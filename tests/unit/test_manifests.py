@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
@@ -25,6 +26,7 @@ from fetchd.model import (
     Position,
     Rules,
     Run,
+    SizeRange,
     StepSpec,
     TaskGroup,
     TaskSpec,
@@ -312,6 +314,75 @@ def test_lines_and_sums_need_no_url(folder):
     assert (first.path, second.path) == ("d/x.bin", "d/b.bin")
     assert second.sources[0] == "https://a.example/pool/b.bin"
     assert [str(one) for one in first.digests] == ["sha256:" + "ab" * 32]
+
+
+def metalink(count: int) -> bytes:
+    files = "".join(
+        f'<file name="isos/{number}.iso"><size>{number}</size>'
+        f'<hash type="sha-256">{"ab" * 32}</hash>'
+        f'<url priority="2">https://two.example/{number}?m</url>'
+        f'<url priority="1">https://one.example/{number}</url></file>\n'
+        for number in range(count)
+    )
+    return f'<metalink xmlns="urn:ietf:params:xml:ns:metalink">\n{files}</metalink>'.encode()
+
+
+def from_metalink(*items: Item, size: SizeRange | None = None, **more) -> TaskGroup:
+    return TaskGroup(
+        name="packages",
+        items=items,
+        manifest=Manifest(file="in/x.meta4", format="metalink"),
+        rules=Rules(size=size),
+        template=Template(**{"dest": "d", **more}),
+    )
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_all_that_a_metalink_says_of_a_file_is_used_where_the_job_says_nothing(folder, fresh):
+    folder.write("default/in/x.meta4", metalink(2_500))
+
+    made = batches(folder, from_metalink(), fresh=fresh)
+
+    assert [len(batch) for batch in made] == [1000, 1000, 500]
+    specs = [spec for batch in made for spec in batch]
+    assert [spec.path for spec in specs] == [f"d/isos/{number}.iso" for number in range(2_500)]
+    assert [spec.size_bytes for spec in specs] == list(range(2_500))
+    assert specs[7].sources == ("https://one.example/7", "https://two.example/7?m")
+    assert [str(one) for one in specs[7].digests] == ["sha256:" + "ab" * 32]
+
+
+def test_what_the_job_says_of_a_file_goes_over_what_its_metalink_says(folder):
+    folder.write("default/in/x.meta4", metalink(3))
+    when = Condition(text="${item.size} != 1", each=True)
+
+    ((named, skipped, last),) = batches(
+        folder, replace(from_metalink(filename="${item.size}-${url.path}"), when=when)
+    )
+    ((own, *_),) = batches(folder, from_metalink(Item(url="${item.url}", filename="${item.name}")))
+    ((small, fits, large),) = batches(
+        folder, from_metalink(size=SizeRange(least_bytes=1, most_bytes=1))
+    )
+
+    assert (named.path, last.path) == ("d/0-0", "d/2-2")
+    assert (named.skip, skipped.skip) == (False, True)
+    assert (own.sources, own.path) == (("https://one.example/0",), "d/isos/0.iso")
+    assert (own.digests, own.size_bytes) == ((), None)
+    assert [fits.problem, large.problem] == [
+        None,
+        ("bad_item", "x.meta4:3: has 2 bytes, `size` allows 1"),
+    ]
+    assert small.problem is not None
+
+
+def test_a_metalink_that_is_cut_off_is_read_up_to_there(folder):
+    folder.write("default/in/x.meta4", metalink(3)[:-60])
+
+    ((*good, bad),) = batches(folder, from_metalink())
+
+    assert [spec.path for spec in good] == ["d/isos/0.iso", "d/isos/1.iso"]
+    assert bad.problem is not None
+    assert bad.problem[0] == "bad_manifest"
+    assert bad.problem[1].startswith("x.meta4: item 3: the file is cut off")
 
 
 def test_the_root_is_that_of_the_index_or_the_one_that_is_named(folder):

@@ -16,7 +16,7 @@ from pathlib import PurePath
 
 from fetchd import threads
 from fetchd.errors import AttemptError, ValueProblem
-from fetchd.expand.formats import FORMATS, Fields, ManifestProblem, Options
+from fetchd.expand.formats import FORMATS, Fields, ManifestProblem, Options, Whole
 from fetchd.expand.paths import clean_path, shown
 from fetchd.expand.tasks import Recipe, bad_item
 from fetchd.model import Batch, ListFile, Manifest, Position, TaskSpec
@@ -201,9 +201,16 @@ def _specs(recipe: Recipe, fields: Fields, place: str) -> Iterator[TaskSpec]:
     assert not isinstance(items, ListFile)
     for item in items or (None,):
         try:
-            if item is None:
-                yield recipe.of_line(fields["item"], fields)
-            else:
+            if item is not None:
                 yield recipe.of_item(item, fields)
+            elif isinstance(fields, Whole):
+                yield _of_whole(recipe, fields)
+            else:
+                yield recipe.of_line(fields["item"], fields)
         except ValueProblem as exc:
             yield bad_item(place, str(exc))
+
+
+def _of_whole(recipe: Recipe, item: Whole) -> TaskSpec:
+    name = item.name if recipe.group.template.filename is None else None
+    return recipe.of_named(name, item.sources, item.digests, item.size_bytes, item)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import BinaryIO, NoReturn
 from xml.parsers import expat
 from xml.parsers.expat import errors
@@ -143,6 +145,21 @@ def read(
     except MetalinkProblem as exc:
         return Stretch(parser.files, None, exc)
     return Stretch(parser.files, parser.next, None)
+
+
+def files_of(pieces: Iterable[bytes]) -> Iterator[ListedFile]:
+    """Yield the files of a document that comes in pieces; raises MetalinkProblem behind them."""
+    parser = _Parser(sys.maxsize, sys.maxsize)
+    problem: MetalinkProblem | None = None
+    for piece in chain(pieces, (b"",)):
+        try:
+            parser.feed(piece, lambda _: None) if piece else parser.end()
+        except MetalinkProblem as exc:
+            problem = exc
+        yield from parser.files  # those before the mistake too
+        parser.files.clear()
+        if problem is not None:
+            raise problem
 
 
 def check(file: BinaryIO) -> None:

@@ -274,16 +274,25 @@ class Recipe:
 
     def of_named(
         self,
-        name: str,
+        name: str | None,
         sources: tuple[str, ...],
         digests: tuple[Digest, ...],
         size_bytes: int | None,
+        values: Values = _NONE,
     ) -> TaskSpec:
-        """Return the task of a file whose list says all of it, literally; raises ItemProblem."""
+        """Return the task of a file whose list says all of it, literally; raises ItemProblem.
+
+        ``name`` None: the template says how it is called.
+        """
+        skip = self._each and not self.scope.holds(self.group, values)
         size = self.group.rules.size
         if size is not None and size_bytes is not None and size_bytes not in size:
             raise ItemProblem("item", f"has {size_bytes} bytes, `size` allows {size}")
-        return self._task(sources, name, digests, size_bytes, bases=self._bases or ())
+        bases = self._bases
+        if bases is None:
+            bases = self._bases_for(self.scope.lookup(self.group, None, values))
+        task = self._task(sources, name, digests, size_bytes, values, bases)
+        return replace(task, skip=True) if skip else task
 
     def _task(
         self,

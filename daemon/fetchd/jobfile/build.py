@@ -341,7 +341,7 @@ def _manifest(
     except ValueProblem as exc:
         (key, *_) = [key for key in form.options if getattr(said, key) is not None]
         complaints.add((*draft.place("from"), key), str(exc))
-    if not items and form.item is None and said.format != "lines":
+    if not items and form.item is None and not form.alone:
         complaints.add(
             draft.prefix, "has no url; write which field of an item it is: ${item.url}", at_key=True
         )

@@ -10,12 +10,13 @@ from fetchd.expand.formats import (
     html_links,
     json_items,
     json_lines,
+    metalink_files,
     plain_lines,
     sums_lines,
 )
-from fetchd.expand.formats.item import Fields, Format, ManifestProblem, Options
+from fetchd.expand.formats.item import Fields, Format, ManifestProblem, Options, Whole
 
-__all__ = ["FORMATS", "Fields", "Format", "ManifestProblem", "Options"]
+__all__ = ["FORMATS", "Fields", "Format", "ManifestProblem", "Options", "Whole"]
 
 FORMATS: dict[str, Format] = {
     "lines": plain_lines.FORMAT,
@@ -24,4 +25,5 @@ FORMATS: dict[str, Format] = {
     "jsonl": json_lines.FORMAT,
     "sums": sums_lines.FORMAT,
     "html": html_links.FORMAT,
+    "metalink": metalink_files.FORMAT,
 }

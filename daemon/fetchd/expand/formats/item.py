@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
+from fetchd.digests import Digest
 from fetchd.errors import ValueProblem
 from fetchd.model import Item
 from fetchd.values import dataclass
@@ -52,6 +53,26 @@ class Fields(Mapping[str, str]):
         return f"it has no ${{{name}}}; it has {', '.join(names) or 'nothing'}{more}"
 
 
+class Whole(Fields):
+    """An item that says all of a file by itself, if the job does not say what to use of it."""
+
+    def __init__(
+        self,
+        name: str,
+        sources: tuple[str, ...],
+        digests: tuple[Digest, ...],
+        size_bytes: int | None,
+    ) -> None:
+        """``sources``: at least one, the best first; ``digests``: one at most."""
+        self.name = name
+        self.sources = sources
+        self.digests = digests
+        self.size_bytes = size_bytes
+        digest = str(digests[0]) if digests else None
+        said = {"name": name, "url": sources[0], "size": size_bytes, "digest": digest}
+        super().__init__({field: value for field, value in said.items() if value is not None})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What a job says of a manifest beside its format; ``name``: that of the file."""
@@ -76,8 +97,8 @@ class Format(NamedTuple):
 
     The same bytes in the same chunks give the same items, read as far. ``options``: those that it
     knows. ``check``: raises ValueProblem for an option that makes no sense. ``item``: what an item
-    is unless the job says it, None: the job has to. ``fields``: those that items have, None: they
-    stand in the file.
+    is unless the job says it, None: the job has to, unless they stand ``alone``. ``fields``: those
+    that items have, None: they stand in the file.
     """
 
     read: Callable[[Iterator[bytes], Options], Iterator[Found]]
@@ -85,6 +106,7 @@ class Format(NamedTuple):
     check: Callable[[Options], object] = _anything
     item: Item | None = None
     fields: frozenset[str] | None = None
+    alone: bool = False
 
 
 def as_text(value: object) -> str:

@@ -24,4 +24,4 @@ def read(chunks: Iterator[bytes], _: Options) -> Iterator[Found]:
             yield Fields(text)
 
 
-FORMAT = Format(read, fields=frozenset())
+FORMAT = Format(read, fields=frozenset(), alone=True)
