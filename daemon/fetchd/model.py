@@ -9,6 +9,7 @@ from typing import Any
 
 from fetchd.digests import Digest
 from fetchd.rates import Rate
+from fetchd.urls import HERE
 from fetchd.values import dataclass
 
 # ---------------------------------------------------------------- what a job says
@@ -222,9 +223,31 @@ class StepSpec:
     timeout_s: float = 3600.0
 
 
+class RunEnd(enum.StrEnum):
+    """What a run does when all of its tasks have ended, one after the other, in this order.
+
+    Each is the name of an implicit group, whose one task is made when it is due.
+    """
+
+    ON_SUCCESS = "on_success"
+    ON_FAILURE = "on_failure"
+
+    def comes_before(self, other: RunEnd) -> bool:
+        order = list(RunEnd)
+        return order.index(self) < order.index(other)
+
+    def path_in(self, job: str) -> str:
+        """Return the path of the task, which no file of any job has."""
+        return f"./{job}/{self}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskGroup:
-    """One entry of ``tasks:`` (a file without ``tasks:`` has one group, named like the job)."""
+    """One entry of ``tasks:`` (a file without ``tasks:`` has one group, named like the job).
+
+    ``gathers``: it fetches nothing, and its one task works on what those have made that it needs.
+    ``end``: it is none of the job file's tasks, but what is done at the end of the run.
+    """
 
     name: str
     needs: tuple[str, ...] = ()
@@ -236,6 +259,8 @@ class TaskGroup:
     when: Condition | None = None
     manifest: Manifest | None = None  # the items are made once for each of its own; () : lines
     steps: tuple[StepSpec, ...] = ()  # what is done with each file before anybody sees it
+    gathers: bool = False
+    end: RunEnd | None = None
 
     @property
     def is_read(self) -> bool:
@@ -388,6 +413,9 @@ class TaskSpec:
     file has to weigh, None where its item does not say. ``problem``: why this item can only fail
     ("code", "reason"), None for good ones. ``skip``: its group's condition is not met by it.
     ``values``: what its steps use of its combination of a matrix or of its item, by bare names.
+
+    The path of a task that fetches nothing begins with ``./`` unless one file of that name is what
+    it makes: no destination of a file does.
     """
 
     key: str
@@ -399,6 +427,11 @@ class TaskSpec:
     problem: tuple[str, str] | None = None
     skip: bool = False
     values: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def fetches(self) -> bool:
+        """Whether there is something to fetch; else it begins with its steps, or publication."""
+        return self.sources != (HERE,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -502,6 +535,8 @@ class Intent:
     identify its bytes after a crash. ``mtime_s``: the file's date, from Last-Modified, else of its
     verification; None by an older fetchd. Of a task with steps: ``begun``, they have been;
     ``staged``, they are done, and what they made is published in the part's place.
+
+    Of a task that fetches nothing: ``part`` is "", and ``mtime_s`` says when its turn had come.
     """
 
     root: str

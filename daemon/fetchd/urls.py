@@ -8,6 +8,8 @@ from urllib.parse import SplitResult, unquote_to_bytes, urljoin, urlsplit
 from fetchd.errors import ValueProblem
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+#: Stands for the URL, and the origin, of a task that fetches nothing; shown to nobody.
+HERE = "fetchd://"
 _SCHEMES = (*DEFAULT_PORTS, "file")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\<>\"`{}|^]")
 _HOST = re.compile(r"[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\]")
@@ -75,11 +77,13 @@ def resolve_url(url: str, relative: str) -> str:
 def origin_of(url: str) -> str:
     """Return ``scheme://host:port`` in lower case, the port always given (RFC 6454 §4).
 
-    All files of this machine are of one origin, ``file://``.
+    All files of this machine are of one origin, ``file://``; what is not fetched is of ``HERE``.
     """
     if plain := _PLAIN.fullmatch(url):
         scheme, host, port = plain.group(1, 2, 3)
         return f"{scheme}://{host}:{port or DEFAULT_PORTS[scheme]}"
+    if url == HERE:
+        return HERE
     parts = urlsplit(url)
     if parts.scheme == "file":
         return "file://"
@@ -138,6 +142,8 @@ def redact_url(url: str) -> str:
     plain = _PLAIN.fullmatch(url)
     if plain and not plain[5]:
         return url
+    if url == HERE:
+        return ""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -30,6 +30,7 @@ from fetchd.model import (
     Finish,
     Finished,
     History,
+    IfExists,
     Intent,
     Interrupted,
     Outcome,
@@ -37,10 +38,13 @@ from fetchd.model import (
     Publish,
     Published,
     Reading,
+    RunEnd,
     Task,
     TaskSpec,
     TaskState,
     UpToDate,
+    Validator,
+    Verify,
 )
 from fetchd.ports import (
     Change,
@@ -55,7 +59,7 @@ from fetchd.ports import (
     Unfinished,
     Waits,
 )
-from fetchd.urls import origin_of
+from fetchd.urls import HERE, origin_of
 
 #: A list whose next piece could not be read, for a reason that may pass, is tried again so often,
 #: after this delay, which doubles; so is a condition that could not be decided.
@@ -281,6 +285,9 @@ class Decisions:
             self._cancelled(group, task, TaskState.PUBLISHING, effects)
             return
         match outcome:
+            case Finished() if group.end is not None:  # nothing is to be seen of it
+                effects.sweep = True
+                self._done_with(attempt, out, "done", None, effects)
             case Finished(staged=staged):
                 intent = replace(attempt.intent, staged=staged)
                 effects.changes.append(Intends(task=task.id, intent=intent, history=task.history))
@@ -363,11 +370,36 @@ class Decisions:
     def _published(
         self, attempt: Publish, out: Out, mtime_ns: int, inode: int, effects: Effects
     ) -> None:
+        intent = attempt.intent
+        if not attempt.task.spec.fetches:
+            detail = "made" if out.group.end is None else "done"
+            self._done_with(attempt, out, detail, None, effects)
+            return
+        record = FileRecord(
+            url=intent.url,
+            size_bytes=intent.size_bytes,
+            mtime_ns=mtime_ns,
+            inode=inode,
+            verified=intent.verified,
+            digests=intent.digests,
+            validator=intent.validator,
+        )
+        detail = "resumed" if intent.resumed_from_bytes else "downloaded"
+        self._done_with(attempt, out, detail, record, effects)
+
+    def _done_with(
+        self,
+        attempt: Finish | Publish,
+        out: Out,
+        detail: str,
+        record: FileRecord | None,
+        effects: Effects,
+    ) -> None:
+        """Let a task succeed; ``record``: of the file that it has fetched."""
         group, task, intent = out.group, attempt.task, attempt.intent
         group.forget(task.id)
         group.move(TaskState.PUBLISHING, TaskState.SUCCEEDED)
         effects.freed = True
-        detail = "resumed" if intent.resumed_from_bytes else "downloaded"
         effects.changes.append(
             Succeeded(
                 task=task.id,
@@ -376,15 +408,7 @@ class Decisions:
                 url=intent.url,
                 detail=detail,
                 unchanged=None,
-                record=FileRecord(
-                    url=intent.url,
-                    size_bytes=intent.size_bytes,
-                    mtime_ns=mtime_ns,
-                    inode=inode,
-                    verified=intent.verified,
-                    digests=intent.digests,
-                    validator=intent.validator,
-                ),
+                record=record,
             )
         )
         effects.final.append(
@@ -393,7 +417,7 @@ class Decisions:
                 outcome=detail,
                 final_url=intent.final_url,
                 size_bytes=intent.size_bytes,
-                verified=intent.verified,
+                verified=intent.verified if task.spec.fetches else "",
                 digests=tuple(map(str, intent.digests)),
                 attempts=task.history.attempts + 1,
                 resumed_from_bytes=intent.resumed_from_bytes,
@@ -589,6 +613,8 @@ class Decisions:
             self._end(run, effects)
 
     def _try_open(self, group: Group, effects: Effects) -> bool:
+        if group.end is not None:
+            return self._try_end(group, group.end, effects)
         verdict = graph.met(group.opened.group.needs, group.run.ended)
         if verdict is graph.Met.NOT_YET and not group.run.cancelled:
             return False
@@ -605,6 +631,21 @@ class Decisions:
             self.end_rest(group, TaskState.SKIPPED, "condition", effects)
         elif group.expanding:
             effects.to_expand.append(group)
+        return True
+
+    def _try_end(self, group: Group, end: RunEnd, effects: Effects) -> bool:
+        """Make the task of what is done at a run's end, if it is due, when its turn has come."""
+        run = group.run
+        if not (run.cancelled or run.is_turn_of(end)):
+            return False
+        group.phase = Phase.OPEN
+        if run.cancelled or not graph.is_due(end, run.final_state()):
+            group.expanding = False
+        elif group.expanding:
+            path = end.path_in(run.job.name)
+            spec = TaskSpec(key=path, path=path, sources=(HERE,))
+            group.list_out = True
+            effects.batches.append((group, Batch(specs=(spec,), position=None)))
         return True
 
     def _remember(self, group: Group, effects: Effects) -> None:
@@ -692,6 +733,39 @@ class Decisions:
         self._give_up(group, task, decision, effects)
         return True
 
+    def begin_here(self, group: Group, ready: Ready, effects: Effects) -> None:
+        """Let a task that fetches nothing go on to its steps, or to the publisher.
+
+        It is said to be taken from the queue.
+        """
+        task, rules = ready.task, group.rules
+        group.start(task.id, ready.origin)
+        group.move(TaskState.READY, TaskState.PUBLISHING)
+        intent = Intent(
+            root=rules.root,
+            path=task.spec.path,
+            part="",
+            device=0,
+            inode=0,
+            size_bytes=0,
+            verified=Verify.NONE,
+            digests=(),
+            clobber=rules.if_exists is not IfExists.FAIL,
+            url=HERE,
+            final_url=HERE,
+            validator=Validator(),
+            mtime_s=self._clock.wall(),
+            resumed_from_bytes=0,
+            received_bytes=0,
+            elapsed_s=0.0,
+        )
+        effects.changes.append(Intends(task=task.id, intent=intent, history=task.history))
+        after = self.finish if group.opened.group.steps else self.publication
+        attempt = after(group, ready, intent, recovered=False)
+        effects.intended.append(attempt)
+        number = task.history.attempts + 1
+        effects.happened.append(events.TaskStarted(**about_task(attempt, HERE), attempt=number))
+
     # ------------------------------------------------------------ the way into the queue
 
     def line_up(self, group: Group, ready: Ready, effects: Effects) -> None:
@@ -745,7 +819,7 @@ class Decisions:
             effects.reads.append((group, group.begin_read()))
 
     def finish(
-        self, group: Group, of: Fetch | Unfinished, intent: Intent, *, recovered: bool
+        self, group: Group, of: Fetch | Unfinished | Ready, intent: Intent, *, recovered: bool
     ) -> Finish:
         return Finish(
             fence=self.next_fence(),
@@ -761,7 +835,7 @@ class Decisions:
     def publication(
         self,
         group: Group,
-        of: Fetch | Finish | Unfinished,
+        of: Fetch | Finish | Unfinished | Ready,
         intent: Intent,
         *,
         recovered: bool,

@@ -690,7 +690,7 @@ class Engine:
 
     def _new_group(self, job: Job, group: TaskGroup, run: Run) -> NewGroup:
         """Return a group with its tasks, or the first of very many."""
-        if isinstance(group.items, ListFile) or group.manifest is not None:
+        if isinstance(group.items, ListFile) or group.manifest is not None or group.end:
             return NewGroup(group=group, specs=(), expanding=True)
         batch = self._expand(job, group, run, None)
         return NewGroup(
@@ -905,6 +905,12 @@ class Engine:
         if not group.queued(task.id):  # its run was cancelled and retried since it was taken
             effects.released.append(entry)
             return None
+        if not task.spec.fetches:
+            effects.released.append(entry)
+            run.waits.pop(task.id, None)
+            self._begin_run(run, effects)
+            self._decide.begin_here(group, entry.ready, effects)
+            return None
         now_s = self._clock.monotonic()
         wait_s = self._admission.park(group.rules.root, entry, now_s)
         if wait_s is not None:
@@ -944,18 +950,21 @@ class Engine:
             previous=entry.ready.previous,
         )
         effects.changes.append(Started(task=task.id))
-        if run.state is RunState.QUEUED:
-            run.state = RunState.RUNNING
-            run.started_at_s = self._clock.wall()
-            effects.changes.append(
-                RunChanged(run=run.run.id, state=run.state, at_s=run.started_at_s)
-            )
-            effects.happened.append(events.RunStarted(**about_run(run)))
+        self._begin_run(run, effects)
         effects.happened.append(
             events.TaskStarted(**about_task(attempt, attempt.source), attempt=attempt.number)
         )
         self._decide.read_more(group, effects)
         return attempt
+
+    def _begin_run(self, run: OpenedRun, effects: Effects) -> None:
+        """Note the first start of anything of a run."""
+        if run.state is not RunState.QUEUED:
+            return
+        run.state = RunState.RUNNING
+        run.started_at_s = self._clock.wall()
+        effects.changes.append(RunChanged(run=run.run.id, state=run.state, at_s=run.started_at_s))
+        effects.happened.append(events.RunStarted(**about_run(run)))
 
     def _end_loans(self, out: Out, count: int) -> None:
         if out.entry is not None and count:
@@ -1137,7 +1146,10 @@ class Engine:
             elif batch.position is None:
                 group.expanding = False
                 tasks = sum(group.counts.values())
-                effects.happened.append(events.RunExpanded(**about, group=group.name, tasks=tasks))
+                if group.end is None:
+                    effects.happened.append(
+                        events.RunExpanded(**about, group=group.name, tasks=tasks)
+                    )
             else:
                 effects.to_expand.append(group)
             self._decide.advance(run, effects)
@@ -1290,12 +1302,13 @@ class Engine:
 def _is_comparable(on: OpenedRun, new: NewJob) -> bool:
     """Whether an edit can be told from the tasks of a run that is on, each to be fetched alone.
 
-    Of a group that is still being read, all are unless it is the same as before.
+    Of a group that is still being read, all are unless it is the same as before. What is done at
+    the end of the run is decided upon anew.
     """
-    before = {group.name: group.opened.group for group in on.groups.values()}
-    after = {group.group.name: group.group for group in new.groups}
-    reading = {group.name for group in on.groups.values() if group.expanding}
-    reading |= {group.group.name for group in new.groups if group.expanding}
+    before = {g.name: g.opened.group for g in on.groups.values() if g.end is None}
+    after = {g.group.name: g.group for g in new.groups if g.group.end is None}
+    reading = {name for name in before if on.groups[name].expanding}
+    reading |= {g.group.name for g in new.groups if g.expanding and g.group.end is None}
     if any(before.get(name) != after.get(name) for name in reading):
         return False
     groups = [*before.values(), *after.values()]

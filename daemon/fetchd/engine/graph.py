@@ -1,9 +1,17 @@
-"""Needs between groups: which may start, and which never will. Pure functions."""
+"""Which groups may start, and which never will: by their needs, or by how a run ends. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import Enum
+
+from fetchd.model import RunEnd, RunState
+
+#: How a run has to be going to end, so that this is done.
+_DUE: Mapping[RunEnd, frozenset[RunState]] = {
+    RunEnd.ON_SUCCESS: frozenset({RunState.SUCCEEDED, RunState.PARTIAL}),
+    RunEnd.ON_FAILURE: frozenset({RunState.FAILED}),
+}
 
 
 class Met(Enum):
@@ -24,3 +32,8 @@ def met(needs: Iterable[str], ended: Mapping[str, bool]) -> Met:
         elif not succeeded:
             return Met.NEVER
     return verdict
+
+
+def is_due(end: RunEnd, state: RunState) -> bool:
+    """Say whether this is done at the end of a run that is going to end so."""
+    return state in _DUE[end]

@@ -10,7 +10,16 @@ from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from fetchd.model import Outcome, Rules, RunState, RunView, Share, TaskCounts, TaskState
+from fetchd.model import (
+    Outcome,
+    Rules,
+    RunEnd,
+    RunState,
+    RunView,
+    Share,
+    TaskCounts,
+    TaskState,
+)
 from fetchd.ports import OpenGroup, OpenRun, Ready, Window
 
 if TYPE_CHECKING:
@@ -81,6 +90,10 @@ class Group:
     @property
     def name(self) -> str:
         return self.opened.group.name
+
+    @property
+    def end(self) -> RunEnd | None:
+        return self.opened.group.end
 
     def open_tasks(self) -> int:
         counts = self.counts
@@ -278,6 +291,11 @@ class OpenedRun:
         self.ended[group.name] = group.succeeded()
         del self.left[group.name]
 
+    def is_turn_of(self, end: RunEnd) -> bool:
+        """Whether all has ended that comes before what is done at the end."""
+        left = [group.end for group in self.left.values()]
+        return not any(other is None or other.comes_before(end) for other in left)
+
     def counts(self) -> TaskCounts:
         counts = [group.counts for group in self.groups.values()]
         return TaskCounts(**{name: sum(c[state] for c in counts) for state, name in _STATES})
@@ -325,7 +343,7 @@ class OpenedRun:
             finished_at_s=self.finished_at_s,
             tasks=self.counts(),
             bytes=self.bytes,
-            list_open=any(group.expanding for group in groups),
+            list_open=any(group.expanding and group.end is None for group in groups),
             waiting=waiting,
             next_due_at_s=due_at_s,
             scheduled_for_s=self.run.scheduled_for_s,

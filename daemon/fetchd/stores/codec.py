@@ -32,6 +32,7 @@ from fetchd.model import (
     Reading,
     RetryPolicy,
     Rules,
+    RunEnd,
     Schedule,
     SizeRange,
     Staged,
@@ -125,6 +126,8 @@ def group_text(group: TaskGroup) -> str:
             "when": group.when and asdict(group.when),
             "steps": [asdict(step) for step in group.steps],
             "manifest": group.manifest and asdict(group.manifest),
+            "gathers": group.gathers,
+            "end": group.end,
         }
     )
 
@@ -168,6 +171,8 @@ def group_of(text: str) -> TaskGroup:
             StepSpec(**{**step, "makes": Makes(step["makes"])}) for step in fields.get("steps", ())
         ),
         manifest=_manifest_of(fields.get("manifest")),
+        gathers=fields.get("gathers", False),
+        end=RunEnd(fields["end"]) if fields.get("end") else None,
     )
 
 

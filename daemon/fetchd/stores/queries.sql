@@ -232,6 +232,15 @@ SELECT read_before FROM task_group WHERE id = ?;
 -- name: was_read
 SELECT 1 FROM task WHERE path = ? AND root = ? AND run = ? AND grp = ? AND id <= ? LIMIT 1;
 
+-- name: reopen_ends
+-- What a run does at its end is decided upon anew when it ends again.
+UPDATE task_group SET expanding = 1
+WHERE run = ? AND json_extract(document, '$.end') IS NOT NULL
+RETURNING document;
+
+-- name: forget_end
+DELETE FROM task WHERE path = ? AND root = ? AND run = ?;
+
 -- name: reopen_run
 UPDATE run SET state = 'running', finished_at = NULL, filed = 0 WHERE id = ?;
 

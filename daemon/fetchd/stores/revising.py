@@ -57,12 +57,24 @@ class Revising:
             self._rows[group_id][path] = _Row(task, *rest)
         self._found = Difference()
 
+    def _remove_ends(self) -> None:
+        """Remove what is done at the run's end, which comes anew behind all else."""
+        for name, (group_id, group) in list(self._groups.items()):
+            if group.end is not None:
+                for row in self._rows.pop(group_id).values():
+                    self._db.execute(self._q["remove_task"], (row.id,))
+                    self._found.gone.add(row.id)
+                    self._found.removed += row.state in _OPEN
+                self._db.execute(self._q["remove_group"], (group_id,))
+                del self._groups[name]
+
     def group_id(self, name: str) -> int | None:
         found = self._groups.get(name)
         return None if found is None else found[0]
 
     def compare(self, groups: tuple[NewGroup, ...]) -> Difference:
         """Remove and change rows; what is to be added is left to the caller."""
+        self._remove_ends()
         wanted = {new.group.name: new for new in groups}
         taken = {(new.group.rules.root, spec.path) for new in groups for spec in new.specs}
         for name, (group_id, before) in self._groups.items():

@@ -65,7 +65,7 @@ from fetchd.stores.ledger import Ledger
 from fetchd.stores.pruning import Pruning
 from fetchd.stores.revising import Revising
 from fetchd.threads import Worker
-from fetchd.urls import origin_of
+from fetchd.urls import HERE, origin_of
 
 SCHEMA_VERSION = 7
 _APPLICATION_ID = 0x66746364  # "ftcd"
@@ -206,6 +206,12 @@ class SqliteStore:
                 return False
             if unread:
                 _read_anew(db, unread)
+            job = db.execute(Q["run"], (run,)).fetchone()[1]
+            for (document,) in db.execute(Q["reopen_ends"], (run,)).fetchall():
+                end = codec.group_of(document)
+                assert end.end is not None
+                path = codec.path_bytes(end.end.path_in(job))
+                db.execute(Q["forget_end"], (path, end.rules.root, run))
             db.execute(Q["reopen_run"], (run,))
             self._ended.pop(run, None)
             return True
@@ -942,7 +948,11 @@ def _file_view(row: tuple[Any, ...], groups: dict[int, str]) -> FileView:
         "elapsed_s": None,
     }
     attempts, dossier = history.attempts, history.dossier
-    if STATES[state] is TaskState.SUCCEEDED and detail == "up_to_date":
+    if STATES[state] is TaskState.SUCCEEDED and first == HERE:
+        if detail != "up_to_date":
+            attempts += 1
+            view["staged"] = codec.intent_of(result, text).staged
+    elif STATES[state] is TaskState.SUCCEEDED and detail == "up_to_date":
         (size_bytes, verified, digests, url) = codec.unchanged_of(result)
         view |= {"size_bytes": size_bytes, "verified": verified, "digests": digests, "url": url}
     elif STATES[state] is TaskState.SUCCEEDED:
