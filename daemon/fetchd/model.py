@@ -875,7 +875,8 @@ class Answer:
     """``done`` False: nothing was changed, ``reason`` says why; ``later``: asking again may help.
 
     ``repeated``: the run exists already and its job file has not been filed yet, as after a
-    crash between acceptance and the file's move. ``stays``: the file belongs to a kept job.
+    crash between acceptance and the file's move. ``stays``: the file belongs to a kept job; an
+    edit of it that was put off is to be asked for again, with the same command, after ``again_s``.
     """
 
     done: bool
@@ -884,6 +885,7 @@ class Answer:
     later: bool = False
     repeated: bool = False
     stays: bool = False
+    again_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

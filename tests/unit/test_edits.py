@@ -9,11 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fetchd.engine.decisions import DISK_DELAY_S
+from fetchd.engine.engine import EDIT_LOOK_S, FREE_S, FREEZE_S, FROZEN_LOOK_S
 from fetchd.events import RunRevised, TaskInterrupted
 from fetchd.listeners import Stats
 from fetchd.model import (
     Batch,
+    Cancel,
     Condition,
+    Failure,
     Fetched,
     Interrupted,
     ListFile,
@@ -22,11 +26,12 @@ from fetchd.model import (
     Published,
     Rules,
     RunState,
+    Submit,
     TaskGroup,
     TaskState,
 )
 from fetchd.stores import SqliteStore
-from harness import EngineByHand, FakeClock, expand_specs, group, intent_for, job, spec
+from harness import EngineByHand, FakeClock, StepClock, expand_specs, group, intent_for, job, spec
 
 
 def kept(revision, *groups, name="a", **more):
@@ -186,33 +191,96 @@ def test_what_would_have_started_or_ended_while_an_edit_waited_in_vain_is_not_lo
     hand.edit("r1", group("a", spec("f"), spec("g"), spec("h")))
     f, g = hand.fetch(), hand.fetch()
     hand.settle(f, Fetched(intent=intent_for(f)))
-    took: list = []
 
-    def meanwhile(condition, timeout_s):
-        condition.release()
-        try:
-            if not took:
-                took.append(hand.engine._start(hand.engine._queue.take(), _effects(hand)))
-                hand.engine.settle([(g, Fetched(intent=intent_for(g)))])
-        finally:
-            condition.acquire()
-
-    def _effects(hand):
-        from fetchd.engine.decisions import Effects
-
-        effects = Effects()
-        hand.effects = effects
-        return effects
-
-    hand.clock.wait = meanwhile
     answer = hand.edit("r2", group("a", spec("new")))
-    del hand.clock.wait
-    hand.engine._queue.release(hand.effects.released[0])
+    with hand.engine._deciding() as effects:
+        took = hand.engine._start(hand.engine._queue.take(), effects)
+    hand.settle(g, Fetched(intent=intent_for(g)))
+    hand.clock.advance(FREEZE_S)
+    hand.engine.tick()
     hand.publish_all()
 
-    assert (answer.later, took) == (True, [None])
+    assert (answer.later, took) == (True, None)
     assert hand.run_all() == ["h"]
     assert set(hand.files().values()) == {"succeeded"}
+
+
+def test_an_edit_keeps_nobody_waiting_whatever_its_run_is_about():
+    hand = Hand(clock=StepClock())  # whoever waits fails
+    hand.edit("r1", group("a", spec("f"), spec("g")))
+    f = hand.fetch()
+    hand.settle(f, Fetched(intent=intent_for(f)))
+
+    first = hand.edit("r2", group("a", spec("new")))
+    frozen = hand.fetch()
+    hand.clock.advance(FREEZE_S)
+    hand.engine.tick()
+    second = hand.edit("r2", group("a", spec("new")))
+    g = hand.fetch()
+    hand.clock.advance(FREE_S)
+    hand.edit("r2", group("a", spec("new")))
+    hand.publish_all()
+    third = hand.edit("r2", group("a", spec("new")))
+    hand.leave(g)
+
+    assert (first.done, first.again_s, frozen) == (False, FROZEN_LOOK_S, None)
+    assert (second.done, second.again_s, g.task.spec.path) == (False, EDIT_LOOK_S, "g")
+    assert third.done
+    assert hand.run_all() == ["new"]
+    hand.close()
+
+
+@pytest.mark.parametrize("code", ["disk_full", "disk_error"])
+def test_an_edit_does_not_keep_a_run_still_whose_publication_is_held_up(hand, code):
+    hand.edit("r1", group("a", spec("f"), spec("g")))
+    f = hand.fetch()
+    hand.settle(f, Fetched(intent=intent_for(f)))
+    (publish,) = hand.publish()
+    full = Failure(code=code, reason="full", transient=True, kept=True)
+    hand.settle(publish, full)
+
+    early = hand.edit("r2", group("a", spec("f"), spec("g"), spec("new")))
+    paths = [hand.fetch().task.spec.path]
+    hand.clock.advance(DISK_DELAY_S)
+    hand.engine.tick()
+    hand.publish_all()
+    late = hand.edit("r2", group("a", spec("f"), spec("g"), spec("new")))
+
+    assert (early.done, early.again_s, paths) == (False, EDIT_LOOK_S, ["g"])
+    assert late.done
+
+
+def test_an_edit_that_is_asked_for_often_is_expanded_once():
+    expanded = []
+
+    def expand(job, group, run, position):
+        expanded.append(job.revision)
+        return expand_specs(job, group, run, position)
+
+    hand = Hand(expand=expand)
+    hand.edit("r1", replace(group("a", spec("f")), when=Condition(text="${x}")))
+    again = Submit(job=kept("r2", group("a", spec("f"))), raw=b"", file="a.yaml")
+    answers = [hand.engine.obey(again) for _ in range(5)]
+
+    assert {(one.later, one.again_s) for one in answers} == {(True, EDIT_LOOK_S)}
+    assert expanded == ["r1", "r2"]
+    hand.close()
+
+
+def test_a_run_that_is_cancelled_while_an_edit_keeps_it_still_ends(hand):
+    hand.edit("r1", group("a", spec("f"), spec("g")))
+    f, g = hand.fetch(), hand.fetch()
+    hand.settle(f, Fetched(intent=intent_for(f)))
+    hand.edit("r2", group("a", spec("new")))
+    hand.settle(g, Fetched(intent=intent_for(g)))
+
+    hand.engine.obey(Cancel(job="a"))
+    hand.clock.advance(FREEZE_S)
+    hand.engine.tick()
+    hand.publish_all()
+
+    assert hand.store.run_view(1).state is RunState.CANCELLED
+    assert hand.engine.idle()
 
 
 def test_an_edit_of_a_run_with_conditions_waits_for_its_end(hand):
@@ -244,8 +312,6 @@ def test_a_cancel_after_an_edit_ends_all_of_it(hand):
     hand.edit("r1", group("a", spec("f"), spec("g", "http://one.example/1")))
     f, g = hand.fetch(), hand.fetch()
     hand.edit("r2", group("a", spec("f"), spec("g", "http://one.example/2"), spec("h")))
-    from fetchd.model import Cancel
-
     hand.engine.obey(Cancel(job="a"))
     hand.leave(f)
     hand.leave(g)

@@ -15,10 +15,10 @@ from fetchd.engine import schedule
 from fetchd.events import JobAccepted, JobKept, JobRejected, JobRemoved
 from fetchd.expand import expand
 from fetchd.folder.inbox import GONE_S
-from fetchd.model import Failure, RunState
+from fetchd.model import Failure, Fetched, RunState
 from fetchd.ports import Keep
 from fetchd.stores import SqliteStore
-from harness import EngineByHand
+from harness import EngineByHand, intent_for
 
 SETTINGS = Settings()
 DAY_S = 86400.0
@@ -548,6 +548,37 @@ def test_a_file_that_comes_back_while_its_last_run_is_on_is_kept_again_without_a
     assert yard.kept() == {"tools.yaml": "tools"}
     assert len(yard.runs()) == 1
     assert yard.names() == ["tools.yaml"]
+
+
+def test_an_edit_that_cannot_hold_yet_is_read_once_and_holds_when_it_can(yard):
+    count: list[str] = []
+    read = yard.read
+
+    def counted(*of):
+        count.append(of[1])
+        return read(*of)
+
+    yard.read = counted
+    yard.drop("a.yaml", "keep: true\nurl: http://one.example/f\n")
+    yard.turns()
+    attempt = yard.hand.fetch()
+    yard.hand.settle(attempt, Fetched(intent=intent_for(attempt)))
+    yard.drop("a.yaml", "keep: true\nurl: http://one.example/g\n")
+    yard.drop("other.yaml", "url: http://two.example/x\n")
+    for _ in range(20):
+        yard.turns()
+        yard.clock.advance(0.5)
+        yard.hand.engine.tick()
+    while_it_waited = list(count), yard.runs()
+    yard.hand.publish_all()
+    for _ in range(4):
+        yard.clock.advance(0.5)
+        yard.turns()
+
+    assert while_it_waited[0] == ["a.yaml", "a.yaml", "other.yaml"]
+    assert [job for job, _ in while_it_waited[1]] == ["a", "other"]
+    assert sorted(yard.work()) == ["g", "x"]
+    assert len(count) == 3
 
 
 def test_the_example_of_a_kept_file_is_fetched_in_its_window_and_edited_in_place(yard):

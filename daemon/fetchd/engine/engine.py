@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -96,9 +97,13 @@ RECENT_RUNS = 20
 #: Parts of failed tasks, of tasks that are not ours (``get`` leaves some), and what was refused
 #: are kept this long.
 KEEP_PARTS_S = 7 * 86400.0
-#: An edit waits so often, for so long, until what is verified is published.
-FREEZE_LOOKS = 40
-FREEZE_LOOK_S = 0.05
+#: An edit keeps its run still for so long at most, until what is being published is; then the run
+#: goes on, for so long at least.
+FREEZE_S = 2.0
+FREE_S = 10.0
+#: Whether it can be applied by now is to be asked after so long; where that needs more, after that.
+FROZEN_LOOK_S = 0.1
+EDIT_LOOK_S = 1.0
 _WEEK_S = 7 * 86400.0
 _FAILED = StoreError("the engine failed, the next start goes on from the record")
 
@@ -151,7 +156,6 @@ class Engine:
         self._to_expand: Desk[Group] = Desk()
         self._submitting = threading.Lock()  # one submission at a time; held over store calls
         self._lock = threading.Lock()
-        self._drained = threading.Condition(self._lock)  # a frozen run has published something
         # All of the following, and all that hangs on it, is guarded by _lock.
         self._runs: dict[int, OpenedRun] = {}
         self._by_job: dict[str, OpenedRun] = {}
@@ -250,6 +254,8 @@ class Engine:
             self._try_again(now_s)
             self._read_again(effects)
             for run in self._runs.values():
+                if run.frozen and run.thaws_at_s <= now_s:
+                    self._thaw(run, effects)
                 self._look_at_window(run, effects)
                 for group in run.groups.values():
                     if group.next_due_at_s is not None and group.next_due_at_s <= soon_s:
@@ -353,11 +359,8 @@ class Engine:
                 self._end_loans(out, out.lent)
                 self._note_room(attempt, outcome, effects)
                 self._origin_records.note(out, outcome, effects)
-                if not out.group.run.frozen:
+                if not out.group.run.frozen or isinstance(attempt, Publish | Expand):
                     self._settle(out, outcome, effects)
-                elif isinstance(attempt, Publish | Expand):  # these are waited for
-                    self._settle(out, outcome, effects)
-                    self._drained.notify_all()
                 else:
                     out.group.run.late.append((out, outcome))
 
@@ -438,7 +441,9 @@ class Engine:
 
     def submit(self, submissions: Sequence[Submit]) -> list[Answer]:
         with self._submitting:
-            last_runs = self._store.last_runs({c.job.name for c in submissions if c.file})
+            with self._lock:  # of a run that is on, all tasks would be counted
+                names = {c.job.name for c in submissions if c.file} - self._by_job.keys()
+            last_runs = self._store.last_runs(names)
             answers: list[Answer] = []
             new: dict[str, NewJob] = {}
             kept: dict[str, NewKept] = {}
@@ -450,7 +455,7 @@ class Engine:
                     answer = Answer(done=False, later=True, reason=reason)
                 else:
                     answer = self._answer_for_kept(command) or self._answer_for_edit(command)
-                    answer = answer or self._answer_for_now(command, last_runs.get(name))
+                    answer = answer or self._answer_for_now(command, names, last_runs)
                 if answer is None or (answer.repeated and not answer.stays):
                     if _stays(command):
                         kept[name] = self._new_kept(command)
@@ -545,8 +550,13 @@ class Engine:
             return Answer(done=True, repeated=True, stays=True)
         return None
 
-    def _answer_for_now(self, command: Submit, last: RunView | None) -> Answer | None:
-        """Return the answer to a job whose last run is still on or not filed, None if neither."""
+    def _answer_for_now(
+        self, command: Submit, names: Collection[str], last_runs: Mapping[str, RunView]
+    ) -> Answer | None:
+        """Return the answer to a job whose last run is still on or not filed, None if neither.
+
+        ``last_runs``: of the jobs with these ``names``.
+        """
         job = command.job
         with self._lock:
             on = self._by_job.get(job.name)
@@ -558,6 +568,9 @@ class Engine:
             if not another and (on.run.revision, on.opened.file) == (job.revision, command.file):
                 return Answer(done=True, run=on.run.id, repeated=True)
             return Answer(done=False, later=True, reason=f"run {on.run.id} of this job is still on")
+        if command.file and job.name not in names:  # it has ended since
+            last_runs = self._store.last_runs([job.name])
+        last = last_runs.get(job.name)
         if last is not None and not last.filed:
             self._adopt_left(last)
             if not another and (last.revision, last.file) == (job.revision, command.file):
@@ -575,13 +588,17 @@ class Engine:
             return None
         if command.scheduled_for_s is not None or kept.job.revision == command.job.revision:
             return None
-        new = self._new_job(command, replace(on.run, revision=command.job.revision))
+        if on.edit is None or on.edit[0] is not command:  # it may be asked for often
+            run = replace(on.run, revision=command.job.revision)
+            on.edit = command, self._new_job(command, run)
+        _, new = on.edit
         if not _is_comparable(on, new):
             reason = "its tasks cannot be compared while it works; the edit holds from the next run"
-            return Answer(done=False, later=True, stays=True, reason=reason)
-        new_kept = self._new_kept(command)
+            return _not_yet(reason, EDIT_LOOK_S)
         if not self._freeze(on):
-            return Answer(done=False, later=True, stays=True, reason="a file is being published")
+            look_s = FROZEN_LOOK_S if on.frozen else EDIT_LOOK_S
+            return _not_yet("a file is being published", look_s)
+        new_kept = self._new_kept(command)
         revised = self._store.revise(new, new_kept)
         with self._deciding() as effects:
             self._keep(new_kept.kept, effects)
@@ -589,32 +606,36 @@ class Engine:
         return Answer(done=True, run=on.run.id, stays=True)
 
     def _freeze(self, run: OpenedRun) -> bool:
-        """Let nothing of the run start, or be recorded, from now on; False: not now.
+        """Let nothing of the run start, or be recorded, from now on; False: not yet, or not now.
 
-        What is verified is published before that. All else of it waits for an instant.
+        What is verified is published before that. Until it is, which is to be asked for again, all
+        else of the run waits, unless nobody knows how long that would take: nobody else does.
         """
-        with self._drained:
-            run.frozen = True
-            for _ in range(FREEZE_LOOKS):
-                if self._runs.get(run.run.id) is not run:
-                    return False  # it has ended
-                if not any(
-                    group.counts[TaskState.PUBLISHING] or group.list_out
-                    for group in run.groups.values()
-                ):
-                    return True
-                self._clock.wait(self._drained, FREEZE_LOOK_S)
-        with self._deciding() as effects:
-            run.frozen = False
-            effects.entries += run.parked
-            run.parked = []
-            effects.to_expand += [
-                group
+        with self._lock:
+            if self._runs.get(run.run.id) is not run:
+                return False  # it has ended
+            now_s = self._clock.monotonic()
+            busy = any(
+                group.counts[TaskState.PUBLISHING] or group.list_out
                 for group in run.groups.values()
-                if group.phase is Phase.OPEN and group.expanding and not group.list_out
-            ]
-            self._settle_late(run, effects)
-        return False
+            )
+            held_up = any(one.attempt.run.id == run.run.id for one in self._put_off)
+            if not busy:
+                run.frozen, run.thaws_at_s = True, math.inf
+            elif not (run.frozen or held_up or now_s < run.thaws_at_s + FREE_S):
+                run.frozen, run.thaws_at_s = True, now_s + FREEZE_S
+            return not busy
+
+    def _thaw(self, run: OpenedRun, effects: Effects) -> None:
+        """Let a run go on that an edit has kept still in vain."""
+        run.frozen = False
+        self._look_at_window(run, effects)
+        effects.to_expand += [
+            group
+            for group in run.groups.values()
+            if group.phase is Phase.OPEN and group.expanding and not group.list_out
+        ]
+        self._settle_late(run, effects)
 
     def _settle_late(self, run: OpenedRun, effects: Effects) -> None:
         late, run.late = run.late, []
@@ -1315,6 +1336,10 @@ def _is_comparable(on: OpenedRun, new: NewJob) -> bool:
     if any(group.when is not None or group.steps for group in groups):
         return False
     return not any(spec.problem is not None for group in new.groups for spec in group.specs)
+
+
+def _not_yet(reason: str, again_s: float) -> Answer:
+    return Answer(done=False, later=True, stays=True, reason=reason, again_s=again_s)
 
 
 def _stays(command: Submit | NewJob) -> bool:

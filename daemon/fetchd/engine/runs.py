@@ -5,6 +5,7 @@ Nothing here is thread-safe; the engine's lock guards it all.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from enum import Enum
@@ -17,10 +18,11 @@ from fetchd.model import (
     RunState,
     RunView,
     Share,
+    Submit,
     TaskCounts,
     TaskState,
 )
-from fetchd.ports import OpenGroup, OpenRun, Ready, Window
+from fetchd.ports import NewJob, OpenGroup, OpenRun, Ready, Window
 
 if TYPE_CHECKING:
     from fetchd.engine.decisions import Out
@@ -274,6 +276,8 @@ class OpenedRun:
         self.told_held = ""
         # While the run becomes one of another revision nothing of it starts or is recorded.
         self.frozen = False
+        self.thaws_at_s = -math.inf  # until then at most, or it did last; monotonic
+        self.edit: tuple[Submit, NewJob] | None = None  # what it may become one of
         self.parked: list[Entry] = []  # what would have started meanwhile, or while it is held
         self.late: list[tuple[Out, Outcome]] = []  # and what would have been settled
         self.leaving = 0  # attempts that are out, and of no use to any task

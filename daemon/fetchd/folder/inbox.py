@@ -57,8 +57,6 @@ LIST_HEAD_BYTES = 64 * 1024
 #: A file that stays in the folder is gone when it was missed for so long: editors and tools that
 #: write a file anew may take the old one away before.
 GONE_S = 5.0
-#: An edit that cannot be applied at this moment is applied after so long.
-SOON_S = 1.0
 #: So much is read of a file that only names days.
 LONGEST_DAYS_BYTES = 256
 #: What holds for all job files of a subfolder, and how much that may be.
@@ -119,7 +117,8 @@ class Seen:
     """What is known of one version of a file. ``since_s``: monotonic, when it was first seen.
 
     ``waits_for``: the job whose run has to end before the file can be accepted. ``unfit``: why
-    it is no job file as it stands, "" if it may be one. ``stays``: all was done about this version,
+    it is no job file as it stands, "" if it may be one. ``put_off``: what it says, which cannot
+    hold yet. ``stays``: all was done about this version,
     and the file is left where it is. ``obeyed``: a control file that only
     has to be removed. ``trouble``: what failed last, not tried again before ``not_before_s``.
     """
@@ -130,6 +129,7 @@ class Seen:
     since_s: float
     waits_for: str = ""
     unfit: str = ""
+    put_off: Submit | None = None
     stays: bool = False
     told: bool = False
     obeyed: bool = False
@@ -485,6 +485,9 @@ class Inbox:
     def _take(self, name: str, seen: Seen, kind: Kind) -> None:
         if (defaults := self._defaults(name, seen)) is None:
             return
+        if seen.put_off is not None:
+            self._make_ready(Ready(Place.JOBS, name, seen, seen.put_off))
+            return
         try:
             fd = self._places.open(Place.JOBS, name)
         except FileNotFoundError:  # taken back since it was seen
@@ -558,8 +561,11 @@ class Inbox:
             return
         stamp = seen.stamp.text()
         command = Submit(job=job, raw=data, file=name, stamp=stamp, defaults=defaults)
-        self._ready[name] = Ready(place, name, seen, command)
-        together_bytes = sum(len(ready.command.raw) for ready in self._ready.values())
+        self._make_ready(Ready(place, name, seen, command))
+
+    def _make_ready(self, ready: Ready) -> None:
+        self._ready[ready.name] = ready
+        together_bytes = sum(len(one.command.raw) for one in self._ready.values())
         if len(self._ready) >= ACCEPTED_TOGETHER or together_bytes >= TOGETHER_BYTES:
             self._accept()
 
@@ -623,7 +629,8 @@ class Inbox:
         A refused one is put aside.
         """
         if answer.later and answer.stays:
-            self._again_in(name, SOON_S)
+            seen.put_off = command
+            self._again_in(name, answer.again_s)
             return False
         if answer.later or (answer.repeated and not answer.stays and not self._is_of(answer, name)):
             seen.waits_for = command.job.name
