@@ -203,6 +203,34 @@ def test_steps_that_have_begun_end_while_their_run_is_paused_and_the_others_wait
     assert hand.engine.idle()
 
 
+def test_the_status_says_that_steps_wait_for_a_thread_or_for_their_run(hand):
+    hand.submit(with_steps("a", "b", "c"))
+    fetch_all(hand)
+
+    def waiting():
+        hand.calm()
+        return dict(hand.engine.view().runs[-1].waiting)
+
+    for_a_thread = waiting()
+    first = finish(hand)
+    under_way = waiting()
+    hand.engine.obey(Pause(job="j"))
+    finish_unless_it_rests(hand)
+    paused = waiting()
+    hand.settle(first, Finished(staged=STAGED))
+    hand.publish_all()
+    hand.engine.obey(Resume(job="j"))
+    hand.engine.tick()
+    resumed = waiting()
+    second, third = finish(hand), finish(hand)
+    hand.engine.obey(Pause(job="j"))
+    nothing_waits = waiting()
+
+    assert (for_a_thread, under_way) == ({"steps": 3}, {"steps": 2})
+    assert (paused, resumed, nothing_waits) == ({"paused": 2}, {"steps": 2}, {})
+    assert {second.task.spec.path, third.task.spec.path} == {"b", "c"}
+
+
 def test_a_paused_run_whose_steps_wait_can_be_cancelled(hand):
     hand.submit(with_steps("a"))
     fetch_all(hand)

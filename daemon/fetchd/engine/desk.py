@@ -34,6 +34,11 @@ class Desk(Generic[T]):
                 self._changed.wait()
             return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
+    def waiting(self) -> list[T]:
+        """Return what lies here."""
+        with self._changed:
+            return list(self._waiting)
+
     def close(self) -> None:
         """Let takers go home once all that lies here is taken."""
         with self._changed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -476,10 +476,13 @@ class Engine:
             now_s = self._clock.monotonic()
             behind_s = self._steady.behind_s()
             shown = islice(self._runs.values(), most_open)
-            held_up = self._queue.held_up()
+            held_up, verified = self._queue.held_up(), self._verified()
             runs = (
                 *self._recent,
-                *(run.view(behind_s, held_up.get(run.run.id, 0)) for run in shown),
+                *(
+                    run.view(behind_s, held_up.get(run.run.id, 0), verified[run.run.id])
+                    for run in shown
+                ),
             )
             origins = self._origins.views(
                 MOST_ORIGINS_SHOWN, now_s, self._steady.now_s() - now_s + behind_s
@@ -510,6 +513,11 @@ class Engine:
             )
             kept = self._kept.views(self._clock.wall())
         return Report(runs=runs, transfers=transfers, left_out=left_out, origins=origins, kept=kept)
+
+    def _verified(self) -> Counter[int]:
+        """Return how many tasks of each run wait for nothing but somebody to take their steps."""
+        resting = [one.attempt for one in self._put_off if self._rests(one.attempt)]
+        return Counter(attempt.run.id for attempt in (*self._to_finish.waiting(), *resting))
 
     def kept_files(self) -> Mapping[str, str]:
         with self._lock:

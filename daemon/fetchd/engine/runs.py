@@ -315,10 +315,10 @@ class OpenedRun:
             return RunState.CANCELLED
         return RunState.PARTIAL if counts.failed else RunState.SUCCEEDED
 
-    def view(self, behind_s: float, held_up: int = 0) -> RunView:
+    def view(self, behind_s: float, held_up: int = 0, verified: int = 0) -> RunView:
         """``behind_s``: by how much the wall clock is ahead of the steady one.
 
-        ``held_up``: tasks whose origin is shut.
+        ``held_up``: tasks whose origin is shut; ``verified``: those whose steps nobody takes yet.
         """
         groups = self.groups.values()
         waiting: dict[str, int] = {}
@@ -328,8 +328,11 @@ class OpenedRun:
             dues.append(until_s)
         if held_up:
             waiting["origin"] = held_up
+        if verified:
+            waiting["steps"] = verified
         if self.held():
-            waiting = {self.held(): self.counts().ready}
+            count = self.counts().ready + verified
+            waiting = {self.held(): count} if count else {}
         dues += [g.reading.due_at_s for g in groups if g.phase is not Phase.ENDED and g.reads_later]
         if held := sum(group.held for group in groups):
             waiting["same_dest"] = waiting.get("same_dest", 0) + held
