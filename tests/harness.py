@@ -274,7 +274,7 @@ class EngineByHand:
 
     def _startable(self) -> bool:
         queue = self.engine._queue
-        if queue._lonely or (queue._alone and queue._out):
+        if queue._hushed or queue._lonely or (queue._alone and queue._out):
             return False
         now_s = self.clock.monotonic()
         if queue._alone:
@@ -331,6 +331,16 @@ class EngineByHand:
         batch = self.engine._expand(attempt.job, attempt.group, attempt.run, attempt.position)
         self.settle(attempt, Expanded(batch=batch))
         return True
+
+    def expand_once_or_put_off(self) -> bool:
+        """As ``expand_once``, where what lies on the desk may have to wait."""
+        desk = self.engine._to_expand
+        take = desk.take
+        vars(desk)["take"] = lambda most: take(most) if len(desk) else []
+        try:
+            return bool(self.engine.take(Expand, 1))
+        finally:
+            del desk.take
 
     def close(self) -> None:
         self.store.close()

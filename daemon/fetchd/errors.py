@@ -68,7 +68,10 @@ CODES: dict[str, Code] = {
     "step_failed": Code(False, "one of the task's `steps` cannot be taken on this file"),
     "step_timeout": Code(False, "one of the task's `steps` took longer than it may"),
     "cancelled": Code(False, "the task or its run was cancelled"),
-    "poison": Code(False, "the daemon crashed repeatedly while it worked on this task"),
+    "poison": Code(
+        False,
+        "the daemon crashed repeatedly while it worked on this task or list",
+    ),
     "list_changed": Code(False, "a list or manifest was edited after some of it had been read"),
     "worker_died": Code(True, "the thread that worked on the task ended unexpectedly"),
 }

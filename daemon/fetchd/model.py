@@ -640,10 +640,13 @@ class Reading:
     """How it stands with the next piece of a group's items, or with what its condition says.
 
     ``failures``: in a row, that may pass; ``due_at_s``: not before (steady wall clock).
+    ``begun``: somebody looks at it; ``crashes``: lives that ended meanwhile, without a batch more.
     """
 
     failures: int = 0
     due_at_s: float = 0.0
+    begun: bool = False
+    crashes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

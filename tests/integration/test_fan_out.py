@@ -196,6 +196,19 @@ def test_a_list_that_failed_as_a_whole_is_brought_back_and_read_anew_by_a_retry(
     assert (daemon.jobs / "done" / "l.urls").exists()
 
 
+def test_a_daemon_outlives_a_manifest_that_kills_it_each_time(tmp_path):
+    with Server(routes(2)) as server, DaemonProcess(tmp_path, "retry.poison=1") as daemon:
+        daemon.drop("job.yaml", JOB.format(url=server.url("/pool/index.json")))
+        codes = [daemon.start("--once", failpoint="expand.first_batch").wait() for _ in range(2)]
+        daemon.drop("other.yaml", f"url: {server.url('/pool/p/0.bin')}\n")
+
+        last = daemon.start("--once", failpoint="expand.first_batch").wait()
+
+    assert (codes, last) == ([-signal.SIGKILL] * 2, 1)
+    assert [failure["code"] for failure in daemon.report("job")["failures"]] == ["poison"]
+    assert daemon.report("other")["state"] == "succeeded"
+
+
 def test_whoever_fails_to_fetch_the_index_skips_its_children(tmp_path):
     with Server({}) as server, DaemonProcess(tmp_path) as daemon:
         daemon.drop("job.yaml", JOB.format(url=server.url("/pool/index.json")))

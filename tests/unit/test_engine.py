@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -1538,6 +1540,126 @@ def test_a_task_that_keeps_killing_the_daemon_runs_alone_and_then_is_poison(live
     assert life.run_all() == ["g"]
     (failed,) = life.store.failures(answer.run, 5)
     assert (failed.path, failed.detail) == ("f", "poison")
+
+
+def crash_while_reading(life: EngineByHand) -> Expand:
+    assert life.can_expand()
+    (attempt,) = life.engine.take(Expand, 1)
+    return attempt
+
+
+@pytest.mark.parametrize("of", ["list", "condition"])
+def test_what_kills_the_daemon_when_it_is_read_is_read_alone_and_then_is_poison(lives, of):
+    suspect = listed() if of == "list" else on_condition(group("l", spec("f")))
+    life = lives(poison=1)
+    answer = life.submit(job("l", suspect))
+    life.submit(job("other", group("other", spec("g"), spec("h"))))
+    crash_while_reading(life)
+
+    life = lives(poison=1)
+    life.engine.recover({})
+    g = life.fetch()
+    not_alone = life.expand_once_or_put_off()
+    nothing_starts = life.fetch()
+    life.succeed(g)
+    life.engine.tick()
+    crash_while_reading(life)
+    meanwhile = life.fetch()
+
+    life = lives(poison=1)
+    life.engine.recover({})
+    paths = life.run_all()
+
+    assert (not_alone, nothing_starts, meanwhile) == (False, None, None)
+    assert paths == ["h"]
+    (failed,) = life.store.failures(answer.run, 5)
+    assert failed.detail == "poison"
+    assert life.store.run_view(answer.run).state is RunState.FAILED
+    assert life.engine.idle()
+
+
+def test_that_somebody_begins_to_read_is_on_record_before_that(tmp_path):
+    path = str(tmp_path / "db")
+    life = EngineByHand(store=SqliteStore(path, FakeClock(), print))
+    life.submit(job("l", listed()))
+    life.calm()
+    life.engine.take(Expand, 1)
+
+    with sqlite3.connect(path) as db:
+        begun = db.execute("SELECT begun FROM task_group").fetchall()
+    life.close()
+
+    assert begun == [(1,)]
+
+
+def test_when_what_is_suspected_was_read_all_others_go_on(lives):
+    batch = Batch(specs=(spec("f"),), position=None)
+    life = lives(poison=1, expand=lambda *_: batch)
+    life.submit(job("l", listed()))
+    crash_while_reading(life)
+
+    life = lives(poison=1, expand=lambda *_: batch)
+    life.engine.recover({})
+    assert life.expand_once()
+
+    assert life.run_all() == ["f"]
+    assert life.engine.idle()
+
+
+def test_a_suspect_whose_run_is_cancelled_holds_up_nobody(lives):
+    life = lives(poison=1)
+    life.submit(job("l", listed()))
+    life.submit(job("other", group("other", spec("g"), spec("h"))))
+    crash_while_reading(life)
+
+    life = lives(poison=1)
+    life.engine.recover({})
+    g = life.fetch()
+    life.expand_once_or_put_off()
+    life.engine.obey(Cancel(job="l"))
+    life.engine.tick()
+
+    assert life.fetch().task.spec.path == "h"
+    assert g.task.spec.path == "g"
+
+
+@pytest.mark.parametrize("how", ["a batch", "a stop", "poison: 0"])
+def test_a_list_is_charged_for_no_crash_that_is_not_its_own(lives, how):
+    batches = itertools.count(1)
+
+    def expand(*_):
+        at = Position(offset_bytes=next(batches), prefix_sha256="p", lines=1)
+        return Batch(specs=(spec(f"f{at.offset_bytes}"),), position=at)
+
+    poison = 0 if how == "poison: 0" else 1
+    for _ in range(4):
+        life = lives(poison=poison, expand=expand)
+        life.engine.recover({})
+        if not life.engine.view().runs:
+            life.submit(job("l", listed()))
+        if how == "a batch":
+            assert life.expand_once()
+        attempt = crash_while_reading(life)
+        if how == "a stop":
+            life.settle(attempt, Interrupted())
+
+    assert not of(life, events.TaskFailed)
+    assert life.engine.view().runs[0].list_open
+
+
+def test_a_condition_that_can_be_decided_hides_no_list_that_cannot_be_read(lives):
+    life = lives(poison=1)
+    answer = life.submit(job("l", on_condition(listed())))
+    for _ in range(2):
+        life.settle(decision(life), Decided(holds=True))
+        crash_while_reading(life)
+        life = lives(poison=1)
+        life.engine.recover({})
+    life.calm()
+
+    (failed,) = life.store.failures(answer.run, 5)
+    assert failed.detail == "poison"
+    assert life.engine.idle()
 
 
 def test_a_committed_intent_is_published_in_the_next_life_and_verified_again(lives):

@@ -433,24 +433,28 @@ class Decisions:
                 pass
             case Decided(holds=holds, seen=seen):
                 group.list_out = False
-                self._change_reading(group, Reading(), effects)
+                # Crashes are not forgotten: they may be those of what is read now.
+                crashes = group.reading.crashes
+                self._change_reading(group, Reading(crashes=crashes), effects)
                 group.wanted, group.seen = holds, seen
                 return
             case Interrupted():
                 group.list_out = False
+                self._change_reading(group, replace(group.reading, begun=False), effects)
                 return  # the next life goes on at the recorded position
             case Failure(transient=True) if group.reading.failures < MOST_LIST_FAILURES:
                 failures = group.reading.failures
                 due_at_s = self._steady.now_s() + LIST_DELAY_S * 2.0**failures
-                again = replace(group.reading, failures=failures + 1, due_at_s=due_at_s)
+                again = Reading(
+                    failures=failures + 1, due_at_s=due_at_s, crashes=group.reading.crashes
+                )
                 self._change_reading(group, again, effects)
                 group.list_out = False
                 if not group.run.cancelled:
                     effects.to_expand.append(group)
                 return
-            case Failure(code=code, reason=reason):
-                bad = TaskSpec(key="", path="", sources=("",), problem=(code, reason))
-                batch = Batch(specs=(bad,), position=None)
+            case Failure():
+                batch = _unread(outcome)
                 if group.phase is Phase.BLOCKED:  # whether it is wanted will never be known
                     group.wanted = False
             case _:
@@ -459,6 +463,29 @@ class Decisions:
             group.list_out = False
         else:
             effects.batches.append((group, batch))
+
+    def begin_reading(self, group: Group, effects: Effects) -> None:
+        """Somebody is about to look at the next items: a crash from now on is theirs."""
+        if self._poison:
+            self._change_reading(group, replace(group.reading, begun=True), effects)
+
+    def suspects(self, group: Group) -> bool:
+        """Whether nothing else may be under way while the group's next items are looked at."""
+        return bool(self._poison) and group.reading.crashes >= self._poison
+
+    def charge_reading(self, group: Group, effects: Effects) -> None:
+        """The last life ended in a crash while somebody looked at the group's next items."""
+        crashes = group.reading.crashes + 1
+        self._change_reading(group, replace(group.reading, begun=False, crashes=crashes), effects)
+        if not self._poison or crashes < 2 * self._poison:
+            return
+        reason = f"the daemon crashed {crashes} times while it looked for the tasks of this group"
+        group.expanding, group.list_out = False, True
+        if group.undecided():
+            group.wanted = False
+        effects.batches.append(
+            (group, _unread(Failure(code="poison", reason=reason, transient=False)))
+        )
 
     def _change_reading(self, group: Group, reading: Reading, effects: Effects) -> None:
         if group.reading != reading:
@@ -881,6 +908,13 @@ def limited(reading: Reading, now_s: float) -> Reading:
     """Return it with no wait longer than any: the wall clock may have been set back."""
     longest_s = LIST_DELAY_S * 2.0 ** (MOST_LIST_FAILURES - 1)
     return replace(reading, due_at_s=min(reading.due_at_s, now_s + longest_s))
+
+
+def _unread(failure: Failure) -> Batch:
+    """Return what says that what is left of a group's items could not be made tasks."""
+    problem = (failure.code, failure.reason)
+    bad = TaskSpec(key="", path="", sources=("",), problem=problem)
+    return Batch(specs=(bad,), position=None)
 
 
 def source_of(task: Task, history: History) -> str:

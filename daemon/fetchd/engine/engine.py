@@ -168,6 +168,7 @@ class Engine:
         self._dropped: set[tuple[str, str]] = set()  # destinations of tasks that an edit stopped
         self._put_off: list[PutOff] = []  # verified parts that are finished or published later
         self._read_later: set[Group] = set()  # whose items could not be read
+        self._suspect: Group | None = None  # it waits until nothing else is under way, or is read
         self._recent: deque[RunView] = deque(maxlen=RECENT_RUNS)
         self._stopping = False
         self._sweep_due = False
@@ -197,6 +198,8 @@ class Engine:
                     latest_s = self._steady.now_s() + retry.longest_delay_s(group.rules.retry)
                     self._store.limit_waits(group.id, latest_s)
                     group.reading = limited(group.reading, self._steady.now_s())
+                    if group.reading.begun and not run.cancelled:
+                        self._decide.charge_reading(group, effects)
                 self._reopened(run, effects)
                 if run.cancelled:
                     for group in run.groups.values():
@@ -252,6 +255,8 @@ class Engine:
             effects.entries += self._admission.let_go(now_s)
             self._origin_records.tick(now_s, effects)
             self._try_again(now_s)
+            if self._suspect is not None and not self._is_to_be_read(self._suspect):
+                self._let_others_start()
             self._read_again(effects)
             for run in self._runs.values():
                 if run.frozen and run.thaws_at_s <= now_s:
@@ -357,6 +362,8 @@ class Engine:
                 if out is None:
                     continue
                 self._end_loans(out, out.lent)
+                if out.group is self._suspect and isinstance(attempt, Expand):
+                    self._let_others_start()
                 self._note_room(attempt, outcome, effects)
                 self._origin_records.note(out, outcome, effects)
                 if not out.group.run.frozen or isinstance(attempt, Publish | Expand):
@@ -929,6 +936,10 @@ class Engine:
             effects.released.append(entry)
             run.parked.append(entry)
             return None
+        if self._suspect is not None:  # since it was taken
+            effects.released.append(entry)
+            effects.entries.append(entry)
+            return None
         task = entry.ready.task
         group = run.groups_by_id[task.group]
         if not group.queued(task.id):  # its run was cancelled and retried since it was taken
@@ -1049,7 +1060,7 @@ class Engine:
             with self._deciding() as effects:
                 if self._stopping:  # the next life does it
                     return ()
-                if self._rests(attempt):
+                if self._rests(attempt) or self._suspect is not None:
                     effects.put_off.append(PutOff(attempt, self._clock.monotonic()))
                     continue
                 if not attempt.intent.begun:
@@ -1112,16 +1123,19 @@ class Engine:
     def _take_expand(self) -> Sequence[Expand]:
         while taken := self._to_expand.take(1):
             (group,) = taken
-            with self._lock:
+            with self._deciding() as effects:
                 if self._stopping:
                     return ()
-                decide = group.phase is Phase.BLOCKED
-                if not (group.expanding or decide) or group.run.cancelled:
-                    continue
-                if not self._is_open(group):
+                if not self._is_to_be_read(group):
                     continue
                 if group.run.frozen or group.list_out:  # it is laid out again behind that
                     continue
+                if not self._may_be_read(group):
+                    self._read_later.add(group)
+                    continue
+                decide = group.phase is Phase.BLOCKED
+                first, group.was_begun = not group.was_begun, True
+                self._decide.begin_reading(group, effects)
                 attempt = Expand(
                     fence=self._decide.next_fence(),
                     job=group.run.job,
@@ -1134,8 +1148,29 @@ class Engine:
                 )
                 group.list_out = True
                 self._out[attempt.fence] = Out(attempt, group, self._clock.monotonic())
+            if first and group.reading.begun:
+                self._store.flush()  # a crash comes when it likes, and the next life has to know
             return (attempt,)
         return ()
+
+    def _is_to_be_read(self, group: Group) -> bool:
+        """Whether items of a group are left to be read, or its condition to be decided."""
+        open_ = self._is_open(group) and not group.run.cancelled
+        return open_ and (group.expanding or group.phase is Phase.BLOCKED)
+
+    def _may_be_read(self, group: Group) -> bool:
+        """Whether no other group has to be read alone, nor this one while others are at work."""
+        if self._suspect not in {None, group}:
+            return False
+        if not self._decide.suspects(group):
+            return True
+        self._suspect = group
+        self._queue.hush()
+        return all(isinstance(out.attempt, Publish) for out in self._out.values())
+
+    def _let_others_start(self) -> None:
+        self._suspect = None
+        self._queue.speak()
 
     # ------------------------------------------------------------ the store answers (its thread)
 

@@ -145,6 +145,7 @@ class TaskQueue:
         self._shut: dict[str, float] = {}  # the later of both, until somebody finds it past
         self._openings: list[tuple[float, str]] = []  # stale ones among them
         self._lonely = False  # an entry that must run alone is out
+        self._hushed = False
         self._closed = False
 
     def add_run(
@@ -268,7 +269,7 @@ class TaskQueue:
         with self._changed:
             origin = entry.origin
             free = self._busy.get(origin, 0) < self._limit(origin) and not self._is_shut(origin)
-            if self._closed or not free or self._is_awaited(origin):
+            if self._closed or self._hushed or not free or self._is_awaited(origin):
                 return False
             self._busy[entry.origin] += 1
             return True
@@ -299,6 +300,16 @@ class TaskQueue:
         with self._changed:
             self._busy[entry.origin] -= count
             self._changed.notify(count)
+
+    def hush(self) -> None:
+        """Let nothing start until ``speak``."""
+        with self._changed:
+            self._hushed = True
+
+    def speak(self) -> None:
+        with self._changed:
+            self._hushed = False
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Let every ``take``, now and later, return None."""
@@ -403,7 +414,7 @@ class TaskQueue:
         self._watch(run)
 
     def _next(self, now_s: float) -> Entry | None:
-        if self._lonely:
+        if self._lonely or self._hushed:
             return None
         for entry in self._alone:
             if entry.origin in self._shut:  # it holds up nobody

@@ -63,6 +63,7 @@ class Group:
         for state in TaskState:
             self.counts[state] = getattr(opened.counts, state.value)
         self.reading = opened.reading
+        self.was_begun = False  # by this life
         self.list_out = False  # a piece of its list is being read or recorded
         self.busy: set[int] = set()  # ids taken and not settled
         self.held = 0

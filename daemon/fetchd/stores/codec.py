@@ -204,13 +204,13 @@ def _pairs_of(listed: list[list[list[str]]]) -> tuple[tuple[tuple[str, str], ...
     return tuple(tuple((name, text) for name, text in one) for one in listed)
 
 
-def reading_columns(reading: Reading) -> tuple[int, float]:
+def reading_columns(reading: Reading) -> tuple[int, float, int, int]:
     """Return those of table ``task_group``."""
-    return reading.failures, reading.due_at_s
+    return reading.failures, reading.due_at_s, int(reading.begun), reading.crashes
 
 
-def reading_of(failures: int, due_s: float) -> Reading:
-    return Reading(failures=failures, due_at_s=due_s)
+def reading_of(failures: int, due_s: float, begun: int, crashes: int) -> Reading:
+    return Reading(failures=failures, due_at_s=due_s, begun=bool(begun), crashes=crashes)
 
 
 # ---------------------------------------------------------------- tasks

@@ -66,3 +66,6 @@ ALTER TABLE task_group ADD COLUMN due REAL NOT NULL DEFAULT 0;
 ALTER TABLE task_group ADD COLUMN read_before INTEGER;
 -- Steps may use values of a matrix and fields of an item.
 ALTER TABLE task ADD COLUMN step_values TEXT;
+-- Whether somebody looks at it, and how often the daemon crashed meanwhile.
+ALTER TABLE task_group ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE task_group ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;

@@ -13,11 +13,11 @@ VALUES (?, ?, ?, ?, ?, ?);
 -- name: move_position
 -- It could be read: what it failed for before counts no more.
 UPDATE task_group SET expanding = ?, offset_bytes = ?, prefix_sha256 = ?, lines = ?,
-    failures = 0, due = 0
+    failures = 0, due = 0, begun = 0, crashes = 0
 WHERE id = ?;
 
 -- name: change_reading
-UPDATE task_group SET failures = ?, due = ? WHERE id = ?;
+UPDATE task_group SET failures = ?, due = ?, begun = ?, crashes = ? WHERE id = ?;
 
 -- name: has_dest
 -- What never has an origin never comes to its destination.
@@ -201,7 +201,7 @@ SELECT run.id FROM run JOIN job ON job.id = run.job WHERE job.name = ? AND run.f
 ORDER BY run.id DESC LIMIT 1;
 
 -- name: groups
-SELECT id, document, expanding, offset_bytes, prefix_sha256, lines, failures, due
+SELECT id, document, expanding, offset_bytes, prefix_sha256, lines, failures, due, begun, crashes
 FROM task_group WHERE run = ? ORDER BY id;
 
 -- name: counts

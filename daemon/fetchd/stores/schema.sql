@@ -35,7 +35,9 @@ CREATE TABLE task_group (
     lines         INTEGER,
     failures      INTEGER NOT NULL DEFAULT 0,   -- in a row, to read what comes next of it
     due           REAL NOT NULL DEFAULT 0,      -- and not before, 0 = at once
-    read_before   INTEGER               -- it is read anew: it has what it has up to this task's id
+    read_before   INTEGER,              -- it is read anew: it has what it has up to this task's id
+    begun         INTEGER NOT NULL DEFAULT 0,   -- 1: somebody looks at what comes next of it
+    crashes       INTEGER NOT NULL DEFAULT 0    -- lives that ended meanwhile, in a row
 );
 CREATE INDEX group_of_run ON task_group (run, id);
 
