@@ -642,7 +642,7 @@ class Leftover:
 
     ``home``: as in ``Part``. ``modified_at_s``: wall clock, when it was last touched.
     ``quarantined``: it was refused, and is a part no more. ``staged``: it is not a part, but what
-    steps have made of one.
+    steps have made of one; ``made``: the record of what they made, which was published.
     """
 
     root: str
@@ -653,6 +653,7 @@ class Leftover:
     modified_at_s: float = 0.0
     quarantined: bool = False
     staged: bool = False
+    made: bool = False
 
 
 # ---------------------------------------------------------------- the store
@@ -1097,6 +1098,10 @@ class Store(Protocol):
 
     def destination_state(self, root: str, path: str) -> TaskState | None:
         """Return the state of a destination's open task, else of its newest; None: none."""
+        ...
+
+    def knows(self, root: str, path: str) -> bool:
+        """Tell whether a task, or what is known of a published file, names a destination."""
         ...
 
     def check(self) -> None:

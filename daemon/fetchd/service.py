@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -307,6 +308,8 @@ class Works:
 
     def _is_needed(self, leftover: Leftover) -> bool:
         age_s = self.clock.wall() - leftover.modified_at_s
+        if leftover.made:
+            return self.engine.needs_record(leftover.root, leftover.path, age_s)
         if leftover.staged:  # made again from the part, so of use only until it is published
             age_s = math.inf
         return self.engine.needs_part(leftover.root, leftover.path, age_s)
@@ -381,7 +384,7 @@ class Daemon:
         self._stuck: set[str] = set()
         self._shown = ""
         self._show_again_s = 0.0
-        self._sweep_due = False
+        self._sweep_due = self._records_due = False
         self._leftovers: Iterator[Leftover] | None = None  # of a sweep that is under way
 
     def run(self) -> int:
@@ -505,6 +508,8 @@ class Daemon:
             self._feed_watchdog()
             if works.engine.sweep_due() or now_s >= next_sweep_s:
                 self._sweep_due = True
+                # There may be a record of each file that ever was: they are looked at each hour.
+                self._records_due = self._records_due or now_s >= next_sweep_s
                 next_sweep_s = now_s + SWEEP_EVERY_S
             self._sweep()
             if now_s >= next_prune_s:
@@ -521,7 +526,10 @@ class Daemon:
     def _sweep(self) -> None:
         """Begin a sweep that is due, or go on with the last one, for a short while."""
         if self._leftovers is None and self._sweep_due:
-            self._leftovers, self._sweep_due = self._works.disk.leftovers(), False
+            disk = self._works.disk
+            records = disk.records() if self._records_due else ()
+            self._leftovers = chain(disk.leftovers(), records)
+            self._sweep_due = self._records_due = False
         until_s = self._clock.monotonic() + SWEEP_SLICE_S
         for leftover in self._leftovers or ():
             self._works.sweep([leftover])

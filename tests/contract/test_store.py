@@ -957,6 +957,25 @@ def test_what_is_known_of_a_file_outlives_its_run_until_its_own_time_is_up(store
     assert left.previous.validator == Validator(etag='"e"')  # a run names it
 
 
+def test_a_destination_is_known_as_long_as_a_task_or_a_published_file_has_it(store):
+    old = add(store, job("a", group("a", spec("done"), spec("also"))))
+    published(store, old)
+    end(store, old, NOW_S)
+    add(store, job("b", group("b", spec("open"))))
+
+    def known() -> list[str]:
+        return [p for p in ("done", "also", "open", "never") if store.knows("default", p)]
+
+    before = known()
+    pruned(store, ended_after_s=NOW_S + 1, published_after_s=NOW_S - 1)
+    of_files = known()
+    pruned(store, published_after_s=NOW_S + 1)
+
+    assert before == of_files == ["done", "also", "open"]
+    assert known() == ["open"]
+    assert not store.knows("other", "open")
+
+
 def test_a_large_run_is_forgotten_in_small_transactions(store):
     many = [spec(f"{number}") for number in range(3500)]
     large = add(store, job("large", group("large", *many)))

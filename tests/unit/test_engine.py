@@ -1517,6 +1517,14 @@ def test_n20_rule_36_the_last_word_about_refused_content_says_where_it_lies(hand
     )
 
 
+def test_the_record_of_what_was_made_is_of_use_while_its_destination_is_known(hand):
+    hand.submit(job("a", group("a", spec("f"))))
+
+    assert hand.engine.needs_record("default", "f", KEEP_PARTS_S + 1)
+    assert hand.engine.needs_record("default", "g", KEEP_PARTS_S - 1)
+    assert not hand.engine.needs_record("default", "g", KEEP_PARTS_S + 1)
+
+
 def test_what_lies_in_quarantine_is_kept_for_a_week(hand):
     assert hand.engine.needs_part("default", "", KEEP_PARTS_S - 1)
     assert not hand.engine.needs_part("default", "", KEEP_PARTS_S + 1)

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -592,6 +593,24 @@ def test_what_was_staged_is_swept_unless_somebody_works_there(tmp_path, disk):
     assert other.sweep(left)
     assert not [one for one in other.leftovers() if one.staged]
     other.close()
+
+
+def test_the_record_of_what_was_made_can_be_swept_when_nobody_knows_its_destination(tmp_path, disk):
+    publish(disk, made(disk, verified(disk, "d/a.zip"), "x"))
+    publish(disk, made(disk, verified(disk, "b.zip"), "y"))
+    (tmp_path / ".fetchd/made/torn").write_text('{"root": "def')
+    (tmp_path / ".fetchd/made/foreign").write_text('{"root": "other", "path": "p"}\n')
+
+    found = {left.path: left for left in disk.records()}
+    swept = disk.sweep(found["d/a.zip"])
+
+    assert set(found) == {"d/a.zip", "b.zip", ""}
+    assert all(left.made and left.root == "default" for left in found.values())
+    assert all(abs(left.modified_at_s - time.time()) < 60 for left in found.values())
+    assert swept
+    assert {left.path for left in disk.records()} == {"b.zip", ""}
+    assert not disk.stands("default", "d/a.zip", STEPS, same=True)
+    assert disk.stands("default", "b.zip", STEPS, same=True)
 
 
 # ---------------------------------------------------------------- what stands

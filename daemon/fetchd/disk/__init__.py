@@ -35,6 +35,7 @@ from fetchd.disk.staging import (
     Held,
     find_made,
     find_staging,
+    made_of,
     read_made,
     remove_staging,
     stage,
@@ -230,8 +231,35 @@ class DownloadDisk:
         for root in self._roots.values():
             yield from self._leftovers(root)
 
+    def records(self) -> Iterator[Leftover]:
+        """Yield the record of each destination that steps have made something of.
+
+        As ``leftovers``; those that name a root that is not configured are passed over.
+        """
+        for root in self._roots.values():
+            for home in homes(self._system, root):
+                with suppress(OSError, AttemptError):
+                    yield from self._records(root, home)
+
+    def _records(self, root: Root, home: str) -> Iterator[Leftover]:
+        made = find_made(self._system, root.folder(home))
+        if made is None:
+            return
+        for name in os.listdir(made.fd):  # noqa: PTH208 -- a path has no descriptor
+            said, path, modified_at_s = made_of(self._system, made, name)
+            if said in {root.name, ""}:
+                yield Leftover(
+                    root=root.name,
+                    path=path,
+                    name=name,
+                    durable_bytes=0,
+                    home=home,
+                    modified_at_s=modified_at_s,
+                    made=True,
+                )
+
     def sweep(self, leftover: Leftover) -> bool:
-        """Remove a part and its journal, what was refused, or what was staged.
+        """Remove a part and its journal, what was refused, what was staged, or a record.
 
         False: somebody has it open, it is gone, or the disk does not let it go.
         """
@@ -242,6 +270,11 @@ class DownloadDisk:
                     self._system, self._root(leftover.root).folder(leftover.home)
                 )
                 return staging is not None and remove_staging(self._system, staging, leftover.name)
+            if leftover.made:
+                made = find_made(self._system, self._root(leftover.root).folder(leftover.home))
+                if made is not None:
+                    self._system.unlink(leftover.name, dir_fd=made.fd)
+                return made is not None
             folder = self._parts(self._root(leftover.root), leftover.home)
             if folder is None:
                 return True

@@ -18,6 +18,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import stat
@@ -49,6 +50,7 @@ _ROOM_BYTES = 64 * 1024 * 1024
 #: More files are synced with all else on their file system, which then takes less time.
 _FEW_FILES = 64
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_LONGEST_HEAD = 64 * 1024
 #: A file lies in no more folders: each is open while what is below it is looked at.
 MOST_FOLDERS = 128
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -123,6 +125,21 @@ def read_made(
     except FileNotFoundError:
         return None
     return _records(fd, None if steps is None else _said(steps, values))
+
+
+def made_of(system: Os, folder: Folder, part: str) -> tuple[str, str, float]:
+    """Return whose record this is, root and path, "" where nothing tells, and since when it is."""
+    try:
+        fd = system.open(part, _FILE, dir_fd=folder.fd)
+    except OSError:
+        return "", "", math.inf
+    since_s = os.fstat(fd).st_ctime
+    with os.fdopen(fd, encoding="ascii", errors="strict") as file:
+        try:
+            head = json.loads(file.readline(_LONGEST_HEAD))
+            return str(head["root"]), str(head["path"]), since_s
+        except (ValueError, KeyError, TypeError):
+            return "", "", since_s
 
 
 def _records(fd: int, said: str | None) -> Iterator[Record] | None:

@@ -315,6 +315,10 @@ class Engine:
             return age_s < KEEP_PARTS_S
         return not state.ended
 
+    def needs_record(self, root: str, path: str, age_s: float) -> bool:
+        """Whether it may still be of use what was made of a destination's file, ``age_s`` ago."""
+        return age_s < KEEP_PARTS_S or self._store.knows(root, path)
+
     # ------------------------------------------------------------ ports.WorkSource
 
     def take(self, kind: type[A], most: int) -> Sequence[A]:

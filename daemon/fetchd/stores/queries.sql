@@ -263,6 +263,10 @@ SELECT coalesce(
     (SELECT state FROM task WHERE path = ?1 AND root = ?2 ORDER BY run DESC, id DESC LIMIT 1)
 );
 
+-- name: knows
+SELECT EXISTS (SELECT 1 FROM task WHERE path = ?1 AND root = ?2)
+    OR EXISTS (SELECT 1 FROM file WHERE root = ?2 AND path = ?1);
+
 -- name: old_runs
 -- The newest run stays, so that no id is given twice.
 SELECT id, job FROM run

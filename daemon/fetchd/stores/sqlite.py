@@ -334,6 +334,12 @@ class SqliteStore:
         )
         return None if state is None else STATES[state]
 
+    def knows(self, root: str, path: str) -> bool:
+        (found,) = self._ledger.read(
+            lambda db: db.execute(Q["knows"], (codec.path_bytes(path), root)).fetchone()
+        )
+        return bool(found)
+
     def _view(self, db: sqlite3.Connection, run: int) -> RunView | None:
         view = self._ended.get(run)
         if view is None:
