@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import time
 
 import pytest
@@ -281,3 +282,43 @@ def test_a_sums_file_that_drips_holds_up_no_other_job(daemon, name):
         assert len(slow.asked("/SUMS")) <= 2
         assert daemon.terminate() == 0
         assert {event["wait"] for event in daemon.events("task.deferred")} == {"sums"}
+
+
+@pytest.mark.parametrize(
+    "failpoint", ["folder.claimed", "expand.first_batch", "expand.second_batch"]
+)
+def test_a_dropped_file_of_checksums_fetches_its_files_over_a_crash(tmp_path, failpoint):
+    """One file has another checksum than its line says, and one line is none."""
+    count = 2_100
+    bodies = {f"d/{number}.bin": b"%d" % number for number in range(count)}
+    lines = [f"{hashlib.sha256(body).hexdigest()}  {name}" for name, body in bodies.items()]
+    lines[7] = lines[8].partition(" ")[0] + "  d/7.bin"
+    lines.insert(1_500, "no line of checksums")
+    with (
+        Server({f"/pool/{name}": file(body) for name, body in bodies.items()}) as server,
+        DaemonProcess(tmp_path, "retry.poison=0") as daemon,
+    ):
+        folder = daemon.jobs / "isos"
+        folder.mkdir(parents=True)
+        (folder / "_defaults.yaml").write_text(f"base: {server.url('/pool/')}\ndest: images\n")
+        (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+
+        crashed = daemon.start("--once", failpoint=failpoint).wait()
+        again = daemon.run_once()
+
+        failed = [one for one in daemon.files("isos-SHA256SUMS") if one["state"] == "failed"]
+        tasks = daemon.report("isos-SHA256SUMS")["tasks"]
+
+    assert (crashed, again) == (-signal.SIGKILL, 1)
+    assert {one["path"]: one["detail"] for one in failed} == {
+        "images/d/7.bin": "checksum_mismatch",
+        "./SHA256SUMS:1501": "bad_item",
+    }
+    assert (tasks["succeeded"], tasks["failed"]) == (count - 1, 2)
+    made = {
+        str(path.relative_to(daemon.downloads / "images")): path.read_bytes()
+        for path in visible_files(daemon.downloads)
+    }
+    del bodies["d/7.bin"]
+    assert made == bodies
+    assert (daemon.jobs / "failed/isos/SHA256SUMS").exists()

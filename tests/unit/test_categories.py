@@ -93,10 +93,78 @@ def test_an_input_list_of_aria2c_has_the_defaults_of_its_category(street):
     assert sorted(street.work()) == ["images/deep/x", "images/y"]
 
 
+SUMS = f"{'ab' * 32}  a.iso\n{'cd' * 32} *sub/b.iso\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "job"),
+    [
+        ("isos/SHA256SUMS", "isos-SHA256SUMS"),
+        ("isos/sha256sums.txt", "isos-sha256sums"),
+        ("isos/my tools.sha256", "my-tools"),
+        ("isos/tool_1.7_SHA256SUMS", "tool_1.7_SHA256SUMS"),
+    ],
+)
+def test_a_file_of_checksums_is_a_list_below_the_base_of_its_category(street, file, job):
+    street.defaults("dest: images\nbase: [ http://one.example/d/, http://two.example/ ]\n")
+    street.drop(file, SUMS)
+    street.turns()
+    ((name, _),) = street.runs()
+
+    assert (name, street.work_all()) == (job, ["images/a.iso", "images/sub/b.iso"])
+    assert street.places()["done"] == [file.partition("/")[2]]
+
+
+def test_files_of_checksums_of_two_categories_are_two_jobs(street):
+    (street.jobs / "tools").mkdir()
+    for category in ("isos", "tools"):
+        street.drop(f"{category}/_defaults.yaml", f"base: http://one.example/{category}/\n")
+        street.drop(f"{category}/SHA256SUMS", SUMS)
+    street.turns()
+
+    assert {job for job, _ in street.runs()} == {"isos-SHA256SUMS", "tools-SHA256SUMS"}
+
+
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        ("isos/SHA256SUMS", "write base: https://... into isos/_defaults.yaml"),
+        (
+            "x.sha256",
+            (
+                "put x.sha256 into a subfolder of the jobs folder with a _defaults.yaml that says "
+                "base: https://..."
+            ),
+        ),
+    ],
+)
+def test_checksums_of_files_that_are_nowhere_are_rejected_with_what_to_write_and_where(
+    street, file, how
+):
+    street.drop(file, SUMS)
+    street.turns()
+
+    assert street.runs() == []
+    assert street.error(file) == (
+        f"{file}: a file of checksums does not say where its files are; {how}\n"
+    )
+    assert (street.jobs / "failed" / file).exists()
+
+
+def test_what_is_called_like_a_file_of_checksums_and_is_none_is_rejected(street):
+    street.defaults("base: http://one.example/\n")
+    street.drop("isos/SHA256SUMS", "<html>\n")
+    street.turns()
+
+    assert street.runs() == []
+    assert "has no line that is a checksum and a name" in street.error("isos/SHA256SUMS")
+
+
 @pytest.mark.parametrize(
     ("file", "data"),
     [
         ("isos/l.urls", "http://one.example/x\n"),
+        ("isos/l.sha256", SUMS),
         ("isos/l.aria2", "http://one.example/x\n"),
         ("isos/l.meta4", METALINK),
     ],

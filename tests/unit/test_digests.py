@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fetchd.digests import ALGORITHMS, Digest, Hashes
-from fetchd.digests.sums import MOST_LINES, Sums
+from fetchd.digests.sums import MOST_LINES, Sums, is_of_a_folder, is_sums_file, summed_file
 from fetchd.errors import ValueProblem
 
 A, B = "ab" * 32, "cd" * 32
@@ -382,3 +382,45 @@ def test_every_one_of_many_lines_is_found_in_little_time():
         sums.of("x/index.html", "index.html")
 
     assert time.process_time() - began_s < 2
+
+
+# ---------------------------------------------------------------- names of sums files
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "folder"),
+    [
+        ("x.iso.sha256", "x.iso", False),
+        ("x.SHA512", "x", False),
+        ("x.md5.txt", "x", False),
+        ("x.b2", "x", False),
+        ("x.tar.gz.sha3-256", "x.tar.gz", False),
+        ("tools.sha256sum", "tools", False),
+        ("tools.sha256sums", "tools", False),
+        ("SHA256SUMS", "", True),
+        ("sha256sums.txt", "", True),
+        ("MD5SUM", "", True),
+        ("B2SUMS", "", True),
+        ("tool_1.7_SHA256SUMS", "", False),
+        ("tool-sha1sums.TXT", "", False),
+    ],
+)
+def test_a_sums_file_is_known_by_its_name(name, of, folder):
+    assert (is_sums_file(name), summed_file(name), is_of_a_folder(name)) == (True, of, folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x.iso", "SHA256SUMS.asc", "SHA256SUMS.gpg", "sha256", ".sha256", "xsha256sums",
+     "x.sha256.yaml", "CHECKSUMS", "checksums.txt", "notes.txt", "sums", "x.sha256sumsum"],
+)  # fmt: skip
+def test_other_names_are_none_of_sums_files(name):
+    assert not is_sums_file(name)
+
+
+@given(
+    st.text(max_size=40)
+    | st.from_regex(r"[a-zA-Z0-9._-]{0,20}(sha256|md5)(sums?)?", fullmatch=True)
+)
+def test_only_what_is_a_sums_file_tells_what_it_is_of(name):
+    assert is_sums_file(name) or not (summed_file(name) or is_of_a_folder(name))

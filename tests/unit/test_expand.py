@@ -12,7 +12,7 @@ from fetchd.digests import Digest
 from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand import Expander
 from fetchd.expand.lines import split_line
-from fetchd.expand.lists import ENDLESS_LINE_BYTES, LONGEST_LINE_BYTES, ListReader
+from fetchd.expand.lists import ENDLESS_LINE_BYTES, LONGEST_LINE_BYTES, ListReader, no_list
 from fetchd.expand.paths import HIDDEN, clean_folder, clean_path, join_path, shown
 from fetchd.expand.tasks import Recipe, Scope
 from fetchd.model import (
@@ -717,6 +717,153 @@ def test_many_comments_end_a_batch_too(tmp_path: Path) -> None:
     assert batch.specs == ()
     assert batch.position is not None
     assert [spec.path for spec in read_all(path)] == ["a"]
+
+
+# ---------------------------------------------------------------- lists of checksums
+
+HEX = "ab" * 32
+
+
+def sums_of(path: Path, *, batch: int = 1000, **template) -> list[TaskSpec]:
+    """All tasks, each batch read by a process of its own."""
+    listed = ListFile(path=str(path), format="sums")
+    template = {"base": ("https://one.example/d/", "https://two.example/"), **template}
+    group = TaskGroup(name="x", items=listed, template=Template(**template))
+    specs: list[TaskSpec] = []
+    position: Position | None = None
+    while True:
+        recipe = Recipe(Scope(job_of(group), RUN), group)
+        read = ListReader(batch_tasks=batch).read(listed, recipe, position)
+        specs += read.specs
+        position = read.position
+        if position is None:
+            return specs
+
+
+SIGNED = f"""-----BEGIN PGP SIGNED MESSAGE-----
+Hash: SHA512
+
+{HEX}  a.iso
+# a comment
+SHA512 (sub/b c.iso) = {"cd" * 64}
+
+{HEX} *./d.iso
+- {HEX}  e.iso
+-----BEGIN PGP SIGNATURE-----
+
+iQIzBAEBCgAdFiEEe
+=abcd
+-----END PGP SIGNATURE-----
+{HEX}  behind.iso
+"""
+
+
+@pytest.mark.parametrize("batch", [1, 2, 1000])
+def test_each_line_of_a_sums_file_is_a_file_below_the_base(tmp_path: Path, batch: int) -> None:
+    path = tmp_path / "SHA256SUMS"
+    path.write_bytes(b"\xef\xbb\xbf" + SIGNED.replace("\n", "\r\n").encode())
+
+    specs = sums_of(path, batch=batch, dest="isos", filename="not used")
+
+    assert [spec.path for spec in specs] == [
+        f"isos/{name}" for name in ("a.iso", "sub/b c.iso", "d.iso", "e.iso", "behind.iso")
+    ]
+    assert specs[1].sources == (
+        "https://one.example/d/sub/b%20c.iso",
+        "https://two.example/sub/b%20c.iso",
+    )
+    assert specs[1].digests == (Digest("sha512", "cd" * 64),)
+    assert all(spec.problem is None for spec in specs)
+
+
+def test_a_line_that_is_no_file_to_fetch_is_a_bad_item_and_hurts_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "SHA256SUMS"
+    names = ["../up", "/abs", "//evil.example/x", "x/.fetchd/y"]
+    lines = ["nonsense", HEX, "ab  x", *(f"{HEX}  {name}" for name in names)]
+    lines += [f"SHA256 (x) = {HEX[2:]}", f"{HEX}  http://evil.example/x", f"{HEX}  good"]
+    path.write_text("\n".join(lines))
+
+    assert [spec.problem and spec.problem[1] for spec in sums_of(path)] == [
+        "SHA256SUMS:1: 'nonsense' is no checksum and a name",
+        "SHA256SUMS:2: the checksum has no name behind it",
+        "SHA256SUMS:3: 'ab  x' is no checksum and a name",
+        "SHA256SUMS:4: '../up' has the component '..'",
+        "SHA256SUMS:5: '/abs' is absolute; write a path below the root",
+        "SHA256SUMS:6: '//evil.example/x' is absolute; write a path below the root",
+        "SHA256SUMS:7: 'x/.fetchd/y' has the component '.fetchd', which is fetchd's own",
+        f"SHA256SUMS:8: 'SHA256 (x) = {HEX[:47]}' is no checksum and a name",
+        "SHA256SUMS:9: 'http://evil.example/x' has an empty component",
+        None,
+    ]
+
+
+def test_a_lone_checksum_is_that_of_the_file_that_it_is_called_after(tmp_path: Path) -> None:
+    path = tmp_path / "tool 1.7.iso.sha256"
+    path.write_text(f"{HEX}\n")
+
+    (spec,) = sums_of(path)
+
+    assert (spec.path, spec.sources[0]) == ("tool 1.7.iso", "https://one.example/d/tool%201.7.iso")
+    assert spec.digests == (Digest("sha256", HEX),)
+
+
+def test_a_signature_without_end_is_passed_over_no_longer_than_one_is(tmp_path: Path) -> None:
+    path = tmp_path / "SHA256SUMS"
+    lines = ["-----BEGIN PGP SIGNATURE-----", *["A" * 63] * 1024, f"{HEX}  behind"]
+    path.write_text("\n".join(lines))
+
+    assert [spec.path for spec in sums_of(path, batch=1)] == ["behind"]
+
+
+def test_no_batch_ends_within_a_signature(tmp_path: Path) -> None:
+    path = tmp_path / "SHA256SUMS"
+    comment = "#" * 1023 + "\n"
+    signature = (
+        f"-----BEGIN PGP SIGNATURE-----\n{'A' * 60}\n{'A' * 60}\n-----END PGP SIGNATURE-----\n"
+    )
+    path.write_text(comment * (4 * 1024 - 1) + "#" * 990 + "\n" + signature + f"{HEX}  behind\n")
+
+    assert [(spec.path, spec.problem) for spec in sums_of(path)] == [("behind", None)]
+
+
+@pytest.mark.parametrize(
+    ("head", "fits"),
+    [
+        (b"", True),
+        (b"# nothing yet\n", True),
+        (SIGNED.encode(), True),
+        (b"junk\n" + HEX.encode() + b"  x", True),
+        (b"<html>\n<p>404\n", False),
+        (b"\x7fELF\0\0", False),
+        (b"x" * (LONGEST_LINE_BYTES + 1), False),
+        (b"junk\n" * LONGEST_LINE_BYTES, False),
+    ],
+)
+def test_what_does_not_begin_like_checksums_is_refused_as_a_whole(head: bytes, fits: bool) -> None:
+    assert (no_list("sums", head) == "") is fits
+
+
+@settings(
+    derandomize=True,
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.lists(st.sampled_from(SIGNED.encode().split(b"\n")) | st.binary(max_size=90), max_size=14),
+    st.integers(1, 4),
+)
+def test_any_lines_of_a_sums_file_give_the_same_tasks_in_batches_of_any_size(
+    tmp_path: Path, lines: list[bytes], size: int
+) -> None:
+    path = tmp_path / "x.sha256"
+    path.write_bytes(b"\n".join(lines))
+
+    whole = sums_of(path)
+
+    assert sums_of(path, batch=size) == whole
+    for spec in whole:
+        assert (spec.problem is None) is bool(spec.sources)
+        assert all(url.startswith("https://one.example/d/") for url in spec.sources[:1])
 
 
 LINES = st.lists(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fetchd.errors import UsageError, ValueProblem
-from fetchd.expand import LIST_SUFFIXES, is_checksum
+from fetchd.expand import LIST_SUFFIXES, is_checksum, list_form
 from fetchd.urls import check_url
 
 if TYPE_CHECKING:
@@ -29,14 +29,15 @@ def load(path: Path, settings: Settings, *, in_place: bool = False) -> Job:
     """
     from fetchd import jobfile  # noqa: PLC0415 -- loads pydantic
 
-    if path.suffix not in SUFFIXES:
+    listed = bool(list_form(path.name))
+    if path.suffix not in SUFFIXES and not listed:
         raise UsageError(f"{path}: not a job file; its name must end in {', '.join(SUFFIXES)}")
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UsageError(f"{path}: not a regular file")
         beside = path.with_name(DEFAULTS)
         defaults = beside.read_bytes() if in_place and beside.is_file() else b""
-        if path.suffix in LIST_SUFFIXES:
+        if listed:
             name, place = str(path), str(path.absolute())
             return jobfile.list_job(name, place, _digest(path), settings, defaults)
         with path.open("rb") as file:

@@ -17,7 +17,7 @@ from fetchd.cli.daemon import is_running, read_json, require_running
 from fetchd.cli.dropping import drop
 from fetchd.cli.options import config_options, load_settings
 from fetchd.errors import BusyError, UsageError
-from fetchd.expand import LIST_SUFFIXES
+from fetchd.expand import list_form
 
 if TYPE_CHECKING:
     from fetchd.config import Settings
@@ -68,7 +68,7 @@ def _of_file(path: Path, settings: Settings, *, wait: bool) -> Submission:
 
     job_files.load(path, settings)  # tells what is wrong by the name that the person knows
     data, file = path.read_bytes(), _unique(path.stem, path.suffix)
-    if path.suffix in LIST_SUFFIXES:
+    if list_form(file):
         return Submission(file, jobfile.job_name(file), data)
     job = jobfile.load(data, file, settings)
     if wait and job.schedule is not None:

@@ -31,10 +31,14 @@ _ALIASES = {
     "blake2s-256": "blake2s", "blake2s256": "blake2s", "sha3_256": "sha3-256",
     "sha3_512": "sha3-512",
 }  # fmt: skip
-_IN_FILE_NAME = re.compile(
-    "(?<![a-z0-9])("
-    + "|".join(map(re.escape, sorted([*ALGORITHMS, *_ALIASES], key=len, reverse=True)))
-    + ")(?=sums?(?![a-z0-9])|[^a-z0-9-]|$)"
+_ALGORITHM = "|".join(map(re.escape, sorted([*ALGORITHMS, *_ALIASES], key=len, reverse=True)))
+_IN_FILE_NAME = re.compile(f"(?<![a-z0-9])({_ALGORITHM})(?=sums?(?![a-z0-9])|[^a-z0-9-]|$)")
+#: How files of checksums are called: x.iso.sha256 or x.sha256sums, SHA256SUMS or tool_SHA256SUMS.
+_OF_FILE = re.compile(
+    rf"(?P<stem>.+)\.(?:{_ALGORITHM})(?:sums?)?(?:\.txt)?", re.IGNORECASE | re.DOTALL
+)
+_OF_FOLDER = re.compile(
+    rf"(?P<prefix>(?:.*[._-])?)(?:{_ALGORITHM})sums?(?P<text>(?:\.txt)?)", re.IGNORECASE | re.DOTALL
 )
 #: What a digest of this length is where nothing says so; a wrong guess can only refuse a file.
 _BY_LENGTH = {32: "md5", 40: "sha1", 56: "sha224", 64: "sha256", 96: "sha384", 128: "sha512"}
@@ -172,6 +176,41 @@ def read_sums(lines: Iterable[bytes], file_name: str) -> Iterator[tuple[str, Dig
         if found is not None and found.name is not None:
             require(found.algorithm)
             yield found.name, Digest(found.algorithm, found.hex)
+
+
+def read_sum(line: bytes, file_name: str) -> tuple[str | None, Digest] | None:
+    """Return name (None: it has none) and digest of a line without its end, None: it is no sum.
+
+    ``file_name``: as in ``Sums``. Raises ValueProblem where an algorithm needs an extra that is
+    missing.
+    """
+    found = _read(line, _algorithm_in(file_name))
+    if found is None:
+        return None
+    require(found.algorithm)
+    return found.name, Digest(found.algorithm, found.hex)
+
+
+def is_sum(line: bytes) -> bool:
+    """Tell whether a line without its end is a checksum, with a name or alone."""
+    return _read(line, None) is not None
+
+
+def is_sums_file(name: str) -> bool:
+    """Tell whether a file of this name says of checksums that it has them: SHA256SUMS, x.md5."""
+    return (_OF_FILE.fullmatch(name) or _OF_FOLDER.fullmatch(name)) is not None
+
+
+def summed_file(name: str) -> str:
+    """Return of which file ``x.iso.sha256`` is the checksum, "" where its name does not say."""
+    match = _OF_FILE.fullmatch(name)
+    return match["stem"] if match else ""
+
+
+def is_of_a_folder(name: str) -> bool:
+    """Tell whether a sums file is called like those of all folders, as SHA256SUMS is."""
+    match = _OF_FOLDER.fullmatch(name)
+    return match is not None and not match["prefix"]
 
 
 class _Signing:

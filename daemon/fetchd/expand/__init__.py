@@ -7,8 +7,10 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
+from pathlib import PurePath
 
 from fetchd import threads
+from fetchd.digests.sums import is_sums_file
 from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand.finishing import lookup_of, step_lookup
 from fetchd.expand.formats import FORMATS
@@ -48,6 +50,7 @@ __all__ = [
     "compared_in",
     "expand",
     "is_checksum",
+    "list_form",
     "lookup_of",
     "names_in",
     "needs_of",
@@ -58,8 +61,15 @@ __all__ = [
     "texts_of",
 ]
 
-#: The form of a file that is a list by its name's ending.
+#: The form of a file that is a list by its name's ending; sums files have many.
 LIST_SUFFIXES = {".urls": "urls", ".meta4": "metalink", ".metalink": "metalink"}
+
+
+def list_form(name: str) -> str:
+    """Return the form of the list that a file is by its name, "" if it is none."""
+    base = name.rpartition("/")[2]
+    return LIST_SUFFIXES.get(PurePath(base).suffix) or ("sums" if is_sums_file(base) else "")
+
 
 _REMEMBERED = 4
 #: So many tasks of a matrix are made at a time.

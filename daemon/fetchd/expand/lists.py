@@ -13,8 +13,10 @@ from pathlib import PurePath
 from typing import BinaryIO, Protocol
 
 from fetchd import threads
+from fetchd.digests.sums import is_sum, read_sum, summed_file
 from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand import metalink
+from fetchd.expand.formats.sums_lines import url_of
 from fetchd.expand.paths import shown
 from fetchd.expand.tasks import Recipe, bad_item
 from fetchd.model import Batch, ListFile, Position, TaskSpec
@@ -166,14 +168,35 @@ def _name(path: str) -> str:
 # ---------------------------------------------------------------- a URL a line
 
 
-def _read_lines(reading: _Reading) -> Batch:
+class _Lines(Protocol):
+    """What lines mean, one after the other. ``inside``: of something that is passed over."""
+
+    inside: bool
+
+    def of(self, line: bytes, recipe: Recipe) -> TaskSpec | None:
+        """Return the task of a line, None for one that is no item; raises ValueProblem."""
+        ...
+
+
+class _Urls:
+    inside = False
+
+    def of(self, line: bytes, recipe: Recipe) -> TaskSpec | None:
+        try:
+            text = line.decode().strip(" \t\r\n")
+        except UnicodeDecodeError:
+            raise ValueProblem("the line is not valid UTF-8") from None
+        return recipe.of_line(text) if text and not text.startswith("#") else None
+
+
+def _read_lines(reading: _Reading, meaning: _Lines) -> Batch:
     file, hasher, name = reading.file, reading.hasher, reading.name
     position = reading.position
     start = position.offset_bytes if position else 0
     offset, above = start, position.lines if position else 0
     specs: list[TaskSpec] = []
     lines: list[int] = []
-    while len(specs) < reading.most_tasks and offset - start < _BATCH_BYTES:
+    while meaning.inside or (len(specs) < reading.most_tasks and offset - start < _BATCH_BYTES):
         line = file.readline(LONGEST_LINE_BYTES)
         if not line:
             return reading.batch(specs, lines, None)
@@ -192,45 +215,89 @@ def _read_lines(reading: _Reading) -> Batch:
         if above == 0:
             line = line.removeprefix(_BOM)
         above += 1
-        if spec := _of_line(line, reading.recipe, f"{name}:{above}", too_long=too_long):
+        try:
+            if too_long:
+                raise ValueProblem(f"the line is longer than {LONGEST_LINE_BYTES // 1024} KiB")
+            spec = meaning.of(line, reading.recipe)
+        except ValueProblem as exc:
+            spec = bad_item(f"{name}:{above}", str(exc))
+        if spec is not None:
             specs.append(spec)
             lines.append(above)
     return reading.batch(specs, lines, (offset, above))
-
-
-def _of_line(line: bytes, recipe: Recipe, place: str, *, too_long: bool) -> TaskSpec | None:
-    """Return the task of a line, failed if it is a bad one; None for a blank or a comment."""
-    try:
-        if too_long:
-            raise ValueProblem(f"the line is longer than {LONGEST_LINE_BYTES // 1024} KiB")
-        try:
-            text = line.decode().strip(" \t\r\n")
-        except UnicodeDecodeError:
-            raise ValueProblem("the line is not valid UTF-8") from None
-        if not text or text.startswith("#"):
-            return None
-        return recipe.of_line(text)
-    except ValueProblem as exc:
-        return bad_item(place, str(exc))
 
 
 def _endless(place: str) -> TaskSpec:
     most_mib = ENDLESS_LINE_BYTES // 1024**2
     return bad_item(
         place,
-        f"the line has no end within {most_mib} MiB, so this is no list of URLs (one a line); "
-        f"{_NO_MORE}",
+        f"the line has no end within {most_mib} MiB, so this is no list of lines; {_NO_MORE}",
     )
 
 
-def _no_lines(head: bytes) -> str:
+def _no_urls(head: bytes) -> str:
+    found = _no_text(head)
+    return f"the file {found}; a list is UTF-8 text with one URL a line" if found else ""
+
+
+def _no_text(head: bytes) -> str:
     if b"\0" in head:
-        found = "has NUL bytes"
-    elif len(head) > LONGEST_LINE_BYTES and b"\n" not in head:
-        found = f"has no line end in its first {LONGEST_LINE_BYTES // 1024} KiB"
-    else:
-        return ""
-    return f"the file {found}; a list is UTF-8 text with one URL a line"
+        return "has NUL bytes"
+    if len(head) > LONGEST_LINE_BYTES and b"\n" not in head:
+        return f"has no line end in its first {LONGEST_LINE_BYTES // 1024} KiB"
+    return ""
+
+
+# ---------------------------------------------------------------- a checksum and a name a line
+
+
+class _Sums:
+    """Lines of a sums file. No batch ends within a signature: the next would not know of it."""
+
+    def __init__(self, file_name: str) -> None:
+        self.inside = False
+        self._file_name = file_name
+        self._signature_bytes = 0
+
+    def of(self, line: bytes, recipe: Recipe) -> TaskSpec | None:
+        line = line.rstrip(b"\r\n \t")
+        if self.inside:
+            self._signature_bytes += len(line) + 1
+            self.inside = line != _SIGNED and self._signature_bytes < _LONGEST_SIGNATURE_BYTES
+            return None
+        if line == _SIGNATURE:
+            self.inside, self._signature_bytes = True, 0
+        if not line or line.startswith(_NO_SUM):
+            return None
+        found = read_sum(line.removeprefix(b"- "), self._file_name)
+        if found is None:
+            raise ValueProblem(
+                f"{line[:_SHOWN].decode('utf-8', 'backslashreplace')!r} is no checksum and a name"
+            )
+        name, digest = found
+        if name is None and not (name := summed_file(self._file_name)):
+            raise ValueProblem("the checksum has no name behind it")
+        return recipe.of_sum(name, url_of(name), digest)
+
+
+#: Comments, and the frame of a signature (RFC 9580 §7); lines of it that begin with "-" have "- ".
+_NO_SUM = (b"#", b"-----", b"Hash: ")
+_SIGNATURE = b"-----BEGIN PGP SIGNATURE-----"
+_SIGNED = b"-----END PGP SIGNATURE-----"
+_LONGEST_SIGNATURE_BYTES = 64 * 1024
+_SHOWN = 60
+
+
+def _no_sums(head: bytes) -> str:
+    found = _no_text(head)
+    if not found:
+        whole = head if len(head) <= LONGEST_LINE_BYTES else head.rpartition(b"\n")[0]
+        lines = [line.rstrip(b"\r \t") for line in whole.removeprefix(_BOM).split(b"\n")]
+        some = [line for line in lines if line and not line.startswith(_NO_SUM)]
+        if not some or any(map(is_sum, some)):
+            return ""
+        found = "has no line that is a checksum and a name"
+    return f"the file {found}; a sums file is text as sha256sum writes it"
 
 
 # ---------------------------------------------------------------- Metalink
@@ -291,6 +358,9 @@ class _Format:
 
 
 FORMATS = {
-    "urls": _Format(_read_lines, _no_lines, lambda _: None),
+    "urls": _Format(lambda reading: _read_lines(reading, _Urls()), _no_urls, lambda _: None),
+    "sums": _Format(
+        lambda reading: _read_lines(reading, _Sums(reading.name)), _no_sums, lambda _: None
+    ),
     "metalink": _Format(_read_metalink, _no_metalink, _check_metalink),
 }

@@ -272,6 +272,15 @@ class Recipe:
         task = self._task(sources, filename, digests, values=values, bases=bases)
         return replace(task, skip=True) if skip else task
 
+    def of_sum(self, name: str, url: str, digest: Digest) -> TaskSpec:
+        """Return the task of a file below the group's bases; raises ItemProblem.
+
+        ``name``: its path below the folder, ``url``: below each base.
+        """
+        with _IN_ITEM:
+            sources = _sources(url, self._bases or ())
+        return self.of_named(name, sources, (digest,), None)
+
     def of_named(
         self,
         name: str | None,

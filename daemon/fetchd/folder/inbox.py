@@ -16,8 +16,9 @@ from pathlib import PurePath
 
 from fetchd import events
 from fetchd.clock import Clock, Failpoints
+from fetchd.digests.sums import is_sums_file
 from fetchd.errors import DocumentError, Problem, StoreError
-from fetchd.expand import LIST_SUFFIXES, no_list
+from fetchd.expand import LIST_SUFFIXES, list_form, no_list
 from fetchd.folder import readiness
 from fetchd.folder.masking import masked
 from fetchd.folder.places import SUBFOLDERS, Place, Places, Stamp, error_name, error_text
@@ -92,7 +93,12 @@ _COMMANDS: dict[str, type[Cancel | Retry | Pause | Resume]] = {
     "pause": Pause,
     "resume": Resume,
 }
-_ENDINGS = ", ".join(end for end, kind in _KINDS.items() if kind in {Kind.JOB, Kind.LIST})
+_ENDINGS = ", ".join(
+    [
+        *(end for end, kind in _KINDS.items() if kind in {Kind.JOB, Kind.LIST}),
+        ".sha256 and the like",
+    ]
+)
 _HIDDEN = (".", "_", "#")
 _UNFINISHED = ("~", ".tmp", ".part", ".swp", ".bak")
 
@@ -102,7 +108,8 @@ def kind_of(name: str) -> Kind:
     base = name.rpartition("/")[2]
     if name in SUBFOLDERS or base.startswith(_HIDDEN) or name.endswith(_UNFINISHED):
         return Kind.IGNORED
-    return _KINDS.get(os.path.splitext(name)[1], Kind.UNKNOWN)  # noqa: PTH122 -- ten times faster
+    kind = _KINDS.get(os.path.splitext(name)[1])  # noqa: PTH122 -- ten times faster
+    return kind or (Kind.LIST if is_sums_file(base) else Kind.UNKNOWN)
 
 
 def meant(name: str) -> str:
@@ -687,7 +694,7 @@ class Inbox:
         try:
             if seen.kind is Kind.LIST:
                 head = b"".join(self._places.pieces(fd, LIST_HEAD_BYTES + 1))
-                if why := no_list(LIST_SUFFIXES[PurePath(name).suffix], head):
+                if why := no_list(list_form(name), head):
                     self._reject(Place.ACTIVE, name, f"{name}: {why}")
                     return
                 digest = self._digest(fd)

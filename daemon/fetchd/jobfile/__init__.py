@@ -11,12 +11,14 @@ from pathlib import PurePath
 from typing import Any
 
 from fetchd.config import Settings
+from fetchd.digests.sums import is_of_a_folder, summed_file
 from fetchd.errors import DocumentError, Problem, ValueProblem
-from fetchd.expand import LIST_SUFFIXES, MetalinkProblem, Scope, check_list, is_checksum
+from fetchd.expand import MetalinkProblem, Scope, check_list, is_checksum, list_form
 from fetchd.jobfile import aria2, times
 from fetchd.jobfile.build import Built, build, default_rules, drafts, lower
 from fetchd.jobfile.check import try_out, try_steps, with_needs
 from fetchd.jobfile.complaints import Complaints
+from fetchd.jobfile.defaults import NAME as NAME_OF_DEFAULTS
 from fetchd.jobfile.defaults import check_defaults, defaults_of, over
 from fetchd.jobfile.reading import Unread, read
 from fetchd.jobfile.schema import NAME, JobFile, schema
@@ -97,9 +99,11 @@ def list_job(file: str, path: str, digest: str, settings: Settings, defaults: by
     for ``load``. Raises DocumentError where it cannot be read as a whole, and OSError.
     """
     name = job_name(file)
-    listed = ListFile(path=path, format=LIST_SUFFIXES[PurePath(file).suffix])
+    listed = ListFile(path=path, format=list_form(file))
     group = TaskGroup(name=name, items=listed, rules=default_rules(settings))
     group, revision = _below(defaults, group, digest, file, settings)
+    if listed.format == "sums" and not group.template.base:
+        raise DocumentError(file, [Problem(message=_where_to_say_base(file, defaults))])
     try:
         check_list(listed)
     except MetalinkProblem as exc:
@@ -112,6 +116,17 @@ def list_job(file: str, path: str, digest: str, settings: Settings, defaults: by
         dest=group.template.dest,
         max_total_bytes=settings.limits.total_bytes,
     )
+
+
+def _where_to_say_base(file: str, defaults: bytes) -> str:
+    name = PurePath(file).name
+    how = (
+        f"write base: https://... into {defaults_of(file)}"
+        if defaults
+        else f"put {name} into a subfolder of the jobs folder with a {NAME_OF_DEFAULTS} that says "
+        "base: https://..."
+    )
+    return f"a file of checksums does not say where its files are; {how}"
 
 
 def _below(
@@ -161,14 +176,23 @@ def job_name(file: str) -> str:
     a ValueProblem is raised.
     """
     path = PurePath(file)
-    if path.suffix in LIST_SUFFIXES:
-        return re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).lstrip("._-")[:128] or "list"
+    if form := list_form(file):
+        name = _name_of_sums(path) if form == "sums" else path.stem
+        return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-")[:128] or "list"
     if not NAME.fullmatch(path.stem):
         raise ValueProblem(
             f"the file's name {path.stem!r} cannot be the job's (letters, digits, '.', '_', '-', "
             "at most 128, the first a letter or digit); write name: or rename the file"
         )
     return path.stem
+
+
+def _name_of_sums(path: PurePath) -> str:
+    """Return what a sums file is of; many are called SHA256SUMS, so its folder tells it apart."""
+    stem = path.stem if path.suffix.lower() == ".txt" else path.name
+    if is_of_a_folder(path.name):
+        return f"{path.parent.name}-{stem}"
+    return summed_file(path.name) or stem
 
 
 def _job(content: dict[str, Any], file: str, settings: Settings, complaints: Complaints) -> Job:

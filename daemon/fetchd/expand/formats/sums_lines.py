@@ -17,10 +17,14 @@ def read(chunks: Iterator[bytes], options: Options) -> Iterator[Found]:
     some = False
     for name, digest in read_sums(lines, options.name):
         some = True
-        url = quote(name.encode("utf-8", "surrogateescape"), safe="/!$&'()*+,;=@~")
-        yield Fields({"name": name, "url": url, "digest": str(digest)})
+        yield Fields({"name": name, "url": url_of(name), "digest": str(digest)})
     if not some:
         raise ManifestProblem("no line of it is a checksum and a name")
+
+
+def url_of(name: str) -> str:
+    """Return the relative URL of a file that a sums file names."""
+    return quote(name.encode("utf-8", "surrogateescape"), safe="/!$&'()*+,;=@~")
 
 
 FORMAT = Format(
