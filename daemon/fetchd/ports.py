@@ -133,6 +133,19 @@ class Commands(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """The head of an answer has arrived, of the URL that was asked or of one it was led to.
+
+    ``url``: as it may be shown. ``withheld``: this place was not sent what is for an earlier one
+    alone.
+    """
+
+    url: str
+    status: int
+    withheld: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A URL from an offset.
 
@@ -144,6 +157,7 @@ class Request:
     ``share``: what its body has to keep to, beside what the operator allows.
     ``body`` (JSON) is posted: no redirect is followed, and any answer of 2xx is one that nobody is
     going to read.
+    ``heard``: is told of each answer on the way, whatever becomes of it.
     """
 
     url: str
@@ -157,6 +171,7 @@ class Request:
     deadline_s: float | None = None
     share: Share | None = None
     body: bytes | None = None
+    heard: Callable[[Heard], None] | None = None
 
 
 class Stream(Protocol):

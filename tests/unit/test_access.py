@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from faults.digest_server import DigestServer
-from faults.server import Authority, Server, certificates, content, file, status
+from faults.server import Authority, Server, certificates, content, file, redirect, status
 from fetchd import transports
 from fetchd.clock import SystemClock
 from fetchd.errors import AttemptError, ConfigError
-from fetchd.ports import Request
+from fetchd.ports import Heard, Request
 from fetchd.secrets import Secret, hide
 from fetchd.transports.access import Access, Login, Tls, access_of, proxy_url
 from fetchd.transports.connections import tls_context
@@ -52,8 +52,8 @@ def digest_for(server, password=PASSWORD):
     return {server.origin: Access(digest=Login(USER, Secret("PASSWORD", password)))}
 
 
-def got(net, url):
-    stream = net.open(Request(url=url, connect_s=5.0, stall_s=5.0), lambda: True)
+def got(net, url, **options):
+    stream = net.open(Request(url=url, connect_s=5.0, stall_s=5.0, **options), lambda: True)
     buffer, data = memoryview(bytearray(65536)), b""
     while count := stream.readinto(buffer):
         data += bytes(buffer[:count])
@@ -375,3 +375,40 @@ def pumped(source, sink):
             sink.sendall(data)
     with suppress(OSError):
         sink.shutdown(socket.SHUT_WR)
+
+
+def test_each_answer_on_the_way_is_heard_of_and_what_it_was_not_sent(make):
+    with Server() as first, Server() as other:
+        other.routes["/c"] = redirect(first.url("/d"), 302)
+        first.routes |= {
+            "/a": redirect(first.url("/b?key=k3y"), 301),
+            "/b": redirect(other.url("/c"), 307),
+            "/d": file(BODY),
+            "/none": status(404),
+        }
+        given = Access(headers=(("X-Token", Secret("token", "t0ken-of-first")),))
+        net = make({first.origin: given})
+        heard: list[Heard] = []
+
+        got(net, first.url("/a"), heard=heard.append)
+        with pytest.raises(AttemptError, match="404"):
+            got(net, first.url("/none"), heard=heard.append)
+
+        assert [(one.url, one.status, one.withheld) for one in heard] == [
+            (first.url("/a"), 301, False),
+            (first.url("/b?..."), 307, False),
+            (other.url("/c"), 302, True),
+            (first.url("/d"), 200, False),
+            (first.url("/none"), 404, False),
+        ]
+
+
+def test_headers_of_a_job_are_heard_of_as_withheld_from_another_origin(make):
+    with Server() as first, Server({"/b": file(BODY)}) as other:
+        first.routes["/a"] = redirect(other.url("/b"), 302)
+        heard: list[Heard] = []
+
+        got(make({}), first.url("/a"), heard=heard.append, headers=(("X-Job", "lab"),))
+
+        assert [one.withheld for one in heard] == [False, True]
+        assert other.requests[0].header("X-Job") is None

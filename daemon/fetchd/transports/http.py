@@ -11,7 +11,7 @@ from urllib.parse import urldefrag, urlsplit
 
 from fetchd.clock import Clock
 from fetchd.errors import AttemptError, ConfigError, NotWanted, ValueProblem
-from fetchd.ports import RangeRefused, Request
+from fetchd.ports import Heard, RangeRefused, Request
 from fetchd.secrets import hide
 from fetchd.transports.access import Access, Tls
 from fetchd.transports.body import Body
@@ -239,11 +239,13 @@ class HttpTransport:
         url = _first_url(request.url)
         cookies = Cookies()
         seen = set[tuple[str, str | None]]()
+        givers: list[_Place] = []
         before: _Place | None = None
         while True:
             question, at = self._question(url, request, cookies)
             if before is not None and before.gives and before is not at:
                 self._tell_withheld(before, question)
+                givers.append(before)
             before = at
             # The same place with another cookie is another question.
             place = (url, question.headers.get("Cookie"))
@@ -260,6 +262,9 @@ class HttpTransport:
             seen.add(place)
             try:
                 answer = self._answered(question, at, url, request, watch)
+                if request.heard is not None:
+                    withheld = any(giver is not at for giver in givers)
+                    request.heard(_heard(answer.head, request, withheld=withheld))
                 if answer.head.status not in REDIRECTS or request.body is not None:
                     if answer.head.status == 401 and at.logs_in:
                         answer.discard()
@@ -468,6 +473,13 @@ def _not_let_in(url: str) -> AttemptError:
         "origin gives",
         transient=False,
     )
+
+
+def _heard(head: Head, request: Request, *, withheld: bool) -> Heard:
+    """``withheld``: by the configuration; the job's own headers are kept back in any case."""
+    foreign = bool(request.headers) and origin_of(head.url) != origin_of(request.url)
+    shown = hide(redact_url(head.url))
+    return Heard(url=shown, status=head.status, withheld=withheld or foreign)
 
 
 def _is_ranged(request: Request) -> bool:
