@@ -408,7 +408,7 @@ BAD = {
     ),
     "unknown format": (
         "from: {file: list, format: jsn}\nurl: ${item.url}\n",
-        "iso.yaml:1:28: from.format: 'jsn' is not one of lines, csv, json, jsonl, sums, html; did you mean 'json'?",
+        "iso.yaml:1:28: from.format: 'jsn' is not one of lines, csv, json, jsonl, sums, html, metalink; did you mean 'json'?",
     ),
     "unknown key of from": (
         "from: {file: list, format: lines, item: x}\n",
