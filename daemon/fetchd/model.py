@@ -309,6 +309,23 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Generations:
+    """The outputs of a run, all below ``dest`` of one root, appear together as a generation.
+
+    ``keep``: so many generations stay, with the current one. Tasks, reports and variables name a
+    file by its path below ``current``, through which people read it.
+    """
+
+    root: str
+    dest: str
+    keep: int = 2
+
+    @property
+    def current(self) -> str:
+        return f"{self.dest}/current"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What a job file says. ``revision``: digest (hex) of its canonical parsed content."""
 
@@ -327,6 +344,7 @@ class Job:
     window: Window | None = None
     keep: bool = False
     on_remove: OnRemove = OnRemove.DRAIN
+    generations: Generations | None = None  # None: each file appears when it is verified
 
     @property
     def stays(self) -> bool:

@@ -16,6 +16,7 @@ from fetchd.model import (
     Command,
     Due,
     Failure,
+    Fetch,
     FileRecord,
     FileView,
     Finish,
@@ -589,8 +590,34 @@ class Staging(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A run's generation is seen. So many earlier ones were ``removed``.
+
+    ``left``: those of them in which somebody else's files stay.
+    """
+
+    removed: int = 0
+    left: tuple[str, ...] = ()
+
+
 class Disk(Protocol):
     """The download roots. The only door to them; every path is resolved below its root."""
+
+    def of(self, job: Job, run: Run) -> Disk:
+        """Return the roots as a run of a job knows them.
+
+        Where its outputs appear together, what it calls ``current`` is its own generation; a file
+        that it has not published is the one of the generation before.
+        """
+        ...
+
+    def keep(self, attempt: Fetch) -> None:
+        """Let what stands at the attempt's destination be what its run publishes there.
+
+        Raises AttemptError.
+        """
+        ...
 
     def open_part(self, root: str, path: str) -> AbstractContextManager[Part]:
         """Open (or make) the destination's part, locked; raises AttemptError, PartBusy."""

@@ -49,11 +49,12 @@ from fetchd.model import (
     Outcome,
     Publish,
     Report,
+    Run,
     RunView,
     Submit,
 )
 from fetchd.pool import Pool
-from fetchd.ports import Keep, Leftover, Listener, Pruned
+from fetchd.ports import Keep, Leftover, Listener, LocalFile, Pruned
 from fetchd.stores import SqliteStore
 from fetchd.systemd import Notifier
 from fetchd.threads import Lookout, Worker
@@ -177,7 +178,7 @@ class Works:
         stop_early.append(self.transports.close)
         self.store = SqliteStore(store_path, clock, on_store_failure)
         stop_early.append(self.store.close)
-        self._expander = Expander(open_below=self.disk.open_below)
+        self._expander = Expander(open_below=self._open_below)
         self.engine = Engine(
             self.store,
             self._expander,
@@ -334,6 +335,9 @@ class Works:
         settled = [(attempt, self._transfer(attempt)) for attempt in attempts]
         self._failpoints.pass_by("fetch.ended")
         return settled
+
+    def _open_below(self, job: Job, run: Run, root: str, path: str) -> LocalFile:
+        return self.disk.of(job, run).open_below(root, path)
 
     def _expand(self, attempts: Sequence[Expand]) -> list[tuple[Expand, Outcome]]:
         settled: list[tuple[Expand, Outcome]] = []

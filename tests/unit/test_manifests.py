@@ -57,7 +57,7 @@ class Folder:
         self.base = base
         self.opened: list[Watched] = []
 
-    def __call__(self, root: str, path: str) -> Watched:
+    def __call__(self, _job: Job, _run: Run, root: str, path: str) -> Watched:
         try:
             fd = os.open(self.base / root / path, os.O_RDONLY)
         except FileNotFoundError:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Literal
 
 from fetchd.clock import Clock, Failpoints, SystemClock
+from fetchd.disk.changeover import Changeover
+from fetchd.disk.generations import FOLDER, Shelf, Shelves, path_in, status_at
 from fetchd.disk.part import (
     Unjournalled,
     drop_quarantined,
@@ -33,6 +35,7 @@ from fetchd.disk.source import SourceFile
 from fetchd.disk.space import Space
 from fetchd.disk.staging import (
     Held,
+    Record,
     find_made,
     find_staging,
     made_of,
@@ -43,8 +46,8 @@ from fetchd.disk.staging import (
 )
 from fetchd.disk.system import SystemOs
 from fetchd.errors import AttemptError
-from fetchd.model import Attempt, Finish, Outcome, Publish, StepSpec
-from fetchd.ports import Existing, Leftover, Os, Part, PartBusy, Staging
+from fetchd.model import Attempt, Fetch, FileView, Finish, Job, Outcome, Publish, Run, StepSpec
+from fetchd.ports import Completed, Existing, Leftover, Os, Part, PartBusy, Staging
 
 __all__ = ["DownloadDisk", "RootSpec", "SystemOs", "build", "part_name"]
 
@@ -76,18 +79,21 @@ def build(
             undo.callback(opened[name].close)
         undo.pop_all()
     unjournalled, clock, held = Unjournalled(), clock or SystemClock(), Held()
+    failpoints = failpoints or Failpoints()
+    shelves = Shelves(opened, system, failpoints, sync)
     publisher = Publisher(
         opened,
         system,
         unjournalled,
-        failpoints or Failpoints(),
+        failpoints,
         clock,
         held,
+        shelves,
         sync=sync,
         most=1 if durability == "each" else GROUP,
     )
     space = Space(reserve_bytes, clock)
-    return DownloadDisk(opened, system, publisher, space, unjournalled, held, sync)
+    return DownloadDisk(opened, system, publisher, space, unjournalled, held, shelves, sync)
 
 
 def _leave_to_kernel(fd: int) -> None:
@@ -108,8 +114,13 @@ class DownloadDisk:
         space: Space,
         unjournalled: Unjournalled,
         held: Held,
+        shelves: Shelves,
         sync: Callable[[int], None],
+        shelf: Shelf | None = None,
     ) -> None:
+        """``shelf``: of the run whose paths are meant, None: a path is where it says."""
+        self._shelves = shelves
+        self._shelf = shelf
         self._held = held
         self._roots = roots
         self._system = system
@@ -123,12 +134,37 @@ class DownloadDisk:
         for root in self._roots.values():
             root.close()
 
+    def of(self, job: Job, run: Run) -> DownloadDisk:
+        shelf = self._shelves.of(job, run)
+        if shelf is None:
+            return self
+        return DownloadDisk(
+            self._roots,
+            self._system,
+            self._publisher,
+            self._space,
+            self._unjournalled,
+            self._held,
+            self._shelves,
+            self._sync,
+            shelf,
+        )
+
     def open_part(self, root: str, path: str) -> AbstractContextManager[Part]:
-        return open_part(self._system, self._space, self._unjournalled, self._root(root), path)
+        return open_part(
+            self._system,
+            self._space,
+            self._unjournalled,
+            self._root(root),
+            path,
+            self._at(root, path),
+        )
 
     def stage(self, attempt: Finish) -> AbstractContextManager[Staging | None]:
-        root = self._root(attempt.intent.root)
-        return stage(self._system, self._space, self._held, root, attempt, self._sync)
+        intent = attempt.intent
+        root = self._root(intent.root)
+        at = path_in(attempt.job, attempt.run, intent.root, intent.path)
+        return stage(self._system, self._space, self._held, root, attempt, self._sync, at)
 
     def stands(
         self,
@@ -139,32 +175,102 @@ class DownloadDisk:
         *,
         same: bool,
     ) -> bool:
-        place = self._root(root).place(path)
-        if place.missing:
-            return False
-        with explained(root, path, "looking for what steps have made"):
-            made = find_made(self._system, place.home)
-            records = None
-            if made is not None:
-                records = read_made(self._system, made, part_name(root, path), steps, values)
-            if records is None:
-                return False
-            return all(record.is_at(place.folder.fd, same=same) for record in records)
+        for place in self._places(root, path):
+            if place.missing:
+                continue
+            with explained(root, path, "looking for what steps have made"):
+                records = self._made(place, root, path, steps, values)
+                if records is not None and all(
+                    record.is_at(place.folder.fd, same=same) for record in records
+                ):
+                    return True
+        return False
+
+    def _made(
+        self,
+        place: Place,
+        root: str,
+        path: str,
+        steps: Sequence[StepSpec],
+        values: Sequence[tuple[str, str]],
+    ) -> Iterator[Record] | None:
+        made = find_made(self._system, place.home)
+        if made is None:
+            return None
+        return read_made(self._system, made, part_name(root, path), steps, values)
+
+    def keep(self, attempt: Fetch) -> None:
+        root, path, steps = attempt.group.rules.root, attempt.task.spec.path, attempt.group.steps
+        shelf = self._shelves.of(attempt.job, attempt.run)
+        below = None if shelf is None else shelf.below(path)
+        last = None if shelf is None else shelf.last()
+        if shelf is None or below is None or last is None:
+            return
+        place = shelf.place(last, below)
+        with explained(root, path, "looking at what stays"):
+            if steps:
+                values = attempt.task.spec.values
+                records = self._made(place, root, path, steps, values) or iter(())
+                entries = list(shelf.tree(attempt, below, records))
+            else:
+                found = status_at(place)
+                entries = [] if found is None else [shelf.entry(attempt, below, found)]
+        lost = shelf.carry(last, entries)
+        if lost:
+            raise AttemptError(
+                "disk_error", f"{root}:{shown(lost[0].path)}: somebody changes it while it is kept"
+            )
+
+    def change_over(
+        self,
+        job: Job,
+        run: Run,
+        files: Iterable[FileView],
+        passed_over: Collection[str],
+        tick: Callable[[], None],
+    ) -> Completed:
+        shelf = self._shelves.of(job, run)
+        assert job.generations is not None
+        if shelf is None:
+            self._root(job.generations.root)  # raises
+            raise AssertionError(job.generations.root)
+        return Changeover(shelf, files, passed_over, tick).carry_out()
 
     def home(self, root: str, path: str) -> str:
-        return self._root(root).place(path).home.home_path
+        return self._root(root).place(self._at(root, path)).home.home_path
 
     def existing(self, root: str, path: str) -> Existing | None:
-        return existing_at(self._root(root).place(path), root, path)
+        return existing_at(self._place(root, path), root, path)
+
+    def _at(self, root: str, path: str) -> str:
+        """Return where a path lies."""
+        shelf = self._shelf
+        return path if shelf is None else path_in(shelf.job, shelf.run, root, path)
+
+    def _places(self, root: str, path: str) -> Iterator[Place]:
+        """Yield where a file may stand: in the run's generation, then in the one before."""
+        yield self._root(root).place(self._at(root, path))
+        shelf = self._shelf
+        below = None if shelf is None or root != shelf.own.root else shelf.below(path)
+        if shelf is not None and below is not None and (last := shelf.last()) is not None:
+            yield shelf.place(last, below)
+
+    def _place(self, root: str, path: str) -> Place:
+        """Return where a file stands, or would."""
+        with explained(root, path, "looking at the destination"):
+            for place in self._places(root, path):
+                if status_at(place) is not None:
+                    return place
+        return self._root(root).place(self._at(root, path))
 
     @contextmanager
     def read_existing(self, root: str, path: str) -> Iterator[Iterator[memoryview]]:
-        place = self._root(root).place(path)
+        place = self._place(root, path)
         with self._existing(place, root, path) as fd:
             yield self._slices(fd, root, path)
 
     def sync_existing(self, root: str, path: str) -> None:
-        place = self._root(root).place(path)
+        place = self._place(root, path)
         with (
             self._existing(place, root, path) as fd,
             explained(root, path, "syncing the destination"),
@@ -196,7 +302,7 @@ class DownloadDisk:
             os.close(fd)
 
     def is_destination(self, root: str, path: str, file: str) -> bool:
-        return self._root(root).below(file) == path
+        return self._root(root).below(file) == self._at(root, path)
 
     def open_file(self, path: str) -> SourceFile:
         # The innermost root first: it may be a link within another one.
@@ -212,7 +318,16 @@ class DownloadDisk:
 
     def open_below(self, root: str, path: str) -> SourceFile:
         """Open a file by its path below a root; raises as ``open_file``."""
-        return SourceFile(self._system, self._root(root).open_file(path), root, path)
+        at = self._at(root, path)
+        try:
+            return SourceFile(self._system, self._root(root).open_file(at), root, path)
+        except AttemptError as exc:
+            shelf = self._shelf
+            last = None if shelf is None or at == path else shelf.last()
+            if exc.code != "not_found" or shelf is None or last is None:
+                raise
+            at = f"{shelf.own.dest}/{FOLDER}/{last}/{shelf.below(path)}"
+            return SourceFile(self._system, self._root(root).open_file(at), root, path)
 
     @property
     def most_at_once(self) -> int:

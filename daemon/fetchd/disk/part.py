@@ -346,11 +346,14 @@ class DiskPart:
 
 
 def open_part(
-    system: Os, space: Space, unjournalled: Unjournalled, root: Root, path: str
+    system: Os, space: Space, unjournalled: Unjournalled, root: Root, path: str, at: str
 ) -> DiskPart:
-    """Open or make the part of a destination (``with``); raises AttemptError, PartBusy."""
+    """Open or make the part of a destination (``with``); raises AttemptError, PartBusy.
+
+    ``at``: where that is going to lie, by which its file system is found.
+    """
     name = part_name(root.name, path)
-    place = root.place(path)
+    place = root.place(at)
     folder_fd = place.folder.fd
     try:
         what = "the folder"
@@ -359,7 +362,7 @@ def open_part(
             number = errno.EROFS if read_only else errno.EACCES
             raise OSError(number, os.strerror(number))
         what = f"the folder {HIDDEN}"
-        folder = _make_folder(system, root, place.home)
+        folder = make_folder(system, root, place.home)
         what = "the part"
         locked = _make_or_lock(system, folder.fd, name)
         while locked.names > 1:
@@ -580,7 +583,7 @@ def homes(system: Os, root: Root) -> list[str]:
     return sorted(places)
 
 
-def _make_folder(system: Os, root: Root, home: Folder) -> Folder:
+def make_folder(system: Os, root: Root, home: Folder) -> Folder:
     """Return the folder of the parts, made if need be."""
     found = find_folder(system, home)
     if found is not None:
@@ -600,7 +603,7 @@ def _make_folder(system: Os, root: Root, home: Folder) -> Folder:
 def _note_place(system: Os, root: Root, home: str) -> None:
     """Write down that another file system has parts, for the next life's sweep."""
     top = root.top
-    _make_folder(system, root, top)
+    make_folder(system, root, top)
     # On Linux O_APPEND wins over any offset, so two threads cannot overwrite each other.
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     fd = system.open(_PLACES, flags, 0o600, dir_fd=top.inner(system, HIDDEN).fd)

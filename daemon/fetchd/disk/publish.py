@@ -8,9 +8,11 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 
 from fetchd import threads
 from fetchd.clock import Clock, Failpoints
+from fetchd.disk.generations import BATCH, Entry, Shelf, Shelves, path_in
 from fetchd.disk.part import (
     Locked,
     Unjournalled,
@@ -35,7 +37,7 @@ from fetchd.disk.staging import (
     remove_staging,
 )
 from fetchd.errors import AttemptError
-from fetchd.model import Attempt, Failure, IfExists, Intent, Outcome, Publish, Published
+from fetchd.model import Attempt, Failure, IfExists, Outcome, Publish, Published
 from fetchd.ports import Existing, Os, PartBusy
 from fetchd.threads import DISK
 
@@ -68,10 +70,12 @@ class Publisher:
         failpoints: Failpoints,
         clock: Clock,
         held: Held,
+        shelves: Shelves,
         *,
         sync: Callable[[int], None],
         most: int,
     ) -> None:
+        self._shelves = shelves
         self._roots = roots
         self._held = held
         self._unjournalled = unjournalled
@@ -90,7 +94,13 @@ class Publisher:
         for attempt in attempts:
             if attempt.intent.staged is not None:
                 tree = _Tree(
-                    attempt, self._roots, self._system, self._held, self._failpoints, self._fsync
+                    attempt,
+                    self._roots,
+                    self._system,
+                    self._held,
+                    self._shelves,
+                    self._failpoints,
+                    self._fsync,
                 )
                 settled.append((attempt, tree.publish()))
         return settled
@@ -106,6 +116,7 @@ class Publisher:
             for fd, error in self._sync_all(unsynced).items():
                 unsynced[fd].spoil(error)
             self._failpoints.pass_by("publish.synced")
+            self._note([m for m in members if m.going])
 
             for member in members:
                 if member.go(member.show):
@@ -124,6 +135,20 @@ class Publisher:
             return [(m.attempt, m.outcome) for m in members if m.outcome is not None]
         finally:
             group.close()
+
+    def _note(self, members: Sequence[_Member]) -> None:
+        """Put down what is going to be in generations, once for each of these."""
+        shelves: dict[str, tuple[Shelf, list[_Member]]] = {}
+        for member in members:
+            if (shelf := self._shelves.of(member.attempt.job, member.attempt.run)) is not None:
+                shelves.setdefault(shelf.place_key, (shelf, []))[1].append(member)
+        for shelf, own in shelves.values():
+            try:
+                shelf.note([entry for one in own for entry in one.entries(shelf)], sync=True)
+            except AttemptError as exc:
+                for member in own:
+                    member.settle(exc)
+            self._failpoints.pass_by("generation.noted")
 
     def _sync_all(self, fds: Iterable[int]) -> dict[int, OSError]:
         """Sync all; return the errors of those that could not be.
@@ -186,15 +211,17 @@ class _Group:
         self._refused: dict[Folder, bool] = {}
         self._opened: list[int] = []
 
-    def place(self, intent: Intent) -> tuple[Root, Place]:
+    def place(self, attempt: Publish) -> tuple[Root, Place]:
+        intent = attempt.intent
         root = self._roots.get(intent.root)
         if root is None:
             raise AttemptError("dest_denied", f"root {intent.root!r} is not configured any more")
-        below, _, name = intent.path.rpartition("/")
+        path = path_in(attempt.job, attempt.run, intent.root, intent.path)
+        below, _, name = path.rpartition("/")
         folder = self._folders.get((intent.root, below))
         if folder is not None and name not in {"", ".", "..", HIDDEN} and "\0" not in name:
             return root, Place(folder, name)
-        place = root.place(intent.path, make=True)
+        place = root.place(path, make=True)
         if below:  # "/name" and "name" are not the same
             self._folders[intent.root, below] = place.folder
         return root, place
@@ -272,7 +299,7 @@ class _Member:
     def prepare(self) -> None:
         """Open the folder and the part, see that it is the one that was verified, dress it."""
         intent = self.intent
-        root, self.place = self._group.place(intent)
+        root, self.place = self._group.place(self.attempt)
         there = existing_at(self.place, intent.root, intent.path)
         self._parts = self._group.parts(self.place)
         part = self._group.lock(self._parts, intent.part) if self._parts else None
@@ -327,6 +354,17 @@ class _Member:
                 f"{self._shown}: this file system can neither link nor rename without "
                 "replacing, which `if_exists: fail` needs; choose another root or `if_exists`",
             ) from None
+
+    def entries(self, shelf: Shelf) -> list[Entry]:
+        """Return what is to be put down of a file before it is in a generation."""
+        if self.fd is None:  # it has its name already
+            return []
+        below = shelf.below(self.intent.path)
+        return [] if below is None else [shelf.entry(self.attempt, below, os.fstat(self.fd))]
+
+    def settle(self, error: AttemptError) -> None:
+        """Fail with a part that is as good as before."""
+        self._fail(error, kept=True)
 
     def finish(self) -> None:
         """Remove what is left of the part and say what is visible now."""
@@ -512,9 +550,12 @@ class _Tree:
         roots: Mapping[str, Root],
         system: Os,
         held: Held,
+        shelves: Shelves,
         failpoints: Failpoints,
         sync: Callable[[int], None],
     ) -> None:
+        self._shelf = shelves.of(attempt.job, attempt.run)
+        self._path = path_in(attempt.job, attempt.run, attempt.intent.root, attempt.intent.path)
         self._attempt = attempt
         self._intent = attempt.intent
         self._roots = roots
@@ -546,7 +587,7 @@ class _Tree:
         intent = self._intent
         self._held.let_go(intent.root, intent.part)
         with suppress(OSError, AttemptError, PartBusy):
-            staging = find_staging(self._system, self._roots[intent.root].place(intent.path).home)
+            staging = find_staging(self._system, self._roots[intent.root].place(self._path).home)
             if staging is not None:
                 remove_staging(self._system, staging, intent.part)
 
@@ -555,7 +596,7 @@ class _Tree:
         root = self._roots.get(intent.root)
         if root is None:
             raise AttemptError("dest_denied", f"root {intent.root!r} is not configured any more")
-        place = root.place(intent.path, make=True)
+        place = root.place(self._path, make=True)
         staging = find_staging(self._system, place.home)
         try:
             if staging is None:
@@ -576,12 +617,27 @@ class _Tree:
                 )
             self._sync(made.fd)
             self._failpoints.pass_by("publish.synced")
+            self._note(made)
             self._show(tree, place.folder.fd, "")
             self._failpoints.pass_by("publish.folder_synced")
         finally:
             os.close(tree)
         self._clean_up(place, staging)
         return Published(intent=intent, mtime_ns=0, inode=0)
+
+    def _note(self, made: Folder) -> None:
+        """Put down what is going to be in a generation."""
+        shelf, intent = self._shelf, self._intent
+        below = None if shelf is None else shelf.below(intent.path)
+        if shelf is None or below is None:
+            return
+        records = read_made(self._system, made, intent.part) or iter(())
+        entries = shelf.tree(self._attempt, below, records)
+        while batch := list(islice(entries, BATCH)):
+            threads.beat()
+            shelf.note(batch)
+        shelf.note([], sync=True)
+        self._failpoints.pass_by("generation.noted")
 
     def _published_before(self, place: Place) -> Published | Failure:
         """Tell whether all was published in an earlier life, of which only the record is left."""

@@ -6,6 +6,7 @@ import errno
 import grp
 import os
 import stat
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ class Place:
 
 
 class Root:
-    """An open download root. Any thread, but ``place(make=True)``: publisher thread only."""
+    """An open download root. Any thread."""
 
     def __init__(
         self,
@@ -149,7 +150,8 @@ class Root:
         self.gid = _gid(name, spec.group)
         self._system = system
         self._sync = sync or system.fsync
-        # Folders whose own name is durable in their parent; publisher thread only.
+        self._making = threading.Lock()
+        # Folders whose own name is durable in their parent; guarded by _making.
         self._rooted: set[tuple[int, int]] = set()
         # By path, as they were last found; each is looked at again before it is used.
         self._known: dict[str, Folder] = {}
@@ -208,7 +210,10 @@ class Root:
         parent before the place is given.
         """
         *folders, name = self._components(path)
-        return self._walk(folders, name, path, make=make)
+        if not make:
+            return self._walk(folders, name, path, make=False)
+        with self._making:
+            return self._walk(folders, name, path, make=True)
 
     def folder(self, path: str) -> Folder:
         """Return the existing folder at ``path`` ("": the root); raises AttemptError."""

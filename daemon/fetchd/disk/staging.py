@@ -49,7 +49,7 @@ _BUFFER_BYTES = 1024 * 1024
 _ROOM_BYTES = 64 * 1024 * 1024
 #: More files are synced with all else on their file system, which then takes less time.
 _FEW_FILES = 64
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _LONGEST_HEAD = 64 * 1024
 #: A file lies in no more folders: each is open while what is below it is looked at.
 MOST_FOLDERS = 128
@@ -180,11 +180,12 @@ def stage(
     root: Root,
     attempt: Finish,
     sync: Callable[[int], None],
+    at: str,
 ) -> Iterator[DiskStaging | None]:
-    """Open a fresh staging folder; see ``ports.Disk.stage``."""
+    """Open a fresh staging folder; see ``ports.Disk.stage``. ``at``: where the path lies."""
     intent = attempt.intent
     name, path = intent.part, intent.path
-    place = root.place(path, make=False)
+    place = root.place(at, make=False)
     if attempt.recovered and _left_by_crash(system, held, root, attempt, place):
         yield None
         return
@@ -385,7 +386,7 @@ class DiskStaging:
                 self._intent.part, self._name, src_dir_fd=self._parts.fd, dst_dir_fd=given
             )
         except OSError as exc:
-            if exc.errno not in _NO_LINKS:
+            if exc.errno not in NO_LINKS:
                 raise
             self._copy(given)
         finally:

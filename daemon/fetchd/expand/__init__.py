@@ -125,7 +125,7 @@ class Expander:
         try:
             for name in group.when.compares:
                 path = scope.path_of(name, "changed")  # first: it knows which groups there are
-                fingerprint = self._fingerprint(scope.root_of(name), path)
+                fingerprint = self._fingerprint(scope, scope.root_of(name), path)
                 differs = fingerprint is not None and seen.get(name) != fingerprint
                 changed[f"needs.{name}.changed"] = "true" if differs else "false"
                 if fingerprint is not None:
@@ -134,11 +134,11 @@ class Expander:
         except ValueProblem as exc:
             raise AttemptError("bad_item", shown(f"{group.name}: if: {exc}")) from None
 
-    def _fingerprint(self, root: str, path: str) -> str | None:
+    def _fingerprint(self, scope: Scope, root: str, path: str) -> str | None:
         """Return what no other content has, None where there is no file."""
         assert self._open_below is not None
         try:
-            file = self._open_below(root, path)
+            file = self._open_below(scope.job, scope.run, root, path)
         except AttemptError as exc:
             if exc.code == "not_found":
                 return None

@@ -19,11 +19,11 @@ from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand.formats import FORMATS, Fields, ManifestProblem, Options, Whole
 from fetchd.expand.paths import clean_path, shown
 from fetchd.expand.tasks import Recipe, bad_item
-from fetchd.model import Batch, ListFile, Manifest, Position, TaskSpec
+from fetchd.model import Batch, Job, ListFile, Manifest, Position, Run, TaskSpec
 from fetchd.ports import LocalFile
 
-#: Opens a file by its root's name and its path below; raises AttemptError.
-OpenBelow = Callable[[str, str], LocalFile]
+#: Opens a file for a run of a job by its root's name and its path below; raises AttemptError.
+OpenBelow = Callable[[Job, Run, str, str], LocalFile]
 
 _CHUNK_BYTES = 64 * 1024
 _MOST_OPEN = 8
@@ -77,7 +77,7 @@ class ManifestReader:
             root, path = recipe.scope.manifest_of(recipe.group)
             path = clean_path(path)
         try:
-            file = self._open_below(root, path)
+            file = self._open_below(recipe.scope.job, recipe.scope.run, root, path)
         except AttemptError as exc:
             if position is None or exc.code != "not_found":
                 raise

@@ -16,7 +16,7 @@ from fetchd.errors import ValueProblem
 from fetchd.expand.lines import is_checksum, split_line
 from fetchd.expand.matrix import Combinations
 from fetchd.expand.paths import clean_folder, clean_path, join_path, shown
-from fetchd.model import Item, Job, ListFile, Makes, Run, TaskGroup, TaskSpec, Verify
+from fetchd.model import Generations, Item, Job, ListFile, Makes, Run, TaskGroup, TaskSpec, Verify
 from fetchd.urls import check_url, file_name_of, join_url, path_of, resolve_url
 from fetchd.variables import LONGEST_TEXT, is_met, references, render, unknown
 
@@ -329,6 +329,8 @@ class Recipe:
         if filename is None and common.filename is not None:
             with _IN_FILENAME:
                 path = join_path(common.folder, common.filename)
+        if (own := self.scope.job.generations) is not None:
+            path = f"{own.current}/{path[len(own.dest) + 1 :]}"
         return TaskSpec(
             key=path,
             sources=sources,
@@ -410,6 +412,7 @@ class Recipe:
         template = self.group.template
         with _IN_DEST:
             folder = clean_folder(render(template.dest, look))
+            _check_below(self.scope.job.generations, folder)
         with _IN_FILENAME:
             filename = None if template.filename is None else render(template.filename, look)
         with _IN_CHECKSUM:
@@ -505,6 +508,15 @@ def _name_from(url: str) -> str:
         except ValueProblem as exc:
             why = f"is no file name: {exc}"
     raise ValueProblem(f"the URL's last segment {why}; give a filename")
+
+
+def _check_below(own: Generations | None, folder: str) -> None:
+    """Refuse what cannot appear together with the rest of the job."""
+    if own is not None and folder != own.dest and not folder.startswith(f"{own.dest}/"):
+        raise ValueProblem(
+            f"{shown(folder)!r} is not below {shown(own.dest)!r}, the job's dest, and its outputs "
+            "appear together (publish.atomic); write a folder such as ${job.dest}/NAME"
+        )
 
 
 def _of_text(checksum: str | None) -> tuple[Digest, ...]:

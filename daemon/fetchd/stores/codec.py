@@ -16,6 +16,7 @@ from fetchd.model import (
     Condition,
     Dossier,
     FileRecord,
+    Generations,
     History,
     IfExists,
     Intent,
@@ -98,6 +99,8 @@ def job_of(text: str, name: str, revision: str, groups: tuple[TaskGroup, ...]) -
         fields["window"] = Window(spans=spans, days=tuple(window["days"]))
     if on_remove := fields.get("on_remove"):
         fields["on_remove"] = OnRemove(on_remove)
+    if generations := fields.get("generations"):
+        fields["generations"] = Generations(**generations)
     return Job(name=name, revision=revision, groups=groups, **fields)
 
 

@@ -143,7 +143,8 @@ class Transfer:
     def _home(self, attempt: Fetch) -> str:
         """Return where a part is that could not be opened: whose room, or right, is missing."""
         with suppress(AttemptError):
-            return self.disk.home(attempt.group.rules.root, attempt.task.spec.path)
+            disk = self.disk.of(attempt.job, attempt.run)
+            return disk.home(attempt.group.rules.root, attempt.task.spec.path)
         return ""
 
     @property
@@ -169,6 +170,7 @@ class _Fetch:
         self.spread = False  # the thread may use all cores
         self.dossier: Dossier | None = None
         self._transfer = transfer
+        self._disk = transfer.disk.of(attempt.job, attempt.run)
         self._attempt = attempt
         self._buffer = transfer.buffer
         self._rules = rules_of(attempt)
@@ -181,13 +183,19 @@ class _Fetch:
         self._one_stream = False  # several connections have met a mismatch
 
     def run(self) -> Outcome:
+        outcome = self._run()
+        if isinstance(outcome, UpToDate):
+            self._disk.keep(self._attempt)
+        return outcome
+
+    def _run(self) -> Outcome:
         spec = self._attempt.task.spec
         if self._rules.verify is Verify.DIGEST and not (spec.digests or spec.sums):
             raise AttemptError(
                 "expectation_failed",
                 "`verify: digest` asks for a checksum and the job gives none for this file",
             )
-        disk = self._transfer.disk
+        disk = self._disk
         standing = self._standing()
         if standing is not None and (outcome := standing.unconditional()):
             return outcome
@@ -224,13 +232,12 @@ class _Fetch:
 
     def _standing(self) -> Standing | StandingTree | None:
         """Return what stands there already of what the task is to publish."""
-        disk = self._transfer.disk
         if self._attempt.group.steps:
-            return StandingTree.of(disk, self._attempt)
-        found = disk.existing(self._rules.root, self._path)
+            return StandingTree.of(self._disk, self._attempt)
+        found = self._disk.existing(self._rules.root, self._path)
         if found is None:
             return None
-        return Standing(disk, self._attempt, self._rules, found, self._watch.tell_hashed)
+        return Standing(self._disk, self._attempt, self._rules, found, self._watch.tell_hashed)
 
     def _take_over(self, part: Part) -> Kept:
         return Kept(
