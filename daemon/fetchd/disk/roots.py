@@ -138,10 +138,13 @@ class Root:
         spec: RootSpec,
         system: Os,
         sync: Callable[[int], None] | None = None,
+        *,
+        as_it_is: bool = False,
     ) -> None:
         """Make the root's folder if need be and open it; raises ConfigError.
 
-        ``sync``: what makes the names of folders durable that ``place`` has made.
+        ``sync``: what makes the names of folders durable that ``place`` has made. ``as_it_is``:
+        it is there and is only looked at.
         """
         self.name = name
         # Not resolve(): a URL names the root as the configuration does, even where that is a link.
@@ -150,6 +153,7 @@ class Root:
         self.gid = _gid(name, spec.group)
         self._system = system
         self._sync = sync or system.fsync
+        self._as_it_is = as_it_is
         self._making = threading.Lock()
         # Folders whose own name is durable in their parent; guarded by _making.
         self._rooted: set[tuple[int, int]] = set()
@@ -162,7 +166,8 @@ class Root:
                 f"root {name!r}: {spec.path} cannot be used: {exc.strerror}"
             ) from None
         try:
-            self._probe()
+            if not as_it_is:
+                self._probe()
             self.top = self._new_top()
         except OSError as exc:
             os.close(self.fd)
@@ -180,7 +185,8 @@ class Root:
         return Folder(self.fd, "", self._system.device(self.fd), closes=False)
 
     def _open(self) -> int:
-        _make_root(Path(self.path), self._system)
+        if not self._as_it_is:
+            _make_root(Path(self.path), self._system)
         return self._system.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
 
     def _restore(self, path: str) -> None:

@@ -300,3 +300,13 @@ SELECT root, path, published_at FROM file WHERE (root, path) > (?, ?) ORDER BY r
 -- name: prune_file
 DELETE FROM file WHERE root = ?1 AND path = ?2
 AND NOT EXISTS (SELECT 1 FROM task WHERE path = ?2 AND root = ?1);
+
+-- name: origin
+SELECT origin, seen_at, document FROM origin WHERE origin = ?;
+
+-- name: file
+SELECT url, size_bytes, mtime_ns, inode, digests, etag, last_modified, date, verified
+FROM file WHERE root = ? AND path = ?;
+
+-- name: last_due
+SELECT last FROM kept_job WHERE name = ?;
