@@ -579,7 +579,12 @@ class Step(Protocol):
 
 
 class Staging(Protocol):
-    """The hidden folder in which the steps of one task work, one after the other."""
+    """The hidden folder in which the steps of one task work, one after the other.
+
+    ``taken``: so many have done their work, of an earlier attempt in this life as well.
+    """
+
+    taken: int
 
     def bench(self, tick: Callable[[], None]) -> AbstractContextManager[Bench]:
         """Give the next step what the one before has made; ``tick`` as ``Bench.tick``."""

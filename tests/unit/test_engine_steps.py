@@ -152,6 +152,21 @@ def test_steps_that_find_the_disk_full_are_taken_again_on_the_same_part(hand):
     assert hand.fetch() is None
 
 
+def test_what_the_steps_of_a_task_have_made_is_swept_when_it_is_given_up(hand):
+    unheard = Failure(code="webhook_failed", reason="no answer", transient=True, kept=True)
+    hand.submit(with_steps("a"))
+    fetch_all(hand)
+    due = []
+    for _ in range(MOST_PUBLISH_FAILURES + 1):
+        due.append(hand.engine.sweep_due())
+        hand.settle(finish(hand), unheard)
+        hand.clock.advance(100)
+        hand.engine.tick()
+
+    assert run_state(hand) is RunState.FAILED
+    assert (due, hand.engine.sweep_due()) == ([False] * (MOST_PUBLISH_FAILURES + 1), True)
+
+
 def test_steps_whose_part_is_gone_have_it_fetched_again(hand):
     gone = Failure(code="disk_error", reason="gone", transient=True)
     hand.submit(with_steps("a"))

@@ -51,6 +51,30 @@ def test_each_step_is_given_what_the_one_before_has_made(tmp_path):
     shop.close()
 
 
+def test_only_the_step_that_failed_is_taken_again(tmp_path):
+    took = []
+
+    def makes(bench, options):
+        took.append("makes")
+        bench.carry()
+
+    def tells(bench, options):
+        took.append("tells")
+        if took.count("tells") < 3:
+            raise AttemptError("webhook_failed", "no answer", transient=True)
+        bench.carry()
+
+    shop = Workshop(tmp_path, steps={"mode": kind(makes), "checksum_file": kind(tells)})
+    attempt = shop.verified("a", b"x", steps_of({"mode": "0600"}, "checksum_file"))
+    outcomes = [shop.finisher(attempt) for _ in range(3)]
+
+    assert [type(one).__name__ for one in outcomes] == ["Failure", "Failure", "Finished"]
+    assert took == ["makes", "tells", "tells", "tells"]
+    numbers = [event.number for event in shop.events if isinstance(event, events.StepStarted)]
+    assert numbers == [1, 2, 2, 2]
+    shop.close()
+
+
 def test_p06_a_step_that_takes_too_long_ends_at_its_next_call(tmp_path):
     clock = FakeClock()
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -376,6 +376,106 @@ def test_a_full_disk_is_told_as_one(disk, system):
     with pytest.raises(AttemptError) as caught, disk.stage(attempt):
         pass
     assert caught.value.code == "disk_full"
+
+
+def fail_second_step(disk: DownloadDisk, attempt: Finish, code="webhook_failed", transient=True):
+    """Take a step that makes ``x``, unless it was, and fail in the second one; return ``taken``."""
+    with suppress(AttemptError), disk.stage(attempt) as staging:
+        taken = staging.taken
+        if not taken:
+            with staging.bench(nothing) as bench, bench.make("x") as output:
+                output.write(b"first")
+        with staging.bench(nothing) as bench:
+            assert [file.path for file in bench.files()] == ["x"]
+            with bench.make("half") as output:
+                output.write(b"half")
+            raise AttemptError(code, "no answer", transient=transient)
+    return taken
+
+
+def test_a_step_that_could_not_be_taken_is_taken_again_on_what_the_one_before_has_made(
+    disk, tmp_path
+):
+    attempt = verified(disk, "d/a.zip")
+    taken = [fail_second_step(disk, attempt) for _ in range(3)]
+    with disk.stage(attempt) as staging:
+        taken.append(staging.taken)
+        with staging.bench(nothing) as bench:
+            bench.carry()
+        staged = staging.seal(nothing)
+    publish(disk, publication(attempt, staged))
+
+    assert taken == [0, 1, 1, 1]
+    assert seen(tmp_path) == {"d/x": b"first"}
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize("change", ["the part", "the steps", "the folder", "the life"])
+def test_what_was_made_of_something_else_is_made_anew(disk, tmp_path, change):
+    attempt = verified(disk, "a.zip")
+    fail_second_step(disk, attempt)
+    if change == "the part":
+        (tmp_path / ".fetchd/parts" / attempt.intent.part).rename(tmp_path / "old")
+        attempt = verified(disk, "a.zip")
+    elif change == "the steps":
+        others = replace(attempt.group, steps=(replace(STEPS[0], options={"o": 1}),))
+        attempt = replace(attempt, group=others)
+    elif change == "the folder":
+        shutil.rmtree(tmp_path / ".fetchd/staging" / attempt.intent.part)
+    else:
+        die(disk)
+        disk = another_life(tmp_path)
+
+    assert fail_second_step(disk, attempt) == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "transient"), [("disk_full", True), ("disk_read_only", True), ("step_failed", False)]
+)
+def test_what_was_made_does_not_stay_on_a_full_disk_or_for_a_step_that_fails_for_good(
+    disk, tmp_path, code, transient
+):
+    attempt = verified(disk, "a.zip")
+    fail_second_step(disk, attempt, code, transient)
+
+    assert [name for name in hidden(tmp_path) if name.startswith("staging")] == []
+    assert fail_second_step(disk, attempt) == 0
+
+
+def test_what_was_made_of_a_cancelled_task_is_swept(disk, tmp_path):
+    fail_second_step(disk, verified(disk, "a.zip"))
+    (left,) = [one for one in disk.leftovers() if one.staged]
+
+    assert disk.sweep(left)
+    assert [name for name in hidden(tmp_path) if name.startswith("staging")] == []
+
+
+@pytest.mark.parametrize("who", ["a transfer", "steps"])
+def test_whoever_needs_room_has_that_of_steps_that_wait(tmp_path, who):
+    class FreedOs(SmallOs):
+        def free_bytes(self, fd):
+            return self.free - sum(5 for _ in tmp_path.glob(".fetchd/staging/*/1/x"))
+
+    system = FreedOs(10**9, 10**9)
+    disk = build({"default": RootSpec(path=str(tmp_path))}, system)
+    waits, other = verified(disk, "a.zip"), verified(disk, "b.zip")
+    fail_second_step(disk, waits)
+    system.free = 8
+    if who == "a transfer":
+        with disk.open_part("default", "c.zip") as part:
+            part.claim(8)
+    else:
+        with (
+            disk.stage(other) as staging,
+            staging.bench(nothing) as bench,
+            bench.make("y") as output,
+        ):
+            system.free = 8
+            output.write(b"1234")
+
+    assert not (tmp_path / ".fetchd/staging" / waits.intent.part).exists()
+    assert fail_second_step(disk, waits) == 0
+    disk.close()
 
 
 class SmallOs(SystemOs):

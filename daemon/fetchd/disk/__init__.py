@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Literal
 
 from fetchd.clock import Clock, Failpoints, SystemClock
@@ -36,6 +37,7 @@ from fetchd.disk.space import Space
 from fetchd.disk.staging import (
     Held,
     Record,
+    drop_paused,
     find_made,
     find_staging,
     made_of,
@@ -92,7 +94,7 @@ def build(
         sync=sync,
         most=1 if durability == "each" else GROUP,
     )
-    space = Space(reserve_bytes, clock)
+    space = Space(reserve_bytes, clock, partial(drop_paused, system, held))
     return DownloadDisk(opened, system, publisher, space, unjournalled, held, shelves, sync)
 
 

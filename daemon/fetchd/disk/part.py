@@ -281,6 +281,8 @@ class DiskPart:
             self._check_capacity(self.size_bytes + missing_bytes)
         if self.drop_quarantined():
             free_bytes = self._free_bytes()
+        if free_bytes < needed_bytes and self._space.relieve(self._claim.device):
+            free_bytes = self._free_bytes()
         if free_bytes < needed_bytes:
             self.unclaim()
             raise AttemptError(

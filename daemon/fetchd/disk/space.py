@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,7 +34,11 @@ class Space:
     promised it, and not all of them until none can end.
     """
 
-    def __init__(self, reserve_bytes: int, clock: Clock) -> None:
+    def __init__(
+        self, reserve_bytes: int, clock: Clock, relieve: Callable[[int], bool] = lambda _: False
+    ) -> None:
+        """``relieve``: frees what it can of a file system, named by its device, if anything."""
+        self.relieve = relieve
         self._reserve_bytes = reserve_bytes
         self._clock = clock
         self._measuring: dict[int, threading.Lock] = {}  # setdefault is one step

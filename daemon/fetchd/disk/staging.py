@@ -6,7 +6,8 @@ steps are taken, named like its part::
     what      root and path, for the sweep
     begun     there once something has begun that may not be done twice
     0/        the verified part under its own name: what the first step is given
-    1/ ...    what each step has made, which the next one is given
+    1/ ...    what each step has made, which the next one is given; it stays as long as this life
+              when that one could not be taken for a reason that may pass
     tree/     what the last one has made, sealed: whole and durable
     made      a line for each file in it, by which it is known again when it is published
 """
@@ -30,7 +31,7 @@ from fetchd.digests import Digest, Hashes
 from fetchd.disk.part import Locked, find_folder, lock, read_journal, say_whose
 from fetchd.disk.roots import HIDDEN, Folder, Place, Root, explain, explained, shown
 from fetchd.disk.space import Claim, Space
-from fetchd.errors import AttemptError
+from fetchd.errors import DISK_WAITS, AttemptError
 from fetchd.model import Finish, Staged, StepSpec
 from fetchd.ports import BenchFile, Os, PartBusy
 from fetchd.threads import DISK, beat
@@ -56,22 +57,50 @@ MOST_FOLDERS = 128
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+class Paused(NamedTuple):
+    """A staging folder, open and locked, in which so many steps were taken of a part."""
+
+    fd: int
+    taken: int
+    device: int
+    inode: int
+    said: str  # as ``_said``
+
+
 class Held:
-    """The sealed folders that wait for the publisher, each open and locked. Any thread."""
+    """The folders that wait, each open and locked. Any thread.
+
+    The sealed ones wait for the publisher, those that are paused for a step to be taken again.
+    """
 
     def __init__(self) -> None:
-        self._open: dict[tuple[str, str], int] = {}  # each call is one step of the interpreter
+        # Each call of them is one step of the interpreter.
+        self._open: dict[tuple[str, str], int] = {}
+        self._paused: dict[tuple[str, str], Paused] = {}
 
     def keep(self, root: str, part: str, fd: int) -> None:
         self._open[root, part] = fd
+
+    def pause(self, root: str, part: str, paused: Paused) -> None:
+        self._paused[root, part] = paused
+
+    def resume(self, root: str, part: str) -> Paused | None:
+        """Return what is paused; it is the caller's from now on."""
+        return self._paused.pop((root, part), None)
+
+    def paused(self, device: int) -> list[tuple[str, str]]:
+        """Return root and part of what is paused on a file system."""
+        return [key for key, one in list(self._paused.items()) if one.device == device]
 
     def let_go(self, root: str, part: str) -> None:
         fd = self._open.pop((root, part), None)
         if fd is not None:
             os.close(fd)
+        if (paused := self.resume(root, part)) is not None:
+            os.close(paused.fd)
 
     def close(self) -> None:
-        for root, part in list(self._open):
+        for root, part in [*self._open, *self._paused]:
             self.let_go(root, part)
 
 
@@ -203,25 +232,69 @@ def stage(
         _check(system, parts, part, attempt)
         with explained(root.name, path, "making the staging folder"):
             staging = find_staging(system, place.home) or _make(system, place.home, "staging", sync)
-            held.let_go(root.name, name)
-            remove_staging(system, staging, name)
-            system.mkdir(name, 0o700, dir_fd=staging.fd)
-            fd = system.open(name, _FOLDER, dir_fd=staging.fd)
-            with suppress(OSError):  # where there are no locks, it is used without
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        made = DiskStaging(system, space, root, attempt, parts, part, fd, sync)
+            paused = _resumed(held, root, attempt)
+            if paused is not None:
+                fd = paused.fd
+            else:
+                held.let_go(root.name, name)
+                remove_staging(system, staging, name)
+                system.mkdir(name, 0o700, dir_fd=staging.fd)
+                fd = system.open(name, _FOLDER, dir_fd=staging.fd)
+                with suppress(OSError):  # where there are no locks, it is used without
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        taken = 0 if paused is None else paused.taken
+        made = DiskStaging(system, space, root, attempt, parts, part, fd, sync, taken)
+        pauses = False
         try:
             with explained(root.name, path, "staging the verified part"):
-                made.lay_out()
+                if paused is None:
+                    made.lay_out()
+                else:
+                    made.clear()
             yield made
+        except AttemptError as exc:
+            # On a full disk what was made so far is the first to go.
+            pauses = exc.transient and exc.code not in DISK_WAITS and made.taken > 0
+            raise
         finally:
             made.close()
             if made.sealed:
                 held.keep(root.name, name, fd)
+            elif pauses:
+                held.pause(root.name, name, made.paused())
             else:
                 os.close(fd)
                 with suppress(OSError):  # it is swept later
                     remove_staging(system, staging, name)
+
+
+def _resumed(held: Held, root: Root, attempt: Finish) -> Paused | None:
+    """Return what is paused of an attempt, if it was made of the same part by the same steps."""
+    paused = held.resume(root.name, attempt.intent.part)
+    if paused is None:
+        return None
+    same = (paused.inode, paused.said) == (attempt.intent.inode, _said(attempt.group.steps))
+    if same and _is_there(str(paused.taken), paused.fd):
+        return paused
+    os.close(paused.fd)
+    return None
+
+
+def drop_paused(system: Os, held: Held, device: int) -> bool:
+    """Remove what is paused on a file system, and can be made again; False: there was nothing."""
+    dropped = False
+    for root, part in held.paused(device):
+        if (paused := held.resume(root, part)) is None:
+            continue  # somebody goes on with it
+        with suppress(OSError), DISK:
+            above = system.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=paused.fd)
+            try:
+                shutil.rmtree(part, dir_fd=above)
+                dropped = True
+            finally:
+                os.close(above)
+        os.close(paused.fd)
+    return dropped
 
 
 def _left_by_crash(system: Os, held: Held, root: Root, attempt: Finish, place: Place) -> bool:
@@ -349,8 +422,10 @@ class DiskStaging:
         part: Locked,
         fd: int,
         sync: Callable[[int], None],
+        taken: int = 0,
     ) -> None:
         self.sealed = False
+        self.taken = taken  # the folder of that number holds what the last one has made
         self._system = system
         self._space = space
         self._root = root
@@ -361,7 +436,6 @@ class DiskStaging:
         self._fd = fd
         self._sync = sync
         self._name = attempt.intent.path.rpartition("/")[2]
-        self._steps = 0  # taken so far; the folder of that number holds what they have made
         self._claim = Claim(device=part.device)
 
     def lay_out(self) -> None:
@@ -392,6 +466,14 @@ class DiskStaging:
         finally:
             os.close(given)
 
+    def clear(self) -> None:
+        """Remove what the step that could not be taken has made until then."""
+        with suppress(FileNotFoundError), DISK:
+            shutil.rmtree(str(self.taken + 1), dir_fd=self._fd)
+
+    def paused(self) -> Paused:
+        return Paused(self._fd, self.taken, self._part.device, self._part.inode, self._said)
+
     def _copy(self, given: int) -> None:
         """Do what a hard link would, where the file system has none."""
         buffer = memoryview(bytearray(_BUFFER_BYTES))
@@ -407,7 +489,7 @@ class DiskStaging:
 
     @contextmanager
     def bench(self, tick: Callable[[], None]) -> Iterator[DiskBench]:
-        before, after = str(self._steps), str(self._steps + 1)
+        before, after = str(self.taken), str(self.taken + 1)
         path = self._intent.path
         with ExitStack() as stack:
             with explained(self._root.name, path, "the staging folder"):
@@ -427,7 +509,7 @@ class DiskStaging:
                 self._make_room,
                 self._note_begun,
             )
-        self._steps += 1
+        self.taken += 1
         with explained(self._root.name, path, "removing what a step was given"), DISK:
             shutil.rmtree(before, dir_fd=self._fd)
 
@@ -450,6 +532,8 @@ class DiskStaging:
         with explained(self._root.name, self._intent.path, "asking for free space"):
             needed_bytes = self._space.claim(self._claim, more_bytes)
             free_bytes = self._system.free_bytes(fd)
+            if free_bytes < needed_bytes and self._space.relieve(self._claim.device):
+                free_bytes = self._system.free_bytes(fd)
             if free_bytes >= needed_bytes:
                 return more_bytes + min(_ROOM_BYTES, (free_bytes - needed_bytes) // 2)
             self._space.drop(self._claim)
@@ -469,7 +553,7 @@ class DiskStaging:
 
     def seal(self, tick: Callable[[], None]) -> Staged:
         with explained(self._root.name, self._intent.path, "sealing what steps have made"):
-            self._system.rename(str(self._steps), TREE, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            self._system.rename(str(self.taken), TREE, src_dir_fd=self._fd, dst_dir_fd=self._fd)
             tree = self._system.open(TREE, _FOLDER, dir_fd=self._fd)
             try:
                 staged = self._note_made(tree, tick)

@@ -336,6 +336,8 @@ class Decisions:
             # The crash was charged nowhere, and it is what tore the part.
             self._fetch_again(attempt, out, 0.0, "", effects)
         else:
+            # What its steps have made may lie about still, to be used at once more.
+            effects.sweep |= isinstance(attempt, Finish) and failure.transient
             self._failed(attempt, out, failure, TaskState.PUBLISHING, effects)
 
     def _put_off(

@@ -85,6 +85,8 @@ class Finisher:
         begun: list[str] = []
         try:
             for number, step in enumerate(attempt.group.steps, 1):
+                if number <= staging.taken:
+                    continue
                 self._take(attempt, staging, number, step, begun)
                 self._failpoints.pass_by("finish.step_taken")
             watch = _Watch(attempt, "", None, self._clock, self._report)
