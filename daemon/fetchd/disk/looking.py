@@ -11,6 +11,7 @@ from typing import NamedTuple, NoReturn
 
 from fetchd.clock import Failpoints, SystemClock
 from fetchd.disk import DownloadDisk
+from fetchd.disk.generations import Shelves
 from fetchd.disk.part import Unjournalled, find_folder, part_name, read_journal
 from fetchd.disk.publish import Publisher
 from fetchd.disk.roots import Folder, Root, RootSpec, shown
@@ -88,16 +89,27 @@ class StandingDisk(DownloadDisk):
                 root.close()
             raise
         self._opened = opened
+        shelves = Shelves(opened, self._os, Failpoints(), _keep)
         publisher = Publisher(
-            opened, self._os, unjournalled, Failpoints(), clock, held, sync=_keep, most=1
+            opened, self._os, unjournalled, Failpoints(), clock, held, shelves, sync=_keep, most=1
         )
-        super().__init__(opened, self._os, publisher, Space(0, clock), unjournalled, held, _keep)
+        super().__init__(
+            opened, self._os, publisher, Space(0, clock), unjournalled, held, shelves, _keep
+        )
 
     def existing(self, root: str, path: str) -> Existing | None:
         return None if self._is_missing(root) else super().existing(root, path)
 
-    def stands(self, root: str, path: str, steps: Sequence[StepSpec], *, same: bool) -> bool:
-        return not self._is_missing(root) and super().stands(root, path, steps, same=same)
+    def stands(
+        self,
+        root: str,
+        path: str,
+        steps: Sequence[StepSpec],
+        values: Sequence[tuple[str, str]] = (),
+        *,
+        same: bool,
+    ) -> bool:
+        return not self._is_missing(root) and super().stands(root, path, steps, values, same=same)
 
     def open_below(self, root: str, path: str) -> SourceFile:
         if self._is_missing(root):

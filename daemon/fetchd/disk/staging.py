@@ -273,7 +273,8 @@ def _resumed(held: Held, root: Root, attempt: Finish) -> Paused | None:
     paused = held.resume(root.name, attempt.intent.part)
     if paused is None:
         return None
-    same = (paused.inode, paused.said) == (attempt.intent.inode, _said(attempt.group.steps))
+    said = _said(attempt.group.steps, attempt.task.spec.values)
+    same = (paused.inode, paused.said) == (attempt.intent.inode, said)
     if same and _is_there(str(paused.taken), paused.fd):
         return paused
     os.close(paused.fd)
