@@ -78,6 +78,7 @@ class Workshop:
             self.clock,
             Failpoints(),
             lookup_of,
+            lambda attempt: (),
             cores,
         )
 

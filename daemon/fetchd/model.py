@@ -175,10 +175,14 @@ class Template:
 
 
 class Makes(enum.StrEnum):
-    """What a step makes of a single file: it again, the same without its last ending, or others."""
+    """What a step makes of a single file: it again, the same without its last ending, or others.
+
+    ``ONE``: one file of whatever there is, with the name that its option ``name`` says.
+    """
 
     SAME = "same"
     UNPACKED = "unpacked"
+    ONE = "one"
     OTHERS = "others"
 
 
@@ -575,6 +579,11 @@ class Intent:
     elapsed_s: float
     begun: bool = False
     staged: Staged | None = None
+
+    @property
+    def destination(self) -> str:
+        """Return a path in the folder that what is made goes to."""
+        return self.path.removeprefix("./")
 
 
 # ---------------------------------------------------------------- attempts and outcomes

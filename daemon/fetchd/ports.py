@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import field
 from typing import Any, Protocol, TypeVar
@@ -569,6 +569,21 @@ class Bench(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenFile:
+    """What a task that fetches nothing begins with: a file that another task has published.
+
+    ``path``: its destination below ``root``; ``made``: what steps have made stands in its place.
+    ``above``: the folder below ``root`` below which it appears by its path, where it does not lie
+    in the folder of the task that it is given to.
+    """
+
+    root: str
+    path: str
+    above: str
+    made: bool
+
+
 class Step(Protocol):
     def __call__(self, bench: Bench, options: Mapping[str, Any]) -> None:
         """Make what shall be seen of what is given; raises AttemptError.
@@ -582,9 +597,13 @@ class Staging(Protocol):
     """The hidden folder in which the steps of one task work, one after the other.
 
     ``taken``: so many have done their work, of an earlier attempt in this life as well.
+    ``stands``: all that they would make is there already, so none needs to be taken.
     """
 
-    taken: int
+    stands: bool
+
+    @property
+    def taken(self) -> int: ...
 
     def bench(self, tick: Callable[[], None]) -> AbstractContextManager[Bench]:
         """Give the next step what the one before has made; ``tick`` as ``Bench.tick``."""
@@ -656,6 +675,30 @@ class Disk(Protocol):
         None: nothing is left to be made, because all was sealed, or published, before a crash.
         Raises AttemptError where the part is not what was verified, and ``needs_attention``;
         PartBusy.
+        """
+        ...
+
+    def gather(
+        self,
+        attempt: Finish,
+        given: Callable[[], Iterable[GivenFile]],
+        said: str,
+        tick: Callable[[], None],
+    ) -> AbstractContextManager[Staging | None]:
+        """Open a fresh staging folder for a task that fetches nothing, with what it is ``given``.
+
+        Files are given as hard links or, where these cannot be, copies; nothing that steps do
+        changes those that are seen. What is left at the end as it was given is not published.
+        ``said``: what the steps say, all variables put in; ``tick``: as ``Bench.tick``.
+        None, and errors: as ``stage``; AttemptError (step_failed) where two files would appear at
+        one path, or one is gone.
+        """
+        ...
+
+    def stage_end(self, attempt: Finish) -> AbstractContextManager[Staging]:
+        """Let steps work at the end of a run: there are no files, and programs see the root.
+
+        Raises AttemptError, ``needs_attention`` among them; PartBusy.
         """
         ...
 

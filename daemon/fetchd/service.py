@@ -34,7 +34,7 @@ from fetchd.config import Settings
 from fetchd.cores import Cores
 from fetchd.engine import Engine
 from fetchd.errors import AttemptError, BusyError, ConfigError, FetchdError, StoreError, UsageError
-from fetchd.expand import Expander, lookup_of
+from fetchd.expand import Expander, given_to, lookup_of
 from fetchd.folder import Folder
 from fetchd.model import (
     Attempt,
@@ -54,7 +54,7 @@ from fetchd.model import (
     Submit,
 )
 from fetchd.pool import Pool
-from fetchd.ports import Keep, Leftover, Listener, LocalFile, Pruned
+from fetchd.ports import GivenFile, Keep, Leftover, Listener, LocalFile, Pruned
 from fetchd.stores import SqliteStore
 from fetchd.systemd import Notifier
 from fetchd.threads import Lookout, Worker
@@ -245,6 +245,7 @@ class Works:
             clock=clock,
             failpoints=self._failpoints,
             lookup=lookup_of,
+            given=self._given,
             cores=cores,
         )
         self.publisher = Pool(
@@ -362,6 +363,9 @@ class Works:
 
     def _finish(self, attempts: Sequence[Finish]) -> list[tuple[Finish, Outcome]]:
         return [(attempt, self._finisher(attempt)) for attempt in attempts]
+
+    def _given(self, attempt: Finish) -> Iterator[GivenFile]:
+        return given_to(attempt, self.store.files(attempt.run.id))
 
     def _publish(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
         self._failpoints.pass_by("publish.intended")

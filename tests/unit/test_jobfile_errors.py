@@ -148,11 +148,48 @@ BAD = {
     ),
     "nothing to fetch": (
         "dest: x\n",
-        "iso.yaml:1:1: has no url and no urls; a task with nothing to fetch is not built yet",
+        (
+            "iso.yaml:1:1: has no url and no urls; a task without them has steps, which work on "
+            "the files of the tasks that it needs"
+        ),
     ),
     "a task with nothing to fetch": (
         "tasks:\n  a:\n    dest: x\n  b:\n    url: https://example.org/b\n",
-        "iso.yaml:2:3: tasks.a: has no url and no urls; a task with nothing to fetch is not built yet",
+        (
+            "iso.yaml:2:3: tasks.a: has no url and no urls; a task without them has steps, which "
+            "work on the files of the tasks that it needs"
+        ),
+    ),
+    "steps over the files of nobody": (
+        "tasks:\n  a:\n    steps: [ checksum_file ]\n  b:\n    url: https://example.org/b\n",
+        (
+            "iso.yaml:2:3: tasks.a: has no url, so that its steps work on the files of the tasks "
+            "that it needs; write which these are: needs"
+        ),
+    ),
+    "a file name where nothing is fetched": (
+        (
+            "tasks:\n  b: {url: https://example.org/b}\n  a:\n    needs: b\n    filename: x\n"
+            "    steps: [ checksum_file ]\n"
+        ),
+        "iso.yaml:5:5: tasks.a.filename: means nothing for a task without url: it fetches nothing",
+    ),
+    "one file of what makes many": (
+        (
+            "tasks:\n  b: {url: https://example.org/b}\n  a:\n    needs: b\n"
+            "    steps: [ checksum_file ]\n  c: {url: 'https://example.org/${needs.a.path}'}\n"
+        ),
+        (
+            "iso.yaml:6:12: tasks.c.url: ${needs.a.path} exists only for a task whose last step "
+            "makes one file of a name that it says, as concat does"
+        ),
+    ),
+    "a file that another task makes already": (
+        (
+            "tasks:\n  b: {url: https://example.org/all}\n  a:\n    needs: b\n"
+            "    steps: [ {concat: all} ]\n"
+        ),
+        "iso.yaml:5:12: tasks.a.steps: writes 'all', as tasks.b.url in line 2 does",
     ),
     "url and urls": (
         "url: https://example.org/a\nurls: [https://example.org/b]\n",

@@ -75,7 +75,7 @@ def _check(path: Path, settings: Settings, *, show: bool) -> Checked:
             for index, spec in enumerate(piece.batch.specs):
                 if spec.skip:
                     continue
-                checked.files += 1
+                checked.files += spec.fetches or spec.problem is not None
                 place = (piece.group.rules.root, spec.path)
                 if spec.problem is not None:
                     _, reason = spec.problem
@@ -171,12 +171,14 @@ def _shown(piece: _Piece, spec: TaskSpec, settings: Settings) -> dict[str, Any]:
         "needs": list(group.needs),
         "root": group.rules.root,
         "path": spec.path,
-        "sources": list(spec.sources),
+        "sources": list(spec.sources) if spec.fetches else [],
         "size_bytes": spec.size_bytes,
         "checksums": [str(digest) for digest in spec.digests],
         "sums": list(spec.sums),
         "steps": [step.name for step in group.steps],
-        "rates": _rates(piece.job, spec.sources[0], settings, piece.run.scheduled_for_s),
+        "rates": _rates(piece.job, spec.sources[0], settings, piece.run.scheduled_for_s)
+        if spec.fetches
+        else [],
     }
 
 
@@ -239,11 +241,9 @@ def _print(checked: Checked) -> None:
     for limit in checked.limits:
         click.echo(f"  {limit}")
     for task in checked.tasks:
-        first, *mirrors = task["sources"]
         click.echo(f"  {task['root']}:{printable(task['path'])}")
-        click.echo(f"    from {first}")
-        for mirror in mirrors:
-            click.echo(f"    or   {mirror}")
+        for number, source in enumerate(task["sources"]):
+            click.echo(f"    {'or  ' if number else 'from'} {source}")
         if task["size_bytes"] is not None:
             click.echo(f"    of   {task['size_bytes']} bytes")
         for checksum in task["checksums"]:

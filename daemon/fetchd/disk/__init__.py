@@ -1,8 +1,9 @@
 """The download roots: safe paths, parts with journals, durable publication.
 
 The only room that touches a root. ``roots`` walks, ``part`` is what transfers write, ``staging``
-where steps work, ``publish`` alone makes anything visible, ``space`` lets no more transfers begin
-than fit, ``source`` is what jobs copy; ``system`` is the machine behind them.
+where steps work, ``gathering`` what they begin with where nothing was fetched, ``ending`` where
+they work at the end of a run, ``publish`` alone makes anything visible, ``space`` lets no more
+transfers begin than fit, ``source`` is what jobs copy; ``system`` is the machine behind them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Literal
 
 from fetchd.clock import Clock, Failpoints, SystemClock
 from fetchd.disk.changeover import Changeover
+from fetchd.disk.ending import stage_end
+from fetchd.disk.gathering import Gathering, gather
 from fetchd.disk.generations import FOLDER, Shelf, Shelves, path_in, status_at
 from fetchd.disk.part import (
     Unjournalled,
@@ -37,6 +40,7 @@ from fetchd.disk.space import Space
 from fetchd.disk.staging import (
     Held,
     Record,
+    by_steps,
     drop_paused,
     find_made,
     find_staging,
@@ -49,7 +53,7 @@ from fetchd.disk.staging import (
 from fetchd.disk.system import SystemOs
 from fetchd.errors import AttemptError
 from fetchd.model import Attempt, Fetch, FileView, Finish, Job, Outcome, Publish, Run, StepSpec
-from fetchd.ports import Completed, Existing, Leftover, Os, Part, PartBusy, Staging
+from fetchd.ports import Completed, Existing, GivenFile, Leftover, Os, Part, PartBusy, Staging
 
 __all__ = ["DownloadDisk", "RootSpec", "SystemOs", "build", "part_name"]
 
@@ -168,6 +172,25 @@ class DownloadDisk:
         at = path_in(attempt.job, attempt.run, intent.root, intent.path)
         return stage(self._system, self._space, self._held, root, attempt, self._sync, at)
 
+    def gather(
+        self,
+        attempt: Finish,
+        given: Callable[[], Iterable[GivenFile]],
+        said: str,
+        tick: Callable[[], None],
+    ) -> AbstractContextManager[Staging | None]:
+        gathering = Gathering(
+            self._system, self._roots, given, tick, partial(path_in, attempt.job, attempt.run)
+        )
+        root = self._root(attempt.intent.root)
+        return gather(
+            self._system, self._space, self._held, root, attempt, self._sync, gathering, said
+        )
+
+    def stage_end(self, attempt: Finish) -> AbstractContextManager[Staging]:
+        root = self._root(attempt.intent.root)
+        return stage_end(self._system, self._held, root, attempt, self._sync)
+
     def stands(
         self,
         root: str,
@@ -199,7 +222,7 @@ class DownloadDisk:
         made = find_made(self._system, place.home)
         if made is None:
             return None
-        return read_made(self._system, made, part_name(root, path), steps, values)
+        return read_made(self._system, made, part_name(root, path), by_steps(steps, values))
 
     def keep(self, attempt: Fetch) -> None:
         root, path, steps = attempt.group.rules.root, attempt.task.spec.path, attempt.group.steps

@@ -21,12 +21,14 @@ from fetchd.disk.part import (
     forget_journal,
     has_quarantine,
     lock,
+    part_name,
     read_journal,
     remove,
 )
 from fetchd.disk.roots import HIDDEN, Folder, Place, Root, existing_at, explain, shown
 from fetchd.disk.staging import (
     MADE,
+    NO_LINKS,
     TREE,
     Held,
     find_made,
@@ -49,7 +51,6 @@ _SYNCS = 8
 _SLOW_S = 0.0001
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _STANDING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_RENAME_NEW = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 _NO_MEMORY = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
@@ -341,7 +342,7 @@ class _Member:
             try:
                 self._system.link(part, name, **names)
             except OSError as exc:
-                if exc.errno not in _NO_LINKS:
+                if exc.errno not in NO_LINKS:
                     raise
                 self._system.rename_new(part, name, **names)
         except FileExistsError:
@@ -555,9 +556,10 @@ class _Tree:
         sync: Callable[[int], None],
     ) -> None:
         self._shelf = shelves.of(attempt.job, attempt.run)
-        self._path = path_in(attempt.job, attempt.run, attempt.intent.root, attempt.intent.path)
         self._attempt = attempt
-        self._intent = attempt.intent
+        self._intent = intent = attempt.intent
+        self._path = path_in(attempt.job, attempt.run, intent.root, intent.destination)
+        self._part = intent.part or part_name(intent.root, intent.path)
         self._roots = roots
         self._system = system
         self._held = held
@@ -583,13 +585,14 @@ class _Tree:
         return outcome
 
     def _give_up(self) -> None:
-        """Remove what was staged: from the part it is made again, if at all."""
+        """Remove what was staged: it is made again, if at all."""
         intent = self._intent
-        self._held.let_go(intent.root, intent.part)
+        self._held.let_go(intent.root, self._part)
         with suppress(OSError, AttemptError, PartBusy):
-            staging = find_staging(self._system, self._roots[intent.root].place(self._path).home)
+            home = self._roots[intent.root].place(self._path).home
+            staging = find_staging(self._system, home)
             if staging is not None:
-                remove_staging(self._system, staging, intent.part)
+                remove_staging(self._system, staging, self._part)
 
     def _publish(self) -> Published | Failure:
         intent = self._intent
@@ -601,7 +604,7 @@ class _Tree:
         try:
             if staging is None:
                 raise FileNotFoundError
-            tree = self._system.open(f"{intent.part}/{TREE}", _FOLDER, dir_fd=staging.fd)
+            tree = self._system.open(f"{self._part}/{TREE}", _FOLDER, dir_fd=staging.fd)
         except FileNotFoundError:
             return self._published_before(place)
         try:
@@ -610,8 +613,8 @@ class _Tree:
             made = make_made(self._system, place.home, self._sync)
             with suppress(FileNotFoundError):  # it was, before this was put off
                 self._system.rename(
-                    f"{intent.part}/{MADE}",
-                    intent.part,
+                    f"{self._part}/{MADE}",
+                    self._part,
                     src_dir_fd=staging.fd,
                     dst_dir_fd=made.fd,
                 )
@@ -642,7 +645,7 @@ class _Tree:
     def _published_before(self, place: Place) -> Published | Failure:
         """Tell whether all was published in an earlier life, of which only the record is left."""
         made = find_made(self._system, place.home)
-        records = read_made(self._system, made, self._intent.part) if made else None
+        records = read_made(self._system, made, self._part) if made else None
         folder = place.folder.fd
         if (
             self._attempt.recovered
@@ -658,7 +661,7 @@ class _Tree:
         """Learn which files have got their names before a crash: these may be replaced."""
         if self._attempt.recovered and not self._intent.clobber:
             made = find_made(self._system, place.home)
-            records = read_made(self._system, made, self._intent.part) if made else None
+            records = read_made(self._system, made, self._part) if made else None
             self._ours = {record.inode for record in records or ()}
 
     def _check(self, tree: int, folder: int, above: str) -> None:
@@ -748,14 +751,14 @@ class _Tree:
 
     def _clean_up(self, place: Place, staging: Folder) -> None:
         """Remove the staging folder and the part; what cannot be removed is swept later."""
-        part = self._intent.part
+        part = self._part
         self._held.let_go(self._intent.root, part)
         with suppress(OSError, PartBusy):
             remove_staging(self._system, staging, part)
         self._drop_part(place)
 
     def _drop_part(self, place: Place) -> None:
-        part = self._intent.part
+        part = self._part
         parts = find_folder(self._system, place.home)
         if parts is not None:
             with suppress(OSError):

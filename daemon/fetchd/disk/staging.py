@@ -5,7 +5,8 @@ steps are taken, named like its part::
 
     what      root and path, for the sweep
     begun     there once something has begun that may not be done twice
-    0/        the verified part under its own name: what the first step is given
+    given/    of a task that fetches nothing, the files that it begins with
+    0/        what the first step is given: the verified part under its own name, or those files
     1/ ...    what each step has made, which the next one is given; it stays as long as this life
               when that one could not be taken for a reason that may pass
     tree/     what the last one has made, sealed: whole and durable
@@ -23,7 +24,7 @@ import math
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -50,10 +51,12 @@ _BUFFER_BYTES = 1024 * 1024
 _ROOM_BYTES = 64 * 1024 * 1024
 #: More files are synced with all else on their file system, which then takes less time.
 _FEW_FILES = 64
+#: How a file system says that a file gets no further name.
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _LONGEST_HEAD = 64 * 1024
 #: A file lies in no more folders: each is open while what is below it is looked at.
 MOST_FOLDERS = 128
+_ANY: Mapping[str, str] = {}
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -64,7 +67,7 @@ class Paused(NamedTuple):
     taken: int
     device: int
     inode: int
-    said: str  # as ``_said``
+    said: Mapping[str, str]  # as ``by_steps``
 
 
 class Held:
@@ -138,22 +141,18 @@ def make_made(system: Os, home: Folder, sync: Callable[[int], None]) -> Folder:
 
 
 def read_made(
-    system: Os,
-    folder: Folder,
-    part: str,
-    steps: Sequence[StepSpec] | None = None,
-    values: Sequence[tuple[str, str]] = (),
+    system: Os, folder: Folder, part: str, said: Mapping[str, str] = _ANY
 ) -> Iterator[Record] | None:
-    """Return the records of what these steps (None: any) have made of a part, None: there are none.
+    """Return the records of what steps have made under a name, None: there are none.
 
-    They are read from the disk as they are asked for. ``values``: those that the steps were taken
-    with, as of a ``TaskSpec``.
+    ``said``: what the head of the record has to say, such as ``by_steps`` does. They are read from
+    the disk as they are asked for.
     """
     try:
         fd = system.open(part, _FILE, dir_fd=folder.fd)
     except FileNotFoundError:
         return None
-    return _records(fd, None if steps is None else _said(steps, values))
+    return _records(fd, said)
 
 
 def made_of(system: Os, folder: Folder, part: str) -> tuple[str, str, float]:
@@ -171,15 +170,14 @@ def made_of(system: Os, folder: Folder, part: str) -> tuple[str, str, float]:
             return "", "", since_s
 
 
-def _records(fd: int, said: str | None) -> Iterator[Record] | None:
+def _records(fd: int, said: Mapping[str, str]) -> Iterator[Record] | None:
     file = os.fdopen(fd, encoding="ascii", errors="strict")
     try:
-        if said is not None and json.loads(file.readline())["steps"] != said:
+        head = file.readline()
+        if said and not said.items() <= json.loads(head).items():
             file.close()
             return None
-        if said is None:
-            file.readline()
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, AttributeError):
         file.close()
         return None
 
@@ -194,11 +192,11 @@ def _records(fd: int, said: str | None) -> Iterator[Record] | None:
     return lines()
 
 
-def _said(steps: Sequence[StepSpec], values: Sequence[tuple[str, str]]) -> str:
-    """Return what tells these steps with these values from others."""
+def by_steps(steps: Sequence[StepSpec], values: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
+    """Return what tells these steps with these values from others, for the head of a record."""
     said: list[object] = [[step.name, dict(step.options)] for step in steps]
     text = json.dumps([*said, *([dict(values)] if values else [])], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return {"steps": hashlib.sha256(text.encode()).hexdigest()}
 
 
 @contextmanager
@@ -215,7 +213,7 @@ def stage(
     intent = attempt.intent
     name, path = intent.part, intent.path
     place = root.place(at, make=False)
-    if attempt.recovered and _left_by_crash(system, held, root, attempt, place):
+    if attempt.recovered and left_by_crash(system, held, root, attempt, place, name):
         yield None
         return
     parts = find_folder(system, place.home)
@@ -230,50 +228,90 @@ def stage(
     with ExitStack() as stack:
         stack.callback(os.close, part.fd)
         _check(system, parts, part, attempt)
-        with explained(root.name, path, "making the staging folder"):
-            staging = find_staging(system, place.home) or _make(system, place.home, "staging", sync)
-            paused = _resumed(held, root, attempt)
-            if paused is not None:
-                fd = paused.fd
-            else:
-                held.let_go(root.name, name)
+        said = by_steps(attempt.group.steps, attempt.task.spec.values)
+        resumed = _resumed(held, root, attempt, said)
+        with own_folder(system, held, root, path, name, place.home, sync, resumed) as folder:
+            made = PartStaging(system, space, root, attempt, folder, sync, said, parts, part)
+            try:
+                with explained(root.name, path, "staging the verified part"):
+                    if resumed is None:
+                        made.lay_out()
+                    else:
+                        made.clear()
+                yield made
+            except AttemptError as exc:
+                # On a full disk what was made so far is the first to go.
+                if exc.transient and exc.code not in DISK_WAITS and folder.taken:
+                    folder.paused = Paused(folder.fd, folder.taken, part.device, part.inode, said)
+                raise
+            finally:
+                made.close()
+
+
+class OwnFolder:
+    """The staging folder of a task, open and locked. ``taken``: steps so far.
+
+    It stays if it is ``sealed``, or ``paused``.
+    """
+
+    __slots__ = ("fd", "paused", "sealed", "taken")
+
+    def __init__(self, fd: int, taken: int = 0) -> None:
+        self.fd = fd
+        self.taken = taken
+        self.sealed = False
+        self.paused: Paused | None = None
+
+
+@contextmanager
+def own_folder(
+    system: Os,
+    held: Held,
+    root: Root,
+    path: str,
+    name: str,
+    home: Folder,
+    sync: Callable[[int], None],
+    resumed: Paused | None = None,
+) -> Iterator[OwnFolder]:
+    """Make a staging folder, for which whatever has its name is removed, or go on in one."""
+    with explained(root.name, path, "making the staging folder"):
+        staging = find_staging(system, home) or _make(system, home, "staging", sync)
+        if resumed is None:
+            held.let_go(root.name, name)
+            remove_staging(system, staging, name)
+            system.mkdir(name, 0o700, dir_fd=staging.fd)
+            folder = OwnFolder(system.open(name, _FOLDER, dir_fd=staging.fd))
+            with suppress(OSError):  # where there are no locks, it is used without
+                fcntl.flock(folder.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            folder = OwnFolder(resumed.fd, resumed.taken)
+    try:
+        if resumed is None:
+            with explained(root.name, path, "making the staging folder"):
+                what = json.dumps([root.name, path]).encode("ascii")
+                fd = system.open(_WHAT, _NEW, 0o600, dir_fd=folder.fd)
+                try:
+                    system.write(fd, memoryview(what), 0)
+                finally:
+                    os.close(fd)
+        yield folder
+    finally:
+        if folder.sealed:
+            held.keep(root.name, name, folder.fd)
+        elif folder.paused is not None:
+            held.pause(root.name, name, folder.paused)
+        else:
+            os.close(folder.fd)
+            with suppress(OSError):  # it is swept later
                 remove_staging(system, staging, name)
-                system.mkdir(name, 0o700, dir_fd=staging.fd)
-                fd = system.open(name, _FOLDER, dir_fd=staging.fd)
-                with suppress(OSError):  # where there are no locks, it is used without
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        taken = 0 if paused is None else paused.taken
-        made = DiskStaging(system, space, root, attempt, parts, part, fd, sync, taken)
-        pauses = False
-        try:
-            with explained(root.name, path, "staging the verified part"):
-                if paused is None:
-                    made.lay_out()
-                else:
-                    made.clear()
-            yield made
-        except AttemptError as exc:
-            # On a full disk what was made so far is the first to go.
-            pauses = exc.transient and exc.code not in DISK_WAITS and made.taken > 0
-            raise
-        finally:
-            made.close()
-            if made.sealed:
-                held.keep(root.name, name, fd)
-            elif pauses:
-                held.pause(root.name, name, made.paused())
-            else:
-                os.close(fd)
-                with suppress(OSError):  # it is swept later
-                    remove_staging(system, staging, name)
 
 
-def _resumed(held: Held, root: Root, attempt: Finish) -> Paused | None:
+def _resumed(held: Held, root: Root, attempt: Finish, said: Mapping[str, str]) -> Paused | None:
     """Return what is paused of an attempt, if it was made of the same part by the same steps."""
     paused = held.resume(root.name, attempt.intent.part)
     if paused is None:
         return None
-    said = _said(attempt.group.steps, attempt.task.spec.values)
     same = (paused.inode, paused.said) == (attempt.intent.inode, said)
     if same and _is_there(str(paused.taken), paused.fd):
         return paused
@@ -298,12 +336,28 @@ def drop_paused(system: Os, held: Held, device: int) -> bool:
     return dropped
 
 
-def _left_by_crash(system: Os, held: Held, root: Root, attempt: Finish, place: Place) -> bool:
+def note_begun(system: Os, fd: int) -> None:
+    """Put down durably, in a staging folder, that something has begun that may not be done twice.
+
+    Whatever `durability` says: what is done outside cannot be taken back.
+    """
+    os.close(system.open(_BEGUN, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=fd))
+    system.fsync(fd)
+    above = system.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+    try:
+        system.fsync(above)
+    finally:
+        os.close(above)
+
+
+def left_by_crash(
+    system: Os, held: Held, root: Root, attempt: Finish, place: Place, name: str
+) -> bool:
     """Tell whether nothing is to be made: it was sealed before a crash, or published already.
 
     Raises AttemptError where something was begun that may not be done twice.
     """
-    name, path, sealed = attempt.intent.part, attempt.intent.path, attempt.intent.staged is not None
+    path, sealed = attempt.intent.path, attempt.intent.staged is not None
     with explained(root.name, path, "looking for what a crash has left"):
         staging = find_staging(system, place.home)
         if sealed and staging is not None and _is_there(f"{name}/{TREE}", staging.fd):
@@ -324,10 +378,11 @@ def _left_by_crash(system: Os, held: Held, root: Root, attempt: Finish, place: P
                 "twice; see what it has done, and let the task be tried again if that is right",
             )
         made = find_made(system, place.home)
-        records = None
-        if sealed and made:
-            steps, values = attempt.group.steps, attempt.task.spec.values
-            records = read_made(system, made, name, steps, values)
+        # Of a task that fetches nothing it says more, and whoever sealed has replaced it.
+        said = _ANY
+        if attempt.task.spec.fetches:
+            said = by_steps(attempt.group.steps, attempt.task.spec.values)
+        records = read_made(system, made, name, said) if sealed and made else None
         return (
             records is not None
             and not place.missing
@@ -413,84 +468,39 @@ def _check(system: Os, parts: Folder, part: Locked, attempt: Finish) -> None:
 class DiskStaging:
     """``ports.Staging``: the folder of one task's steps. One thread."""
 
+    stands = False
+
     def __init__(
         self,
         system: Os,
         space: Space,
         root: Root,
         attempt: Finish,
-        parts: Folder,
-        part: Locked,
-        fd: int,
+        folder: OwnFolder,
         sync: Callable[[int], None],
-        taken: int = 0,
+        device: int,
+        said: Mapping[str, str],
     ) -> None:
-        self.sealed = False
-        self.taken = taken  # the folder of that number holds what the last one has made
         self._system = system
         self._space = space
         self._root = root
         self._intent = attempt.intent
-        self._said = _said(attempt.group.steps, attempt.task.spec.values)
-        self._parts = parts
-        self._part = part
-        self._fd = fd
+        self._said = said
+        self._folder = folder
+        self._fd = folder.fd
         self._sync = sync
         self._name = attempt.intent.path.rpartition("/")[2]
-        self._claim = Claim(device=part.device)
+        self._claim = Claim(device=device)
+        #: Where files lie that are others', too, and are not to be changed.
+        self._originals: int | None = None
 
-    def lay_out(self) -> None:
-        """Show the part to the first step, as the file that it is going to be."""
-        what = json.dumps([self._root.name, self._intent.path]).encode("ascii")
-        fd = self._system.open(_WHAT, _NEW, 0o600, dir_fd=self._fd)
-        try:
-            self._system.write(fd, memoryview(what), 0)
-        finally:
-            os.close(fd)
-        say_whose(
-            self._system, self._parts.fd, self._intent.part, self._root.name, self._intent.path
-        )
-        self._root.dress(self._part.fd)
-        if (mtime_s := self._intent.mtime_s) is not None:
-            mtime_ns = round(mtime_s * 1e6) * 1000
-            os.utime(self._part.fd, ns=(mtime_ns, mtime_ns))
-        self._system.mkdir("0", 0o700, dir_fd=self._fd)
-        given = self._system.open("0", _FOLDER, dir_fd=self._fd)
-        try:
-            self._system.link(
-                self._intent.part, self._name, src_dir_fd=self._parts.fd, dst_dir_fd=given
-            )
-        except OSError as exc:
-            if exc.errno not in NO_LINKS:
-                raise
-            self._copy(given)
-        finally:
-            os.close(given)
-
-    def clear(self) -> None:
-        """Remove what the step that could not be taken has made until then."""
-        with suppress(FileNotFoundError), DISK:
-            shutil.rmtree(str(self.taken + 1), dir_fd=self._fd)
-
-    def paused(self) -> Paused:
-        return Paused(self._fd, self.taken, self._part.device, self._part.inode, self._said)
-
-    def _copy(self, given: int) -> None:
-        """Do what a hard link would, where the file system has none."""
-        buffer = memoryview(bytearray(_BUFFER_BYTES))
-        fd = self._system.open(self._name, _NEW, dir_fd=given)
-        offset = 0
-        try:
-            while got := self._system.read(self._part.fd, buffer, offset):
-                write_all(self._system, fd, buffer[:got], offset)
-                offset += got
-                beat()
-        finally:
-            os.close(fd)
+    @property
+    def taken(self) -> int:
+        return self._folder.taken
 
     @contextmanager
     def bench(self, tick: Callable[[], None]) -> Iterator[DiskBench]:
-        before, after = str(self.taken), str(self.taken + 1)
+        before, after = str(self._folder.taken), str(self._folder.taken + 1)
         path = self._intent.path
         with ExitStack() as stack:
             with explained(self._root.name, path, "the staging folder"):
@@ -509,24 +519,15 @@ class DiskStaging:
                 tick,
                 self._make_room,
                 self._note_begun,
+                self._originals,
             )
-        self.taken += 1
+        self._folder.taken += 1
         with explained(self._root.name, path, "removing what a step was given"), DISK:
             shutil.rmtree(before, dir_fd=self._fd)
 
     def _note_begun(self) -> None:
         with explained(self._root.name, self._intent.path, "noting what is begun"):
-            fd = self._system.open(
-                _BEGUN, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=self._fd
-            )
-            os.close(fd)
-            # Whatever `durability` says: what is done outside cannot be taken back.
-            self._system.fsync(self._fd)
-            above = self._system.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._fd)
-            try:
-                self._system.fsync(above)
-            finally:
-                os.close(above)
+            note_begun(self._system, self._fd)
 
     def _make_room(self, fd: int, written_bytes: int, more_bytes: int) -> int:
         """Return how much may be written before it is asked again; raises AttemptError."""
@@ -539,7 +540,7 @@ class DiskStaging:
                 return more_bytes + min(_ROOM_BYTES, (free_bytes - needed_bytes) // 2)
             self._space.drop(self._claim)
             most_bytes = self._space.most_bytes(self._system.capacity_bytes(fd))
-        all_bytes = self._part.size_bytes + written_bytes + more_bytes
+        all_bytes = self._intent.size_bytes + written_bytes + more_bytes
         if all_bytes > most_bytes:
             raise AttemptError(
                 "too_large",
@@ -554,16 +555,22 @@ class DiskStaging:
 
     def seal(self, tick: Callable[[], None]) -> Staged:
         with explained(self._root.name, self._intent.path, "sealing what steps have made"):
-            self._system.rename(str(self.taken), TREE, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            self._system.rename(
+                str(self._folder.taken), TREE, src_dir_fd=self._fd, dst_dir_fd=self._fd
+            )
             tree = self._system.open(TREE, _FOLDER, dir_fd=self._fd)
             try:
+                self._leave_out(tree, tick)
                 staged = self._note_made(tree, tick)
                 self._sync_tree(tree, staged.files, tick)
             finally:
                 os.close(tree)
             self._sync(self._fd)
-        self.sealed = True
+        self._folder.sealed = True
         return staged
+
+    def _leave_out(self, tree: int, tick: Callable[[], None]) -> None:
+        """Remove what is not to be published."""
 
     def close(self) -> None:
         self._space.drop(self._claim)
@@ -573,7 +580,7 @@ class DiskStaging:
         files = total_bytes = 0
         fd = self._system.open(MADE, _NEW, 0o600, dir_fd=self._fd)
         with os.fdopen(fd, "w", encoding="ascii") as file:
-            head = {"root": self._root.name, "path": self._intent.path, "steps": self._said}
+            head = {"root": self._root.name, "path": self._intent.path, **self._said}
             file.write(json.dumps(head) + "\n")
             for path, found in walk(tree):
                 tick()
@@ -600,8 +607,71 @@ class DiskStaging:
             self._sync(folder)
 
 
+class PartStaging(DiskStaging):
+    """Of a task that has fetched a file: its steps begin with the verified part."""
+
+    def __init__(
+        self,
+        system: Os,
+        space: Space,
+        root: Root,
+        attempt: Finish,
+        folder: OwnFolder,
+        sync: Callable[[int], None],
+        said: Mapping[str, str],
+        parts: Folder,
+        part: Locked,
+    ) -> None:
+        super().__init__(system, space, root, attempt, folder, sync, part.device, said)
+        self._parts = parts
+        self._part = part
+
+    def lay_out(self) -> None:
+        """Show the part to the first step, as the file that it is going to be."""
+        say_whose(
+            self._system, self._parts.fd, self._intent.part, self._root.name, self._intent.path
+        )
+        self._root.dress(self._part.fd)
+        if (mtime_s := self._intent.mtime_s) is not None:
+            mtime_ns = round(mtime_s * 1e6) * 1000
+            os.utime(self._part.fd, ns=(mtime_ns, mtime_ns))
+        self._system.mkdir("0", 0o700, dir_fd=self._fd)
+        given = self._system.open("0", _FOLDER, dir_fd=self._fd)
+        try:
+            self._system.link(
+                self._intent.part, self._name, src_dir_fd=self._parts.fd, dst_dir_fd=given
+            )
+        except OSError as exc:
+            if exc.errno not in NO_LINKS:
+                raise
+            self._copy(given)
+        finally:
+            os.close(given)
+
+    def clear(self) -> None:
+        """Remove what the step that could not be taken has made until then."""
+        with suppress(FileNotFoundError), DISK:
+            shutil.rmtree(str(self._folder.taken + 1), dir_fd=self._fd)
+
+    def _copy(self, given: int) -> None:
+        """Do what a hard link would, where the file system has none."""
+        buffer = memoryview(bytearray(_BUFFER_BYTES))
+        fd = self._system.open(self._name, _NEW, dir_fd=given)
+        offset = 0
+        try:
+            while got := self._system.read(self._part.fd, buffer, offset):
+                write_all(self._system, fd, buffer[:got], offset)
+                offset += got
+                beat()
+        finally:
+            os.close(fd)
+
+
 class DiskBench:
-    """``ports.Bench`` over two folders. One thread."""
+    """``ports.Bench`` over two folders. One thread.
+
+    ``originals``: a folder of files that are given as hard links, and are others', too.
+    """
 
     def __init__(
         self,
@@ -614,7 +684,9 @@ class DiskBench:
         tick: Callable[[], None],
         make_room: Callable[[int, int, int], int],
         note_begun: Callable[[], None],
+        originals: int | None = None,
     ) -> None:
+        self._originals = originals
         self.begun = False
         self._note_begun = note_begun
         self.name = name
@@ -726,6 +798,32 @@ class DiskBench:
                 _check_path(path)
                 if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
                     raise AttemptError("step_failed", f"{path!r} is no file, folder or link")
+            if self._originals is not None:
+                self._put_back(self._originals)
+
+    def _put_back(self, originals: int) -> None:
+        """Let what nobody has changed be the file again that was given."""
+        for path, found in walk(self._made):
+            self.tick()
+            with suppress(FileNotFoundError, NotADirectoryError):
+                given = os.stat(path, dir_fd=originals, follow_symlinks=False)
+                if look_alike(found, given) and self._same_bytes(path, originals):
+                    self._system.unlink(path, dir_fd=self._made)
+                    self._system.link(path, path, src_dir_fd=originals, dst_dir_fd=self._made)
+
+    def _same_bytes(self, path: str, originals: int) -> bool:
+        """Read a file of the same length as the original beside it; tell whether it is the same."""
+        ours, theirs = (memoryview(bytearray(_BUFFER_BYTES)) for _ in range(2))
+        with ExitStack() as stack:
+            fds = [self._system.open(path, _FILE, dir_fd=d) for d in (self._made, originals)]
+            for fd in fds:
+                stack.callback(os.close, fd)
+            offset = 0
+            while got := self.read(fds[0], ours, offset):
+                if self.read(fds[1], theirs[:got], offset) != got or ours[:got] != theirs[:got]:
+                    return False
+                offset += got
+        return True
 
     def _part_from_others(self, path: str, found: os.stat_result) -> None:
         """Let a file be itself: the part, of which it is a name, stays as it was verified."""
@@ -733,7 +831,7 @@ class DiskBench:
         draft = f"{above}/.{name[:200]}.copy" if above else f".{name[:200]}.copy"
         fd = self._system.open(path, _FILE, dir_fd=self._made)
         try:
-            with self.make(draft, mtime_s=found.st_mtime) as output:
+            with self.make(draft) as output:
                 buffer = memoryview(bytearray(_BUFFER_BYTES))
                 offset = 0
                 while got := self.read(fd, buffer, offset):
@@ -741,21 +839,37 @@ class DiskBench:
                     offset += got
         finally:
             os.close(fd)
+        self.liken(draft, found)
         self._system.rename(draft, path, src_dir_fd=self._made, dst_dir_fd=self._made)
 
     def begin_unrepeatable(self) -> None:
         self._note_begun()
         self.begun = True
 
+    def link(self, path: str, name: str, folder: int) -> None:
+        """Make a further name of a file in ``folder``; raises OSError."""
+        _check_path(path)
+        self._system.link(name, path, src_dir_fd=folder, dst_dir_fd=self._made)
+
+    def liken(self, path: str, to: os.stat_result) -> None:
+        """Give a file that was made the mode and date of another."""
+        os.chmod(path, stat.S_IMODE(to.st_mode), dir_fd=self._made)
+        times = (to.st_atime_ns, to.st_mtime_ns)
+        os.utime(path, ns=times, dir_fd=self._made, follow_symlinks=False)
+
     def set_mode(self, mode: int) -> None:
         with self._explained("changing a mode"):
+            if self._originals is not None:
+                for path, found in walk(self._made):
+                    if stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) != mode:
+                        self._part_from_others(path, found)
             for _, folders, names, fd in os.fwalk(".", dir_fd=self._made):
                 for name in (*folders, *names):
                     self.tick()
                     found = os.stat(name, dir_fd=fd, follow_symlinks=False)
                     if stat.S_ISDIR(found.st_mode):
                         os.chmod(name, _executable(mode), dir_fd=fd)
-                    elif stat.S_ISREG(found.st_mode):
+                    elif stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) != mode:
                         os.chmod(name, mode, dir_fd=fd)
 
     def note_read(self, size_bytes: int) -> None:
@@ -856,6 +970,14 @@ def write_all(system: Os, fd: int, data: memoryview, offset: int) -> None:
             raise OSError(errno.EIO, "the disk takes no bytes")
         data = data[written:]
         offset += written
+
+
+def look_alike(one: os.stat_result, other: os.stat_result) -> bool:
+    """Tell whether two files are alike in all but their bytes."""
+    return stat.S_ISREG(one.st_mode) and (
+        (one.st_mode, one.st_size, one.st_mtime_ns)
+        == (other.st_mode, other.st_size, other.st_mtime_ns)
+    )
 
 
 def _check_path(path: str) -> None:

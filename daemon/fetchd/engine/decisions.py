@@ -202,7 +202,7 @@ class Decisions:
                     )
                 self._fetched(attempt, out, intent, effects)
             case UpToDate():
-                self._up_to_date(attempt, out, outcome, effects)
+                self._up_to_date(attempt, attempt.source, out, outcome, effects)
             case Failure():
                 self._failed(attempt, out, outcome, TaskState.RUNNING, effects)
             case Deferred(reason=reason, detail=detail):
@@ -246,17 +246,20 @@ class Decisions:
             )
         )
 
-    def _up_to_date(self, attempt: Fetch, out: Out, outcome: UpToDate, effects: Effects) -> None:
+    def _up_to_date(
+        self, attempt: Fetch | Finish, url: str, out: Out, outcome: UpToDate, effects: Effects
+    ) -> None:
         group, task = out.group, attempt.task
         group.forget(task.id)
-        group.move(TaskState.RUNNING, TaskState.SUCCEEDED)
+        before = TaskState.RUNNING if isinstance(attempt, Fetch) else TaskState.PUBLISHING
+        group.move(before, TaskState.SUCCEEDED)
         effects.freed = True
         effects.changes.append(
             Succeeded(
                 task=task.id,
                 root=group.rules.root,
                 path=task.spec.path,
-                url=attempt.source,
+                url=url,
                 detail="up_to_date",
                 unchanged=outcome,
                 record=None,
@@ -264,13 +267,13 @@ class Decisions:
         )
         effects.final.append(
             events.TaskDone(
-                **about_task(attempt, attempt.source),
+                **about_task(attempt, url),
                 outcome="up_to_date",
-                final_url=attempt.source,
+                final_url=url,
                 size_bytes=outcome.size_bytes,
-                verified=outcome.verified,
+                verified=outcome.verified if task.spec.fetches else "",
                 digests=tuple(map(str, outcome.digests)),
-                attempts=attempt.number,
+                attempts=task.history.attempts + 1,
                 resumed_from_bytes=0,
                 received_bytes=0,
                 elapsed_s=self._clock.monotonic() - out.began_s,
@@ -285,6 +288,8 @@ class Decisions:
             self._cancelled(group, task, TaskState.PUBLISHING, effects)
             return
         match outcome:
+            case UpToDate():
+                self._up_to_date(attempt, attempt.intent.url, out, outcome, effects)
             case Finished() if group.end is not None:  # nothing is to be seen of it
                 effects.sweep = True
                 self._done_with(attempt, out, "done", None, effects)

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from fetchd import threads
 from fetchd.digests.sums import is_sums_file
 from fetchd.errors import AttemptError, ValueProblem
-from fetchd.expand.finishing import lookup_of, step_lookup
+from fetchd.expand.finishing import given_to, lookup_of, step_lookup
 from fetchd.expand.formats import FORMATS
 from fetchd.expand.lines import is_checksum, split_line
 from fetchd.expand.lists import ListReader, check_list, no_list
@@ -49,6 +49,7 @@ __all__ = [
     "clean_path",
     "compared_in",
     "expand",
+    "given_to",
     "is_checksum",
     "list_form",
     "lookup_of",
@@ -95,13 +96,19 @@ class Expander:
         An item that cannot be understood is a task with a ``problem``. Raises AttemptError:
         list_changed, disk_error, and bad_item where no item of the group can become a task.
         """
+        if group.end is not None:  # its task is made when it is due
+            return Batch(specs=(), position=None)
         try:
             recipe = self._recipe(job, group, run)
         except ValueProblem as exc:
             if isinstance(group.items, ListFile) or group.manifest is not None:
                 raise AttemptError("bad_item", shown(str(exc))) from None
+            if group.gathers:
+                return Batch(specs=(bad_item(group.name, str(exc)),), position=None)
             specs = (bad_item(_place(group, n), str(exc)) for n, _ in enumerate(group.items, 1))
             return Batch(specs=tuple(specs), position=None)
+        if group.gathers:
+            return Batch(specs=(_of_needs(recipe),), position=None)
         if isinstance(group.items, ListFile):
             return self._lists.read(group.items, recipe, position)
         if group.manifest is not None:
@@ -194,6 +201,13 @@ def _spec(recipe: Recipe, number: int, item: Item, values: Values = _NO_VALUES) 
         return recipe.of_item(item, values)
     except ValueProblem as exc:
         return bad_item(_place(recipe.group, number), str(exc))
+
+
+def _of_needs(recipe: Recipe) -> TaskSpec:
+    try:
+        return recipe.of_needs()
+    except ValueProblem as exc:
+        return bad_item(recipe.group.name, str(exc))
 
 
 def _place(group: TaskGroup, number: int) -> str:

@@ -17,7 +17,7 @@ from fetchd.expand.lines import is_checksum, split_line
 from fetchd.expand.matrix import Combinations
 from fetchd.expand.paths import clean_folder, clean_path, join_path, shown
 from fetchd.model import Generations, Item, Job, ListFile, Makes, Run, TaskGroup, TaskSpec, Verify
-from fetchd.urls import check_url, file_name_of, join_url, path_of, resolve_url
+from fetchd.urls import HERE, check_url, file_name_of, join_url, path_of, resolve_url
 from fetchd.variables import LONGEST_TEXT, is_met, references, render, unknown
 
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -53,7 +53,7 @@ class Scope:
     def __init__(self, job: Job, run: Run) -> None:
         self.job = job
         self.run = run
-        self._groups = {group.name: group for group in job.groups}
+        self._groups = {group.name: group for group in job.groups if group.end is None}
         self._paths: dict[str, str] = {}
         self.bad_variables: dict[str, str] = {}  # and why; whatever refers to one fails
         self._values = {
@@ -149,6 +149,16 @@ class Scope:
         sources = Recipe(self, other).of_item(other.items[0]).sources
         return tuple(dict.fromkeys(resolve_url(source, ".") for source in sources))
 
+    def _path_of_made(self, group: TaskGroup, asked: str) -> str:
+        """Return the path of what a group makes that fetches nothing, if that is a single file."""
+        path = Recipe(self, group).of_needs().path
+        if path.startswith("./"):
+            raise ValueProblem(
+                f"${{needs.{group.name}.{asked}}} exists only for a task whose last step makes one "
+                f"file of a name that it says, as concat does"
+            )
+        return path
+
     def holds(self, group: TaskGroup, values: Values = _NONE) -> bool:
         """Tell whether a group's condition holds; raises ItemProblem.
 
@@ -171,6 +181,9 @@ class Scope:
             if group is None:
                 names = (f"needs.{known}.{asked}" for known in self._groups)
                 raise unknown(f"needs.{waiting[-1]}.{asked}", names)
+            if group.gathers:
+                self._paths[waiting.pop()] = self._path_of_made(group, asked)
+                continue
             several = isinstance(group.items, ListFile) or len(group.items) != 1
             if several or group.matrix is not None or group.manifest is not None:
                 raise ValueProblem(
@@ -192,10 +205,21 @@ class Scope:
         return self._paths[name]
 
 
+def folder_above(scope: Scope, group: TaskGroup) -> str:
+    """Return the folder that all files of a group go to: of its `dest` what is the same for all."""
+    folders = []
+    for folder in group.template.dest.split("/"):
+        try:
+            folders.append(clean_folder(render(folder, scope.lookup(group))))
+        except ValueProblem:
+            break
+    return "/".join(filter(None, folders))
+
+
 def _path_behind_steps(group: TaskGroup, path: str) -> str:
     """Return the path of what the steps of a group make of its only file."""
     for step in group.steps:
-        if step.makes is Makes.OTHERS:
+        if step.makes in {Makes.OTHERS, Makes.ONE}:
             raise ValueProblem(
                 f"${{needs.{group.name}.path}} exists only for a task that publishes its own file, "
                 f"and the step {step.name!r} makes others of it"
@@ -280,6 +304,22 @@ class Recipe:
         with _IN_ITEM:
             sources = _sources(url, self._bases or ())
         return self.of_named(name, sources, (digest,), None)
+
+    def of_needs(self) -> TaskSpec:
+        """Return the task of a group that fetches nothing; raises ItemProblem.
+
+        Its path is that of the one file that it makes, or else one that no file has.
+        """
+        skip = self._each and not self.scope.holds(self.group)
+        common = self._common or self._common_for(self._look)
+        last = self.group.steps[-1] if self.group.steps else None
+        with _IN_STEPS:
+            if last is not None and last.makes is Makes.ONE:
+                name = render(str(last.options["name"]), self._look)
+                path = join_path(common.folder, name)
+            else:
+                path = f"./{join_path(common.folder, self.group.name)}"
+        return TaskSpec(key=path, sources=(HERE,), path=path, skip=skip)
 
     def of_named(
         self,
@@ -556,3 +596,4 @@ _IN_SUMS = _Blaming("sums")
 _IN_ITEM = _Blaming("item")
 _IN_IF = _Blaming("if")
 _IN_FROM = _Blaming("from")
+_IN_STEPS = _Blaming("steps")

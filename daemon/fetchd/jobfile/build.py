@@ -31,6 +31,7 @@ from fetchd.model import (
     Matrix,
     RetryPolicy,
     Rules,
+    StepSpec,
     TaskGroup,
     Template,
     Timeouts,
@@ -38,6 +39,11 @@ from fetchd.model import (
 )
 from fetchd.yamldoc import did_you_mean
 
+#: Keys that say how something is fetched, or of which it is one of many.
+_OF_FETCHING = (
+    "base", "filename", "checksum", "sums", "size", "verify", "expect", "headers", "segments",
+    "timeout", "wait_for", "matrix", "from",
+)  # fmt: skip
 _STRENGTH = {Verify.NONE: 0, Verify.LENGTH: 1, Verify.DIGEST: 2}
 
 
@@ -133,6 +139,8 @@ def build(
     draft: Draft, job: JobFile, settings: Settings, defaults: Rules, complaints: Complaints
 ) -> Built:
     """Return the task's group; what is wrong is complained about and left out."""
+    if _gathers(draft):
+        return _built_of_needs(draft, job, settings, defaults, complaints)
     items = _items(draft, complaints)
     before = complaints.count
     matrix = _matrix(draft, job, complaints)
@@ -156,15 +164,53 @@ def build(
         may_fail=bool(draft.get("may_fail")),
         manifest=manifest,
         when=_condition(draft, matrix, complaints),
-        steps=read_steps(
-            draft.get("steps") or [],
-            draft.place("steps"),
-            complaints,
-            commands=settings.commands,
-            webhooks=settings.webhooks,
-        ),
+        steps=_steps(draft, settings, complaints),
     )
     return Built(draft, group, items, blind)
+
+
+def _steps(draft: Draft, settings: Settings, complaints: Complaints) -> tuple[StepSpec, ...]:
+    return read_steps(
+        draft.get("steps") or [],
+        draft.place("steps"),
+        complaints,
+        commands=settings.commands,
+        webhooks=settings.webhooks,
+    )
+
+
+def _gathers(draft: Draft) -> bool:
+    """Tell whether the task fetches nothing, and its steps work on files of other tasks."""
+    has_items = any(draft.get(key) for key in ("url", "urls", "from"))
+    unread = draft.hurt & {"url", "urls", "from", "tasks"}
+    return bool(draft.get("steps")) and not (has_items or unread)
+
+
+def _built_of_needs(
+    draft: Draft, job: JobFile, settings: Settings, defaults: Rules, complaints: Complaints
+) -> Built:
+    """Return the group of a task that fetches nothing.
+
+    Keys above the tasks that say how others are fetched mean nothing here.
+    """
+    for key in _OF_FETCHING if draft.prefix else ():
+        if getattr(draft.own, _field(key)) is not None:
+            complaints.add(
+                draft.place(key),
+                "means nothing for a task without url: it fetches nothing",
+                at_key=True,
+            )
+    group = TaskGroup(
+        name=draft.name,
+        items=(),
+        template=Template(dest=draft.get("dest") or ""),
+        rules=_rules(draft, job, settings, defaults, complaints),
+        may_fail=bool(draft.get("may_fail")),
+        when=_condition(draft, None, complaints),
+        steps=_steps(draft, settings, complaints),
+        gathers=True,
+    )
+    return Built(draft, group, {})
 
 
 def lower(*limits: int | None) -> int | None:
@@ -186,7 +232,8 @@ def _items(draft: Draft, complaints: Complaints) -> dict[Path, Item]:
     elif draft.get("from") is None and not draft.hurt & {"url", "urls", "tasks", "from"}:
         complaints.add(
             draft.prefix,
-            "has no url and no urls; a task with nothing to fetch is not built yet",
+            "has no url and no urls; a task without them has steps, which work on the files of the "
+            "tasks that it needs",
             at_key=True,
         )
     return {}

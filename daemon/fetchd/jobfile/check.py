@@ -62,7 +62,8 @@ def with_needs(
 
 def try_out(job: Job, built: Sequence[Built], unread: Unread, complaints: Complaints) -> None:
     """Make every task once, as for a run, and complain about all that cannot be made."""
-    names, cycles = order({group.name: group.needs for group in job.groups})
+    tasks = [group for group in job.groups if group.end is None]
+    names, cycles = order({group.name: group.needs for group in tasks})
     by_name = {one.group.name: one for one in built}
     for cycle in cycles:
         draft = by_name[cycle[0]].draft
@@ -177,7 +178,7 @@ class _Trial:
         before = self._complaints.count
         names = names_in(texts_of(group))
         if (
-            not (built.items or group.manifest)
+            not (built.items or group.manifest or group.gathers)
             or built.blind
             or not names.isdisjoint(self._blind)
             or not self._failed.isdisjoint(needs_of(group))
@@ -202,7 +203,10 @@ class _Trial:
             except ItemProblem as exc:
                 self._complain(built, exc, (), hurt)
         steps = draft.place("steps")
-        if group.manifest is not None:
+        if group.gathers:
+            try_steps(self._scope, group, steps, self._complaints)
+            self._try_needs(built, recipe, hurt)
+        elif group.manifest is not None:
             self._try_names(built, hurt)
             try_steps(self._scope, group, steps, self._complaints, _AnyItem(group.manifest))
         elif combinations is None:
@@ -218,6 +222,16 @@ class _Trial:
                     break  # the others are as bad
         if self._complaints.count > before:
             self._failed.add(group.name)
+
+    def _try_needs(self, built: Built, recipe: Recipe, hurt: AbstractSet[str]) -> None:
+        """Make the task of a group that fetches nothing."""
+        try:
+            path = recipe.of_needs().path
+        except ItemProblem as exc:
+            self._complain(built, exc, (), hurt)
+            return
+        if not path.startswith("./"):
+            self._take(built.group.rules.root, path, built.draft.place("steps"), "")
 
     def _try_names(self, built: Built, hurt: AbstractSet[str]) -> None:
         """Look whether every name means something, where only a manifest knows what."""
@@ -356,4 +370,11 @@ def _needs(
                 f"{name!r} is no task of this job",
                 did_you_mean(name, islice(known, _MOST_COMPARED)),
             )
+    if built.group.gathers and not (names or built.draft.written_needs):
+        complaints.add(
+            built.draft.prefix,
+            "has no url, so that its steps work on the files of the tasks that it needs; write "
+            "which these are: needs",
+            at_key=True,
+        )
     return tuple(dict.fromkeys(names))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fetchd.errors import AttemptError
+from fetchd.model import Makes
 from fetchd.ports import Bench
 from fetchd.steps import kind
 from fetchd.steps.unpack import PIECE_BYTES
@@ -48,5 +49,6 @@ KIND = kind.Kind(
             varies=True,
         ),
     },
+    makes=lambda _: Makes.ONE,
     alone="name",
 )

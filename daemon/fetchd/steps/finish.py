@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from fetchd import events
@@ -19,8 +23,10 @@ from fetchd.model import (
     Progress,
     Staged,
     StepSpec,
+    UpToDate,
+    Verify,
 )
-from fetchd.ports import Bench, Disk, PartBusy, Staging
+from fetchd.ports import Bench, Disk, GivenFile, PartBusy, Staging
 from fetchd.secrets import hide
 from fetchd.steps.kind import Kind, Option
 from fetchd.variables import render
@@ -43,10 +49,15 @@ class Finisher:
         clock: Clock,
         failpoints: Failpoints,
         lookup: Callable[[Finish], Callable[[str], str]],
+        given: Callable[[Finish], Iterable[GivenFile]],
         cores: Cores,
     ) -> None:
-        """``lookup``: what the names in ``${...}`` mean for a task; raises ValueProblem."""
+        """``lookup``: what the names in ``${...}`` mean for a task; raises ValueProblem.
+
+        ``given``: what a task begins with that fetches nothing.
+        """
         self._lookup = lookup
+        self._given = given
         self._cores = cores
         self._steps = steps
         self._disk = disk
@@ -57,12 +68,14 @@ class Finisher:
 
     def __call__(self, attempt: Finish) -> Outcome:
         """Carry one attempt out. Exceptions that are not the attempt's own pass up."""
-        kept = False
+        kept = not attempt.task.spec.fetches  # to fetch it again would be of no help
         # Unpacking needs no interpreter, and a program is to have what the machine has.
         self._cores.spread()
         try:
-            with self._disk.stage(attempt) as staging:
+            with self._stage(attempt) as staging:
                 kept = True  # the part is as it was verified, whatever the steps meet
+                if staging is not None and staging.stands:
+                    return UpToDate(size_bytes=0, verified=Verify.NONE, digests=(), how="present")
                 return Finished(staged=self._finish(attempt, staging))
         except NotWanted as exc:
             let_go(exc)
@@ -77,6 +90,25 @@ class Finisher:
             )
         finally:
             self._cores.gather()
+
+    def _stage(self, attempt: Finish) -> AbstractContextManager[Staging | None]:
+        if attempt.group.end is not None:
+            return self._disk.stage_end(attempt)
+        if attempt.task.spec.fetches:
+            return self._disk.stage(attempt)
+        watch = _Watch(attempt, "", None, self._clock, self._report)
+        given = partial(self._given, attempt)
+        return self._disk.gather(attempt, given, self._said(attempt), watch.tick)
+
+    def _said(self, attempt: Finish) -> str:
+        """Return what tells the steps of a task, as they would be taken now, from others."""
+        said = []
+        for step in attempt.group.steps:
+            options = dict(step.options)
+            if (kind := self._steps.get(step.name)) is not None:
+                self._put_in(attempt, kind, step, options)
+            said.append([step.name, options])
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def _finish(self, attempt: Finish, staging: Staging | None) -> Staged:
         if staging is None:
@@ -155,6 +187,10 @@ class Finisher:
     def _options(self, attempt: Finish, kind: Kind, step: StepSpec) -> dict[str, Any]:
         """Return the options with all variables put in."""
         options = kind.prepare(step.options, attempt)
+        self._put_in(attempt, kind, step, options)
+        return options
+
+    def _put_in(self, attempt: Finish, kind: Kind, step: StepSpec, options: dict[str, Any]) -> None:
         varying = [key for key, option in kind.options.items() if option.varies]
         varying += [key for key in options if key not in kind.options]
         look = self._lookup(attempt)
@@ -163,7 +199,6 @@ class Finisher:
                 options[key] = _put_in(options[key], look, kind.options.get(key))
         except ValueProblem as exc:
             raise AttemptError("step_failed", f"{step.name}: {key}: {exc}") from None
-        return options
 
 
 def _put_in(value: Any, look: Callable[[str], str], option: Option | None) -> Any:

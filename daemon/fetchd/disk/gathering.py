@@ -1,0 +1,358 @@
+"""What a task begins with that fetches nothing: the files that others have published."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+
+from fetchd.disk.part import make_folder, part_name
+from fetchd.disk.roots import Place, Root, explained, shown
+from fetchd.disk.space import Space
+from fetchd.disk.staging import (
+    NO_LINKS,
+    DiskBench,
+    DiskStaging,
+    Held,
+    OwnFolder,
+    find_made,
+    left_by_crash,
+    look_alike,
+    own_folder,
+    read_made,
+    walk,
+)
+from fetchd.errors import AttemptError
+from fetchd.model import Finish, IfExists
+from fetchd.ports import GivenFile, Os
+
+_GIVEN = "given"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_NO_LINKS = NO_LINKS | {errno.EXDEV}
+_BUFFER_BYTES = 1024 * 1024
+
+
+class Gathering:
+    """Which files a task is given, and where each lies.
+
+    ``given`` may be asked several times. ``at``: where a path below a root (its name) lies.
+    """
+
+    def __init__(
+        self,
+        system: Os,
+        roots: Mapping[str, Root],
+        given: Callable[[], Iterable[GivenFile]],
+        tick: Callable[[], None],
+        at: Callable[[str, str], str],
+    ) -> None:
+        self.tick = tick
+        self._at = at
+        self._system = system
+        self._roots = roots
+        self._given = given
+
+    def place(self, root: Root, path: str) -> Place:
+        """Return where a path lies."""
+        return root.place(self._at(root.name, path))
+
+    def files(self, root: str, folder: str) -> Iterator[tuple[str, Root, str]]:
+        """Yield each file: where it appears to steps, its root, and its path below that.
+
+        ``root``, ``folder``: where the task's own files go.
+        """
+        for given in self._given():
+            source = self._roots.get(given.root)
+            if source is None:
+                reason = f"root {given.root!r} is not configured any more"
+                raise AttemptError("dest_denied", reason)
+            for path in self._paths(source, given):
+                self.tick()
+                below = _below(folder, path) if given.root == root else None
+                yield below or _below(given.above, path) or path, source, path
+
+    def _paths(self, root: Root, given: GivenFile) -> Iterator[str]:
+        path = given.path.removeprefix("./")
+        if not given.made:
+            yield path
+            return
+        records = None
+        with explained(root.name, path, "looking for what steps have made"):
+            made = find_made(self._system, self.place(root, path).home)
+            if made is not None:
+                records = read_made(self._system, made, part_name(given.root, given.path))
+        if records is None:
+            raise AttemptError(
+                "step_failed",
+                f"{root.name}:{shown(path)}: what its steps have made is not on record any more; "
+                "remove one of these files, and let the job run again",
+            )
+        above = path.rpartition("/")[0]
+        for record in records:
+            yield f"{above}/{record.path}" if above else record.path
+
+
+def _below(folder: str, path: str) -> str | None:
+    """Return a path as one below a folder, None: it does not lie there."""
+    if not folder:
+        return path
+    return path.removeprefix(f"{folder}/") if path.startswith(f"{folder}/") else None
+
+
+@contextmanager
+def gather(
+    system: Os,
+    space: Space,
+    held: Held,
+    root: Root,
+    attempt: Finish,
+    sync: Callable[[int], None],
+    gathering: Gathering,
+    said: str,
+) -> Iterator[DiskStaging | None]:
+    """Open a fresh staging folder with what is given; see ``ports.Disk.gather``."""
+    intent = attempt.intent
+    name = part_name(intent.root, intent.path)
+    place = gathering.place(root, intent.destination)
+    if attempt.recovered and left_by_crash(system, held, root, attempt, place, name):
+        yield None
+        return
+    with explained(root.name, intent.path, "making the staging folder"):
+        make_folder(system, root, place.home)
+    with own_folder(system, held, root, intent.path, name, place.home, sync) as folder:
+        made = GatheredStaging(
+            system, space, root, attempt, folder, sync, place.home.device, said, place, gathering
+        )
+        try:
+            with explained(root.name, intent.path, "giving files to the first step"):
+                made.lay_out()
+                made.stands = made.is_up_to_date(attempt.group.rules.if_exists, name)
+            yield made
+        finally:
+            made.close()
+
+
+class GatheredStaging(DiskStaging):
+    """Of a task that fetches nothing. Its originals are further names of files that are seen."""
+
+    def __init__(
+        self,
+        system: Os,
+        space: Space,
+        root: Root,
+        attempt: Finish,
+        folder: OwnFolder,
+        sync: Callable[[int], None],
+        device: int,
+        said: str,
+        place: Place,
+        gathering: Gathering,
+    ) -> None:
+        head = {"steps": said}
+        super().__init__(system, space, root, attempt, folder, sync, device, head)
+        self._head = head
+        self._place = place
+        self._gathering = gathering
+        self._above = attempt.intent.destination.rpartition("/")[0]
+        self._linked = True  # what the first step is given are links, as far as can be
+        system.mkdir(_GIVEN, 0o700, dir_fd=self._fd)
+        self._originals = system.open(_GIVEN, _FOLDER, dir_fd=self._fd)
+
+    def close(self) -> None:
+        assert self._originals is not None
+        os.close(self._originals)
+        super().close()
+
+    def lay_out(self) -> None:
+        """Show all that is given to the first step, and note what tells it from anything else."""
+        assert self._originals is not None
+        originals = self._bench(self._originals)
+        said = 0  # whatever their order
+        for path, source, below in self._gathering.files(self._root.name, self._above):
+            try:
+                found = self._take(originals, path, source, below)
+            except FileExistsError:
+                self._look_who_has(path, source, below)
+                continue
+            line = f"{path}\0{found.st_ino}\0{found.st_size}\0{found.st_mtime_ns}"
+            said += int.from_bytes(hashlib.sha256(os.fsencode(line)).digest(), "big")
+        self._head["given"] = f"{said % 2**256:064x}"
+        self._system.mkdir("0", 0o700, dir_fd=self._fd)
+        given = self._system.open("0", _FOLDER, dir_fd=self._fd)
+        try:
+            first = self._bench(given)
+            for path, _ in walk(self._originals):
+                self._gathering.tick()
+                if not self._link(first, path, path, self._originals):
+                    self._linked = False
+                    self._copy(first, path, path, self._originals)
+        finally:
+            os.close(given)
+
+    def is_up_to_date(self, if_exists: IfExists, name: str) -> bool:
+        """Tell whether the same steps have made of the same files all that is there."""
+        said = {**self._head}
+        if if_exists is IfExists.SKIP:
+            del said["given"]
+        elif if_exists is not IfExists.UPDATE:
+            return False
+        made = find_made(self._system, self._place.home)
+        if made is None or self._place.missing:
+            return False
+        records = read_made(self._system, made, name, said)
+        same = if_exists is not IfExists.SKIP
+        folder = self._place.folder.fd
+        return records is not None and all(r.is_at(folder, same=same) for r in records)
+
+    def _bench(self, folder: int) -> DiskBench:
+        return DiskBench(
+            self._system,
+            self._root,
+            self._intent.path,
+            self._name,
+            folder,
+            folder,
+            self._gathering.tick,
+            self._make_room,
+            self._note_begun,
+        )
+
+    def _take(self, originals: DiskBench, path: str, source: Root, below: str) -> os.stat_result:
+        """Give a file that is seen a further name, or copy it; FileExistsError: one is there."""
+        place = self._gathering.place(source, below)
+        try:
+            if place.missing:
+                raise FileNotFoundError
+            found = os.stat(place.name, dir_fd=place.folder.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            raise AttemptError(
+                "step_failed", f"{source.name}:{shown(below)}: the file is gone that was published"
+            ) from None
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+            raise AttemptError(
+                "step_failed", f"{source.name}:{shown(below)}: is a file no more, as was published"
+            )
+        if not self._link(originals, path, place.name, place.folder.fd):
+            self._copy(originals, path, place.name, place.folder.fd)
+        return found
+
+    def _link(self, to: DiskBench, path: str, name: str, folder: int) -> bool:
+        """Give a file a further name; False: it gets none here."""
+        try:
+            try:
+                to.link(path, name, folder)
+            except FileNotFoundError:
+                to.make_folder(path.rpartition("/")[0])
+                to.link(path, name, folder)
+        except OSError as exc:
+            if exc.errno not in _NO_LINKS:
+                raise
+            return False
+        return True
+
+    def _copy(self, to: DiskBench, path: str, name: str, folder: int) -> None:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISLNK(found.st_mode):
+            to.make_link(path, os.readlink(name, dir_fd=folder))
+            return
+        buffer = memoryview(bytearray(_BUFFER_BYTES))
+        fd = self._system.open(name, _FILE, dir_fd=folder)
+        try:
+            with to.make(path) as output:
+                offset = 0
+                while got := to.read(fd, buffer, offset):
+                    output.write(buffer[:got])
+                    offset += got
+        finally:
+            os.close(fd)
+        to.liken(path, found)
+
+    def _look_who_has(self, path: str, source: Root, below: str) -> None:
+        """Raise AttemptError unless it is the same file, which two tasks have published in turn."""
+        for other, root, place in self._gathering.files(self._root.name, self._above):
+            inside = f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/")
+            if inside and (root.name, place) == (source.name, below):
+                return
+            if inside:
+                raise AttemptError(
+                    "step_failed",
+                    f"{shown(path)!r} would be both {root.name}:{shown(place)} and "
+                    f"{source.name}:{shown(below)}; give their tasks other folders (`dest`)",
+                )
+
+    # ------------------------------------------------------------ what is published
+
+    def _leave_out(self, tree: int, tick: Callable[[], None]) -> None:
+        self._leave_out_given(tree, self._originals, "", tick)
+
+    def _leave_out_given(
+        self, tree: int, given: int | None, above: str, tick: Callable[[], None]
+    ) -> bool:
+        """Remove what is as it was given; tells whether anything was."""
+        left_out = False
+        for name in sorted(os.listdir(tree)):
+            tick()
+            path = f"{above}{name}"
+            made = os.stat(name, dir_fd=tree, follow_symlinks=False)
+            before = None
+            if given is not None:
+                with suppress(FileNotFoundError):
+                    before = os.stat(name, dir_fd=given, follow_symlinks=False)
+            if stat.S_ISDIR(made.st_mode):
+                if self._leave_out_in(name, tree, given, before, path, tick):
+                    left_out = True
+            elif before is not None and self._is_given(made, before):
+                self._system.unlink(name, dir_fd=tree)
+                left_out = True
+            elif before is not None:
+                self._refuse_changed(path, before)
+        return left_out
+
+    def _leave_out_in(
+        self,
+        name: str,
+        tree: int,
+        given: int | None,
+        before: os.stat_result | None,
+        path: str,
+        tick: Callable[[], None],
+    ) -> bool:
+        """Do so in a folder, and remove one in which nothing else was."""
+        with ExitStack() as stack:
+            inner = self._system.open(name, _FOLDER, dir_fd=tree)
+            stack.callback(os.close, inner)
+            beside = None
+            if given is not None and before is not None and stat.S_ISDIR(before.st_mode):
+                beside = self._system.open(name, _FOLDER, dir_fd=given)
+                stack.callback(os.close, beside)
+            elif before is not None:
+                self._refuse_changed(path, before)
+            left_out = self._leave_out_given(inner, beside, f"{path}/", tick)
+        if left_out:
+            with suppress(OSError):  # it has something else
+                os.rmdir(name, dir_fd=tree)
+        return left_out
+
+    def _is_given(self, made: os.stat_result, before: os.stat_result) -> bool:
+        if (made.st_dev, made.st_ino) == (before.st_dev, before.st_ino):
+            return True
+        return not self._linked and look_alike(made, before)
+
+    def _refuse_changed(self, path: str, before: os.stat_result) -> None:
+        """Raise AttemptError where what was given stands at the very place: that is another's."""
+        if self._place.missing or not stat.S_ISREG(before.st_mode):
+            return
+        try:
+            seen = os.stat(path, dir_fd=self._place.folder.fd, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if seen.st_ino == before.st_ino or look_alike(seen, before):
+            raise AttemptError(
+                "dest_conflict",
+                f"the steps have made another {shown(path)!r}, and the one that is there is what "
+                "another task has published; give this task a folder of its own (`dest`)",
+            )
