@@ -80,6 +80,8 @@ FILES_KEPT = 12
 #: So many objects more than before, and the collector looks for cycles among them. Tasks make none,
 #: but thousands of them are alive at a time: by default it would look at each again and again.
 NEW_OBJECTS_A_LOOK = 50_000
+#: So many failures a webhook is told of at the end of a run.
+MOST_FAILURES_TOLD = 10
 EXIT_FINE, EXIT_FAILED, EXIT_STORE = 0, 1, 70
 
 
@@ -238,13 +240,14 @@ class Works:
                 },
                 self.transports,
                 clock,
+                self._records,
             ),
             self.disk,
             report=self.finishers.report,
             tell=tell,
             clock=clock,
             failpoints=self._failpoints,
-            lookup=lookup_of,
+            lookup=self._lookup,
             given=self._given,
             cores=cores,
         )
@@ -363,6 +366,14 @@ class Works:
 
     def _finish(self, attempts: Sequence[Finish]) -> list[tuple[Finish, Outcome]]:
         return [(attempt, self._finisher(attempt)) for attempt in attempts]
+
+    def _records(self, run: int) -> tuple[RunView, list[FileView]]:
+        view = self.store.run_view(run)
+        assert view is not None
+        return view, self.store.failures(run, MOST_FAILURES_TOLD)
+
+    def _lookup(self, attempt: Finish) -> Callable[[str], str]:
+        return lookup_of(attempt, lambda: steps.summary_of(attempt, self._records))
 
     def _given(self, attempt: Finish) -> Iterator[GivenFile]:
         return given_to(attempt, self.store.files(attempt.run.id))

@@ -468,7 +468,9 @@ BLOCKS = re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL)
 
 @pytest.mark.parametrize("text", BLOCKS)
 def test_each_example_of_the_reference_is_a_job(text: str) -> None:
-    config = Settings.model_validate({"commands": {"csv-to-parquet": {"argv": ["/bin/true"]}}})
+    commands = {name: {"argv": ["/bin/true"]} for name in ("csv-to-parquet", "reindex")}
+    webhooks = {"notify": {"url": "https://hooks.example/x"}}
+    config = Settings.model_validate({"commands": commands, "webhooks": webhooks})
 
     assert specs(read(text, config=config))
 

@@ -33,7 +33,7 @@ BAD = {
     ),
     "unknown key without a near one": (
         "url: https://example.org/a\nzzzz: 1\n",
-        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, from, if, may_fail, steps, version, name, description, priority, timezone, schedule, window, keep, on_remove, vars, limits, tasks",
+        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, from, if, may_fail, steps, version, name, description, priority, timezone, schedule, window, keep, on_remove, vars, limits, tasks, on_success, on_failure",
     ),
     "F05 duplicate key": (
         "url: https://example.org/a\nurl: https://example.org/b\n",
@@ -104,9 +104,51 @@ BAD = {
             "did you mean 'once'?"
         ),
     ),
-    "later: on_success": (
+    "later: publish": (
+        "url: https://example.org/a\npublish: { atomic: true }\n",
+        "iso.yaml:2:1: publish: is not built yet",
+    ),
+    "an end that nobody knows": (
         "url: https://example.org/a\non_success: [ x ]\n",
-        "iso.yaml:2:1: on_success: is not built yet",
+        (
+            "iso.yaml:2:15: on_success[0]: 'x' is neither a command nor a webhook of the "
+            "configuration; known: none"
+        ),
+    ),
+    "a step with files where there are none": (
+        "url: https://example.org/a\non_failure: [ { mode: 0644 } ]\n",
+        (
+            "iso.yaml:2:15: on_failure[0]: 'mode' is not possible here, where there are no files; "
+            "possible: run, webhook, or the name of a command or webhook"
+        ),
+    ),
+    "an end whose command nobody has configured": (
+        "url: https://example.org/a\non_failure: [ { run: x } ]\n",
+        (
+            "iso.yaml:2:22: on_failure[0].run.command: 'x' is not a command of the configuration; "
+            "known: none"
+        ),
+    ),
+    "what came of a run, before it has ended": (
+        "url: https://example.org/a\nsteps: [ { symlink: '${job.summary}' } ]\n",
+        (
+            "iso.yaml:2:21: steps[0].symlink.name: ${job.summary} has a meaning only in the options "
+            "of on_success and on_failure"
+        ),
+    ),
+    "a task named like an end": (
+        "tasks:\n  on_success:\n    url: https://example.org/a\n",
+        (
+            "iso.yaml:2:3: tasks.on_success: 'on_success' is what is done at the end of a run; give "
+            "the task another name"
+        ),
+    ),
+    "a job named like an end": (
+        "name: on_failure\nurl: https://example.org/a\n",
+        (
+            "iso.yaml:1:7: name: 'on_failure' is what is done at the end of a run; give the task "
+            "another name: write it below `tasks`"
+        ),
     ),
     "a rate that is none": (
         "url: https://example.org/a\nlimits: {rate: 5MiB}\n",

@@ -26,7 +26,10 @@ _PLAIN = re.compile(
     r"[A-Za-z0-9_~%+=,-][A-Za-z0-9._~%+=,-]*(?:/[A-Za-z0-9_~%+=,-][A-Za-z0-9._~%+=,-]*)*"
 )
 _NEEDED = re.compile(r"needs\.(.+)\.(path|changed)")
-_LATER = re.compile(r"job\.summary|task\.path")
+_ELSEWHERE = {
+    "job.summary": "the options of on_success and on_failure",
+    "task.path": "the options of steps",
+}
 _OF_ITEM = re.compile(r"item(\..+)?")
 _MOST_OF_VARIABLES = 4 * 1024 * 1024  # characters; references could multiply a small file
 _LONGEST_REASON = 400
@@ -111,8 +114,8 @@ class Scope:
         value = self._values.get(name)
         if value is not None:
             return value
-        if _LATER.fullmatch(name):
-            raise ValueProblem(f"${{{name}}} is not built yet")
+        if name in _ELSEWHERE:
+            raise ValueProblem(f"${{{name}}} has a meaning only in {_ELSEWHERE[name]}")
         if name in _GIVEN or _NEEDED.fullmatch(name) or _OF_ITEM.fullmatch(name):
             raise ValueProblem(f"${{{name}}} has no meaning here")
         bare = name.removeprefix("vars.")

@@ -20,6 +20,7 @@ from fetchd.jobfile.check import try_out, try_steps, with_needs
 from fetchd.jobfile.complaints import Complaints
 from fetchd.jobfile.defaults import NAME as NAME_OF_DEFAULTS
 from fetchd.jobfile.defaults import check_defaults, defaults_of, over
+from fetchd.jobfile.ends import check_names, groups_of
 from fetchd.jobfile.reading import Unread, read
 from fetchd.jobfile.schema import NAME, JobFile, schema
 from fetchd.model import CatchUp, Job, ListFile, OnRemove, Priority, Run, Schedule, TaskGroup
@@ -215,10 +216,12 @@ def _job(content: dict[str, Any], file: str, settings: Settings, complaints: Com
         if room < 0:
             complaints.add(draft.prefix, "the urls above the tasks, taken by each, are too many")
             complaints.raise_any()
+    ends = groups_of(keys, unread, settings, defaults, complaints)
+    check_names(built, keys, complaints)
     job = Job(
         name=name,
         revision=revision,
-        groups=with_needs(built, unread, complaints),
+        groups=(*with_needs(built, unread, complaints), *ends),
         description=keys.description or "",
         priority=Priority.NORMAL if keys.priority is None else keys.priority,
         timezone=keys.timezone,

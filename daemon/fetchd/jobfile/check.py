@@ -82,6 +82,9 @@ def try_out(job: Job, built: Sequence[Built], unread: Unread, complaints: Compla
         blind.add(name)
     done = set(names)
     stuck = [name for name in by_name if name not in done]
+    for end in job.groups:
+        if end.end is not None and blind.isdisjoint(names_in(texts_of(end))):
+            try_steps(scope, end, (end.name,), complaints)
     trial = _Trial(scope, blind, set(stuck), complaints)
     for name in (*names, *stuck):
         if complaints.full or trial.room < 0:

@@ -20,7 +20,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from fetchd.errors import ValueProblem
 from fetchd.expand import FORMATS
 from fetchd.jobfile import times
-from fetchd.jobfile.steps import steps_schema
+from fetchd.jobfile.steps import ends_schema, steps_schema
 from fetchd.model import CatchUp, IfExists, Magic, OnRemove, Priority, SizeRange, Verify, Window
 from fetchd.rates import Rate, parse_rate, rate_schema
 from fetchd.units import parse_duration_s, parse_rate_bytes_per_s, parse_size_bytes
@@ -30,7 +30,7 @@ from fetchd.yamldoc import did_you_mean
 #: Keys of the job file's design that this version does not know how to obey.
 NOT_BUILT = frozenset(
     {
-        "publish", "on_success", "on_failure",
+        "publish",
     }
 )  # fmt: skip
 
@@ -356,6 +356,7 @@ Lines = Annotated[
     WithJsonSchema({"type": "array", "items": {"type": "string"}}),
 ]
 Steps = Annotated[list[object], PlainValidator(_steps), WithJsonSchema(steps_schema())]
+Ends = Annotated[list[object], PlainValidator(_steps), WithJsonSchema(ends_schema())]
 Name = Annotated[
     str, PlainValidator(_name), _native("string", "integer", pattern=f"^{NAME.pattern}$")
 ]
@@ -627,6 +628,10 @@ class JobFile(TaskKeys):
     """What the job may use; never more than the configuration allows."""
     tasks: dict[Name, TaskEntry | None] | None = None
     """Several tasks by their names; without it the file is one task."""
+    on_success: Ends | None = None
+    """What is done when all is published and nothing has failed that may not."""
+    on_failure: Ends | None = None
+    """What is done at the end of a run in which something has failed that may not."""
 
 
 class _Draft7(GenerateJsonSchema):

@@ -14,6 +14,8 @@ from fetchd.yamldoc import did_you_mean
 
 #: Every step has it.
 TIMEOUT = "timeout"
+#: Steps that need no files, and so may stand at the end of a run.
+AT_THE_END = ("run", "webhook")
 _MOST = 32
 
 
@@ -29,23 +31,92 @@ def read_steps(
 
     ``commands``, ``webhooks``: names of those that the configuration has.
     """
-    configured = {"run": ("command", commands), "webhook": ("webhook", webhooks)}
     if len(written) > _MOST:
         complaints.add(place, f"has {len(written)} entries; at most {_MOST} are possible")
         return ()
     found = (_read(entry, (*place, index), complaints) for index, entry in enumerate(written))
     steps = tuple(step for step in found if step is not None)
     for index, step in enumerate(steps):
-        option, known = configured.get(step.name, ("", ()))
-        name = str(step.options.get(option))
-        if option and name not in known:
-            complaints.add(
-                (*place, index, step.name, option),
-                f"{name!r} is not a {option} of the configuration; known: "
-                f"{', '.join(known) or 'none'}",
-                did_you_mean(name, known),
-            )
+        _check_configured(step, (*place, index), complaints, commands, webhooks)
     return steps
+
+
+def read_ends(
+    written: list[object],
+    place: Path,
+    complaints: Complaints,
+    *,
+    commands: Collection[str],
+    webhooks: Collection[str],
+) -> tuple[StepSpec, ...]:
+    """Return the steps at the end of a run, as ``read_steps``: there are no files then.
+
+    Of commands and webhooks without options the name is enough.
+    """
+    if len(written) > _MOST:
+        complaints.add(place, f"has {len(written)} entries; at most {_MOST} are possible")
+        return ()
+    steps = []
+    for index, entry in enumerate(written):
+        name = next(iter(entry), None) if isinstance(entry, Mapping) else entry
+        if isinstance(name, str) and name not in AT_THE_END:
+            if not isinstance(entry, str) or name in STEPS:
+                complaints.add(
+                    (*place, index),
+                    f"{name!r} is not possible here, where there are no files; possible: "
+                    f"{', '.join(AT_THE_END)}, or the name of a command or webhook",
+                )
+                continue
+            known = [*commands, *webhooks]
+            if name not in known:
+                complaints.add(
+                    (*place, index),
+                    f"{name!r} is neither a command nor a webhook of the configuration; known: "
+                    f"{', '.join(known) or 'none'}",
+                    did_you_mean(name, known),
+                )
+                continue
+            kind = "run" if name in commands else "webhook"
+            step = _read({kind: name}, (*place, index), complaints)
+        else:
+            step = _read(entry, (*place, index), complaints)
+        if step is not None:
+            _check_configured(step, (*place, index), complaints, commands, webhooks)
+            steps.append(step)
+    return tuple(steps)
+
+
+def _check_configured(
+    step: StepSpec,
+    place: Path,
+    complaints: Complaints,
+    commands: Collection[str],
+    webhooks: Collection[str],
+) -> None:
+    """Complain about a command or webhook that the configuration does not have."""
+    kinds = {"run": ("command", commands), "webhook": ("webhook", webhooks)}
+    option, known = kinds.get(step.name, ("", ()))
+    name = str(step.options.get(option))
+    if option and name not in known:
+        complaints.add(
+            (*place, step.name, option),
+            f"{name!r} is not a {option} of the configuration; known: {', '.join(known) or 'none'}",
+            did_you_mean(name, known),
+        )
+
+
+def ends_schema() -> dict[str, Any]:
+    """Return what editors are told of ``on_success`` and ``on_failure``."""
+    forms = [
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "required": [name],
+            "properties": {name: _step_schema(STEPS[name])},
+        }
+        for name in AT_THE_END
+    ]
+    return {"type": "array", "maxItems": _MOST, "items": {"anyOf": [{"type": "string"}, *forms]}}
 
 
 def steps_schema() -> dict[str, Any]:

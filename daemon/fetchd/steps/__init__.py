@@ -22,10 +22,21 @@ from fetchd.steps import (
 )
 from fetchd.steps.finish import Finisher
 from fetchd.steps.kind import Kind, Option
+from fetchd.steps.outcome import Records, summary_of
 from fetchd.steps.run import Command
 from fetchd.steps.webhook import Webhook
 
-__all__ = ["STEPS", "Command", "Finisher", "Kind", "Option", "Webhook", "configured"]
+__all__ = [
+    "STEPS",
+    "Command",
+    "Finisher",
+    "Kind",
+    "Option",
+    "Records",
+    "Webhook",
+    "configured",
+    "summary_of",
+]
 
 STEPS: Mapping[str, Kind] = {
     "extract": extract.KIND,
@@ -44,6 +55,7 @@ def configured(
     webhooks: Mapping[str, Webhook],
     transport: Transport,
     clock: Clock,
+    records: Records,
 ) -> Mapping[str, Kind]:
     """Return all steps, with what the operator has configured for them; raises ConfigError."""
     for key, names in (("commands", commands), ("webhooks", webhooks)):
@@ -53,5 +65,5 @@ def configured(
     return {
         **STEPS,
         "run": run.with_commands(commands, clock),
-        "webhook": webhook.with_webhooks(webhooks, transport, clock),
+        "webhook": webhook.with_webhooks(webhooks, transport, clock, records),
     }

@@ -16,10 +16,12 @@ from fetchd.model import Finish
 from fetchd.ports import Bench, Request, Transport
 from fetchd.secrets import hide
 from fetchd.steps import kind
+from fetchd.steps.outcome import Records, facts_of
 from fetchd.urls import redact_url
 
 #: So many files are named; of all it is told how many they are.
 _MOST_FILES = 100
+_OF_TASK = "task.finishing"
 _MOST_CONNECT_S = 10.0
 
 
@@ -31,22 +33,38 @@ class Webhook:
     timeout_s: float
 
 
-def with_webhooks(webhooks: Mapping[str, Webhook], transport: Transport, clock: Clock) -> kind.Kind:
+def with_webhooks(
+    webhooks: Mapping[str, Webhook],
+    transport: Transport,
+    clock: Clock,
+    records: Records,
+) -> kind.Kind:
     """Return the step for these services, by their names."""
-    return replace(KIND, work=partial(_post, webhooks, transport, clock), prepare=_prepare)
+    return replace(
+        KIND,
+        work=partial(_post, webhooks, transport, clock),
+        prepare=partial(_prepare, records),
+    )
 
 
 def key_of(attempt: Finish) -> str:
-    """Return what the service knows a second telling of the same by."""
+    """Return what the service knows a second telling of the same by.
+
+    A run that is retried ends once more, which is another thing to tell.
+    """
     told = f"{attempt.run.revision} {attempt.run.id} {attempt.task.id}"
+    if attempt.group.end is not None:
+        told += f" {attempt.intent.mtime_s}"
     return f"fetchd-{hashlib.sha256(told.encode()).hexdigest()[:32]}"
 
 
-def _prepare(options: Mapping[str, Any], attempt: Finish) -> dict[str, Any]:
-    """Add what is told of the task; no URL goes out with what may be a secret in it."""
+def _prepare(records: Records, options: Mapping[str, Any], attempt: Finish) -> dict[str, Any]:
+    """Add what is told of the task, or the run; no URL goes out with what may be a secret in it."""
     intent = attempt.intent
+    if attempt.group.end is not None:
+        return {**options, "facts": {**facts_of(attempt, records), "key": key_of(attempt)}}
     facts = {
-        "event": "task.finishing",
+        "event": _OF_TASK,
         "key": key_of(attempt),
         "job": attempt.job.name,
         "run": attempt.run.id,
@@ -79,8 +97,10 @@ def _post(
             f"the configuration has no webhook {options['webhook']!r} (any more)",
             transient=False,
         )
-    files = [{"path": file.path, "size_bytes": file.size_bytes} for file in bench.files()]
-    facts = {**options["facts"], "files": files[:_MOST_FILES], "files_count": len(files)}
+    facts = options["facts"]
+    if facts["event"] == _OF_TASK:
+        files = [{"path": file.path, "size_bytes": file.size_bytes} for file in bench.files()]
+        facts = {**facts, "files": files[:_MOST_FILES], "files_count": len(files)}
     bench.carry()
     request = Request(
         url=webhook.url,
