@@ -634,7 +634,7 @@ class _Tree:
         below = None if shelf is None else shelf.below(intent.path)
         if shelf is None or below is None:
             return
-        records = read_made(self._system, made, intent.part) or iter(())
+        records = read_made(self._system, made, self._part) or iter(())
         entries = shelf.tree(self._attempt, below, records)
         while batch := list(islice(entries, BATCH)):
             threads.beat()
