@@ -49,7 +49,10 @@ CODES: dict[str, Code] = {
         False,
         "the content is not what `expect` asks for, or the checksum asked for is missing",
     ),
-    "dest_conflict": Code(False, "another task of the run, or a folder, has the destination"),
+    "dest_conflict": Code(False, "another task or job, or a folder, has the destination"),
+    "generation_broken": Code(
+        False, "what the outputs of a run need to be whole was taken away or changed"
+    ),
     "bad_item": Code(False, "a line of a list, or an item of a manifest, makes no task"),
     "bad_manifest": Code(False, "a file that `from` names is not of its format"),
     "dest_denied": Code(False, "the destination may not be created or replaced"),

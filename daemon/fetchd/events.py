@@ -242,6 +242,22 @@ class RunExpanded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunPublished(Event):
+    """The outputs of a run are seen, together: ``path`` is the link to them.
+
+    ``removed``: earlier generations that were; ``left``: those of them with files of others in
+    them, which stay.
+    """
+
+    job: str
+    run: int
+    root: str
+    path: str
+    removed: int
+    left: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded(Event):
     job: str
     run: int

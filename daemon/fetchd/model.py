@@ -233,6 +233,7 @@ class RunEnd(enum.StrEnum):
     Each is the name of an implicit group, whose one task is made when it is due.
     """
 
+    PUBLISH = "publish"
     ON_SUCCESS = "on_success"
     ON_FAILURE = "on_failure"
 
@@ -637,7 +638,8 @@ class Fetch(Attempt):
 class Finish(Attempt):
     """Take the steps of a task on its verified part, in a fresh staging folder.
 
-    The other fields as in ``Publish``.
+    The other fields as in ``Publish``. ``passed_over``: of the end of a run whose outputs appear
+    together, the groups whose condition did not hold.
     """
 
     task: Task
@@ -645,6 +647,7 @@ class Finish(Attempt):
     intent: Intent
     recovered: bool = False
     failures: int = 0
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

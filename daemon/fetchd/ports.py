@@ -643,6 +643,23 @@ class Disk(Protocol):
         """
         ...
 
+    def change_over(
+        self,
+        job: Job,
+        run: Run,
+        files: Iterable[FileView],
+        passed_over: Collection[str],
+        tick: Callable[[], None],
+    ) -> Completed:
+        """Let the outputs of a run that appear together be seen, in one step; and so only once.
+
+        ``files``: its tasks, all ended; ``passed_over``: groups whose condition did not hold, and
+        which keep the files that they had. ``tick`` is called often, and may raise. May be called
+        again whatever happened. Raises AttemptError: dest_conflict where not all is there, or
+        somebody else has the place.
+        """
+        ...
+
     def open_part(self, root: str, path: str) -> AbstractContextManager[Part]:
         """Open (or make) the destination's part, locked; raises AttemptError, PartBusy."""
         ...

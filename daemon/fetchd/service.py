@@ -50,6 +50,7 @@ from fetchd.model import (
     Publish,
     Report,
     Run,
+    RunEnd,
     RunView,
     Submit,
 )
@@ -180,7 +181,7 @@ class Works:
         stop_early.append(self.transports.close)
         self.store = SqliteStore(store_path, clock, on_store_failure)
         stop_early.append(self.store.close)
-        self._expander = Expander(open_below=self._open_below)
+        self._expander = Expander(open_below=self._open_below, open_before=self._open_before)
         self.engine = Engine(
             self.store,
             self._expander,
@@ -250,6 +251,13 @@ class Works:
             lookup=self._lookup,
             given=self._given,
             cores=cores,
+        )
+        self._run_publisher = steps.RunPublisher(
+            self.disk,
+            self.store.files,
+            report=self.finishers.report,
+            tell=tell,
+            clock=clock,
         )
         self.publisher = Pool(
             "publisher",
@@ -343,6 +351,9 @@ class Works:
     def _open_below(self, job: Job, run: Run, root: str, path: str) -> LocalFile:
         return self.disk.of(job, run).open_below(root, path)
 
+    def _open_before(self, job: Job, run: Run, root: str, path: str) -> LocalFile:
+        return self.disk.of(job, run).open_before(root, path)
+
     def _expand(self, attempts: Sequence[Expand]) -> list[tuple[Expand, Outcome]]:
         settled: list[tuple[Expand, Outcome]] = []
         for attempt in attempts:
@@ -365,7 +376,11 @@ class Works:
         return Expanded(batch=self._expander(job, group, run, attempt.position))
 
     def _finish(self, attempts: Sequence[Finish]) -> list[tuple[Finish, Outcome]]:
-        return [(attempt, self._finisher(attempt)) for attempt in attempts]
+        return [(attempt, self._finished(attempt)) for attempt in attempts]
+
+    def _finished(self, attempt: Finish) -> Outcome:
+        at_the_end = attempt.group.end is RunEnd.PUBLISH
+        return self._run_publisher(attempt) if at_the_end else self._finisher(attempt)
 
     def _records(self, run: int) -> tuple[RunView, list[FileView]]:
         view = self.store.run_view(run)

@@ -553,7 +553,7 @@ def test_a_group_that_cannot_be_carried_whole_fails_the_run(mirror):
 
     code, reason = failed(mirror, "packages")
 
-    assert code == "dest_conflict"
+    assert code == "generation_broken"
     assert "default:ch/generations/19700102T000000Z-1/p/a: somebody has taken away" in reason
     assert mirror.current() == {"p/a": "mine"}
 
@@ -569,7 +569,7 @@ def test_a_generation_that_is_not_whole_is_not_shown(mirror):
 
     code, reason = failed(mirror)
 
-    assert (code, "default:ch/current/a" in reason) == ("dest_conflict", True)
+    assert (code, "default:ch/current/a" in reason) == ("generation_broken", True)
     assert mirror.current() == {"a": "1"}
 
 
@@ -644,8 +644,18 @@ def test_a_run_sees_its_own_file_else_that_of_the_generation_before(mirror):
         file = view.open_below("default", f"ch/current/{rest}")
         assert file.size_bytes == size
         file.close()
+    before = view.open_before("default", "ch/current/a")
+    assert before.size_bytes == 1
+    before.close()
     with pytest.raises(AttemptError, match="there is no 'c'"):
         view.open_below("default", "ch/current/c")
+
+
+def test_before_the_first_generation_there_is_no_file(mirror):
+    mirror.begin()
+    with pytest.raises(AttemptError, match="there is no such file yet") as caught:
+        mirror.disk.of(mirror.job, mirror.run).open_below("default", "ch/current/a")
+    assert caught.value.code == "not_found"
 
 
 def test_the_link_is_never_followed_by_chance(mirror):

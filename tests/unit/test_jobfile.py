@@ -18,6 +18,7 @@ from fetchd.jobfile.schema import (
     FromKeys,
     JobFile,
     LimitKeys,
+    PublishKeys,
     RetryKeys,
     ScheduleKeys,
     TaskEntry,
@@ -487,6 +488,7 @@ def test_the_reference_has_each_key_and_no_other() -> None:
         "expect": ExpectKeys,
         "from": FromKeys,
         "schedule": ScheduleKeys,
+        "publish": PublishKeys,
     }
     keys = (set(keys_of(JobFile)) | set(keys_of(TaskEntry))) - set(nested)
     keys |= {f"{name}.{key}" for name, model in nested.items() for key in model.model_fields}

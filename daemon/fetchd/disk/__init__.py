@@ -157,14 +157,10 @@ class DownloadDisk:
         )
 
     def open_part(self, root: str, path: str) -> AbstractContextManager[Part]:
-        return open_part(
-            self._system,
-            self._space,
-            self._unjournalled,
-            self._root(root),
-            path,
-            self._at(root, path),
-        )
+        at = self._at(root, path)
+        if self._shelf is not None and at != path:
+            self._shelf.check_open()
+        return open_part(self._system, self._space, self._unjournalled, self._root(root), path, at)
 
     def stage(self, attempt: Finish) -> AbstractContextManager[Staging | None]:
         intent = attempt.intent
@@ -347,12 +343,21 @@ class DownloadDisk:
         try:
             return SourceFile(self._system, self._root(root).open_file(at), root, path)
         except AttemptError as exc:
-            shelf = self._shelf
-            last = None if shelf is None or at == path else shelf.last()
-            if exc.code != "not_found" or shelf is None or last is None:
+            if exc.code != "not_found" or at == path:
                 raise
-            at = f"{shelf.own.dest}/{FOLDER}/{last}/{shelf.below(path)}"
-            return SourceFile(self._system, self._root(root).open_file(at), root, path)
+            return self.open_before(root, path)
+
+    def open_before(self, root: str, path: str) -> SourceFile:
+        """Open what the generation that is seen has at a path; raises as ``open_file``.
+
+        That is the one before the run's own, until that is seen itself.
+        """
+        shelf = self._shelf
+        last = None if shelf is None else shelf.seen()
+        if shelf is None or last is None:
+            raise AttemptError("not_found", f"{root}:{shown(path)}: there is no such file yet")
+        at = f"{shelf.own.dest}/{FOLDER}/{last}/{shelf.below(path)}"
+        return SourceFile(self._system, self._root(root).open_file(at), root, path)
 
     @property
     def most_at_once(self) -> int:

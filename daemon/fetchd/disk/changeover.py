@@ -48,9 +48,9 @@ class Changeover:
         """Return what became of it; raises AttemptError."""
         shelf = self._shelf
         seen = shelf.seen()
-        shelf.note([])  # there is a record, also of a run that has nothing to show, and it is ours
-        if seen != shelf.name:
+        if not shelf.is_closed():
             self._complete(seen)
+        if seen != shelf.name:
             self._swap()
         with shelf.explained("syncing the folder of the link"):
             shelf.sync(shelf.root.place(shelf.own.current).folder.fd)
@@ -62,13 +62,8 @@ class Changeover:
     def _complete(self, last: str | None) -> None:
         shelf = self._shelf
         shelf.place(shelf.name, "x", make=True)
-        groups = self._passed_over
-        files = iter(self._files)
-        while batch := list(islice(files, _TOGETHER)):
-            self._look_for(batch, groups, last)
-            groups = frozenset()
-        if groups:
-            self._look_for([], groups, last)
+        shelf.note([])  # of a run that has nothing to show, too, there is a record
+        self._gather(last)
         shelf.failpoints.pass_by("generation.carried")
         shelf.note([], sync=True)
         shelf.failpoints.pass_by("generation.recorded")
@@ -78,43 +73,51 @@ class Changeover:
         assert folder is not None
         with shelf.explained("closing the record of the generation"):
             names = {"src_dir_fd": folder.fd, "dst_dir_fd": folder.fd}
-            with suppress(FileNotFoundError):  # it was, before a crash
-                shelf.system.rename(shelf.name + OPEN, shelf.name, **names)
-            shelf.sync(folder.fd)
+            shelf.system.rename(shelf.name + OPEN, shelf.name, **names)
         shelf.failpoints.pass_by("generation.closed")
 
-    def _look_for(self, files: list[FileView], groups: frozenset[str], last: str | None) -> None:
-        """See that what these tasks have published is there; add what others had before."""
-        needed: dict[str, FileView] = {}
+    def _gather(self, last: str | None) -> None:
+        """See that what the run has published is there; add what others of its tasks had before."""
+        groups = self._passed_over
+        needed = dict[str, str]()  # of tasks without which it is not whole, and their groups
         wanted = set[str]()
-        for file in files:
+        for file in self._files:
             self._tick()
             below = self._shelf.below(file.path)
             if below is None:
                 continue
-            published = file.state is TaskState.SUCCEEDED
-            if published and not self._has(file, below):
+            if file.state is not TaskState.SUCCEEDED:
+                wanted.add(below)
+            elif not self._has(file.group, below):
                 if file.detail != "up_to_date":
                     raise self._gone(file.path)
-                needed[below] = file
-            if not published:
-                wanted.add(below)
-        wanted |= needed.keys()
-        if last is not None and (wanted or groups):
-            self._carry(wanted, groups, last)
-        for below, file in needed.items():
-            if not self._has(file, below):
-                raise self._gone(file.path)
+                needed[below] = file.group
+            if len(wanted) + len(needed) >= _TOGETHER:
+                self._add(wanted, needed, groups, last)
+                groups = frozenset()
+                needed.clear()
+                wanted.clear()
+        self._add(wanted, needed, groups, last)
 
-    def _has(self, file: FileView, below: str) -> bool:
+    def _add(
+        self, wanted: set[str], needed: dict[str, str], groups: frozenset[str], last: str | None
+    ) -> None:
+        """Add what these tasks, and all of these groups, have in the generation before."""
+        if last is not None and (wanted or needed or groups):
+            self._carry(wanted | needed.keys(), groups, last)
+        for below, group in needed.items():
+            if not self._has(group, below):
+                raise self._gone(f"{self._shelf.own.current}/{below}")
+
+    def _has(self, group: str, below: str) -> bool:
         """Tell whether all that a task has published stands in the generation."""
         shelf = self._shelf
         place = shelf.place(shelf.name, below)
         with shelf.explained("looking for what was published"):
-            if not self._has_steps(file.group):
+            if not self._has_steps(group):
                 return status_at(place) is not None
             made = find_made(shelf.system, place.home)
-            name = part_name(shelf.own.root, file.path)
+            name = part_name(shelf.own.root, f"{shelf.own.current}/{below}")
             records = None if made is None else read_made(shelf.system, made, name)
             if records is None or place.missing:
                 return False
@@ -139,7 +142,7 @@ class Changeover:
 
     def _gone(self, path: str) -> AttemptError:
         return AttemptError(
-            "dest_conflict",
+            "generation_broken",
             f"{self._shelf.own.root}:{shown(path)}: somebody has taken away, or changed, what was "
             "published here, so that the generation is not whole; put it back, or begin the job "
             "again",
@@ -162,8 +165,11 @@ class Changeover:
         """Let the link lead to this generation, in one step."""
         shelf = self._shelf
         place = shelf.root.place(shelf.own.current)
+        records = shelf.records()
+        assert records is not None
         draft = f"current.{part_name(shelf.own.root, shelf.own.dest)}"
         with shelf.explained("replacing the link"):
+            shelf.sync(records.fd)
             make_folder(shelf.system, shelf.root, place.home)
             hidden = place.home.inner(shelf.system, HIDDEN)
             with suppress(FileNotFoundError):
@@ -210,7 +216,7 @@ class Changeover:
     def _remove(self, name: str, record: str, others: Collection[str]) -> bool:
         """Remove the files of a generation that are on record; True: others stay."""
         shelf = self._shelf
-        entries = chain(shelf.entries(record), *map(shelf.entries, others))
+        entries = chain(shelf.entries(name), *map(shelf.entries, others))
         for entry in entries:
             self._tick()
             self._remove_file(name, entry)

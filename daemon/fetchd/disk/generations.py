@@ -18,7 +18,7 @@ import re
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -226,21 +226,26 @@ class Shelf:
             return home.inner(self.system, path)
 
     def head(self, name: str) -> dict[str, Any] | None:
-        """Return what a record begins with, None: there is no such record."""
-        folder = self.records()
-        if folder is None:
-            return None
+        """Return what the record of a generation begins with, None: there is no such record."""
         for record in (name, name + OPEN):
-            with self.explained("reading a record"):
-                try:
-                    fd = self.system.open(record, _READ, dir_fd=folder.fd)
-                except FileNotFoundError:
-                    continue
-                try:
+            with self._reading(record) as fd:
+                if fd is not None:
                     return self._head_of(fd)
-                finally:
-                    os.close(fd)
         return None
+
+    @contextmanager
+    def _reading(self, record: str) -> Iterator[int | None]:
+        folder = self.records()
+        with self.explained("reading a record"):
+            fd = None
+            with suppress(FileNotFoundError):
+                if folder is not None:
+                    fd = self.system.open(record, _READ, dir_fd=folder.fd)
+            try:
+                yield fd
+            finally:
+                if fd is not None:
+                    os.close(fd)
 
     def _head_of(self, fd: int) -> dict[str, Any] | None:
         buffer = memoryview(bytearray(_LONGEST_HEAD_BYTES))
@@ -250,23 +255,46 @@ class Shelf:
             return head if isinstance(head, dict) else None
         return None
 
-    def entries(self, record: str) -> Iterator[Entry]:
-        """Yield the lines of a record, read from the disk as they are asked for."""
-        folder = self.records()
-        if folder is None:
-            return
-        with self.explained("reading a record"):
-            try:
-                fd = self.system.open(record, _READ, dir_fd=folder.fd)
-            except FileNotFoundError:
-                return
-        with os.fdopen(fd, encoding="ascii", errors="replace") as file:
+    def entries(self, name: str) -> Iterator[Entry]:
+        """Yield what is on record of a generation, read from the disk as it is asked for."""
+        for record in (name, name + OPEN):
+            with self._reading(record) as fd:
+                if fd is not None:
+                    yield from self._entries(fd)
+                    return
+
+    def _entries(self, fd: int) -> Iterator[Entry]:
+        with os.fdopen(fd, encoding="ascii", errors="replace", closefd=False) as file:
             for line in file:
                 beat()
                 with suppress(ValueError):  # one that is torn tells of nothing
                     said = json.loads(line)
                     if isinstance(said, list) and len(said) == len(Entry._fields):
                         yield Entry(*said)
+
+    def is_closed(self) -> bool:
+        """Tell whether all of the generation is there, so that it is never changed again."""
+        with self._reading(self.name) as fd:
+            if fd is not None:
+                self._check_head(fd)
+            return fd is not None
+
+    def _check_head(self, fd: int) -> None:
+        if (head := self._head_of(fd)) != self._head:
+            raise AttemptError(
+                "dest_conflict",
+                f"{self._shown}: the generation {self.name} is that of another run ({head}); "
+                "begin the job again",
+            )
+
+    def check_open(self) -> None:
+        """Refuse to add to what is seen already; raises AttemptError."""
+        if self.is_closed():
+            raise AttemptError(
+                "dest_conflict",
+                f"{self._shown}: the outputs of this run are complete, and nothing is added to "
+                "them; begin the job again",
+            )
 
     def note(self, entries: Sequence[Entry], *, sync: bool = False) -> None:
         """Put down what is going to be there; ``sync``: durably. Raises AttemptError."""
@@ -286,17 +314,15 @@ class Shelf:
         folder = self.records(make=True)
         assert folder is not None
         with self._lock:
-            for record in (self.name, self.name + OPEN):
-                with suppress(FileNotFoundError):
-                    fd = self.system.open(record, _APPEND, dir_fd=folder.fd)
-                    if (head := self._head_of(fd)) == self._head:
-                        return fd
+            self.check_open()
+            with suppress(FileNotFoundError):
+                fd = self.system.open(self.name + OPEN, _APPEND, dir_fd=folder.fd)
+                try:
+                    self._check_head(fd)
+                except BaseException:
                     os.close(fd)
-                    raise AttemptError(
-                        "dest_conflict",
-                        f"{self._shown}: the generation {self.name} is that of another run "
-                        f"({head}); begin the job again",
-                    )
+                    raise
+                return fd
             fd = self.system.open(self.name + OPEN, _APPEND | _NEW, 0o600, dir_fd=folder.fd)
             try:
                 data = json.dumps(self._head).encode("ascii")

@@ -683,12 +683,23 @@ class Decisions:
         return True
 
     def _remember(self, group: Group, effects: Effects) -> None:
-        """Put on record with which files of others a group has succeeded, for its next run."""
-        whole = group.succeeded() and not group.counts[TaskState.FAILED]  # some may fail
-        if group.seen and group.wanted and whole and not group.run.cancelled:
-            effects.changes.append(
-                GroupSucceeded(job=group.run.job.name, group=group.name, seen=group.seen)
-            )
+        """Put on record with which files of others a group has succeeded, for its next run.
+
+        Where the outputs appear together, a group has succeeded only when they have: what the next
+        run passes over, it takes from what is seen.
+        """
+        run = group.run
+        if run.job.generations is None:
+            done = [group]
+        else:
+            seen = group.end is RunEnd.PUBLISH and group.counts[TaskState.SUCCEEDED]
+            done = list(run.groups.values()) if seen else []
+        for one in done:
+            whole = one.succeeded() and not one.counts[TaskState.FAILED]  # some may fail
+            if one.seen and one.wanted and whole and not run.cancelled:
+                effects.changes.append(
+                    GroupSucceeded(job=run.job.name, group=one.name, seen=one.seen)
+                )
 
     def end_rest(self, group: Group, state: TaskState, reason: str, effects: Effects) -> None:
         """Let every task that is not under way be skipped or cancelled; a list is read no more."""
@@ -864,6 +875,7 @@ class Decisions:
             previous=of.previous,
             intent=intent,
             recovered=recovered,
+            passed_over=group.run.passed_over() if group.end is RunEnd.PUBLISH else (),
         )
 
     def publication(

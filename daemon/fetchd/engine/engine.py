@@ -1371,8 +1371,10 @@ def _is_comparable(on: OpenedRun, new: NewJob) -> bool:
     """Whether an edit can be told from the tasks of a run that is on, each to be fetched alone.
 
     Of a group that is still being read, all are unless it is the same as before. What is done at
-    the end of the run is decided upon anew.
+    the end of the run is decided upon anew. What appears together is of one revision.
     """
+    if on.job.generations is not None or new.job.generations is not None:
+        return False
     before = {g.name: g.opened.group for g in on.groups.values() if g.end is None}
     after = {g.group.name: g.group for g in new.groups if g.group.end is None}
     reading = {name for name in before if on.groups[name].expanding}

@@ -9,6 +9,7 @@ from fetchd.model import RunEnd, RunState
 
 #: How a run has to be going to end, so that this is done.
 _DUE: Mapping[RunEnd, frozenset[RunState]] = {
+    RunEnd.PUBLISH: frozenset({RunState.SUCCEEDED, RunState.PARTIAL}),
     RunEnd.ON_SUCCESS: frozenset({RunState.SUCCEEDED, RunState.PARTIAL}),
     RunEnd.ON_FAILURE: frozenset({RunState.FAILED}),
 }

@@ -301,6 +301,15 @@ class OpenedRun:
         left = [group.end for group in self.left.values()]
         return not any(other is None or other.comes_before(end) for other in left)
 
+    def passed_over(self) -> tuple[str, ...]:
+        """Return the groups whose condition did not hold, once all others have ended.
+
+        What is still to be read of one then is what a condition has kept from being read, though
+        an earlier life has decided that.
+        """
+        groups = [group for group in self.groups.values() if group.end is None]
+        return tuple(group.name for group in groups if group.wanted is False or group.expanding)
+
     def counts(self) -> TaskCounts:
         counts = [group.counts for group in self.groups.values()]
         return TaskCounts(**{name: sum(c[state] for c in counts) for state, name in _STATES})

@@ -82,8 +82,13 @@ class Expander:
     """The ``ports.Expander``; any thread. Remembers a few recipes and the hashes of prefixes."""
 
     def __init__(
-        self, lists: ListReader | None = None, open_below: OpenBelow | None = None
+        self,
+        lists: ListReader | None = None,
+        open_below: OpenBelow | None = None,
+        open_before: OpenBelow | None = None,
     ) -> None:
+        """``open_before`` opens what stood at a path before the run, of what appears together."""
+        self._open_before = open_before
         self._lists = lists or ListReader()
         self._open_below = open_below
         self._manifests = None if open_below is None else ManifestReader(open_below)
@@ -132,8 +137,13 @@ class Expander:
         try:
             for name in group.when.compares:
                 path = scope.path_of(name, "changed")  # first: it knows which groups there are
-                fingerprint = self._fingerprint(scope, scope.root_of(name), path)
+                place = scope.root_of(name), path
+                fingerprint = self._fingerprint(scope, *place, self._open_below)
                 differs = fingerprint is not None and seen.get(name) != fingerprint
+                if job.generations is not None and fingerprint is not None and not differs:
+                    # What is passed over is taken from there, to whichever somebody went back.
+                    before = self._fingerprint(scope, *place, self._open_before)
+                    differs = before != fingerprint
                 changed[f"needs.{name}.changed"] = "true" if differs else "false"
                 if fingerprint is not None:
                     found[name] = fingerprint
@@ -141,11 +151,13 @@ class Expander:
         except ValueProblem as exc:
             raise AttemptError("bad_item", shown(f"{group.name}: if: {exc}")) from None
 
-    def _fingerprint(self, scope: Scope, root: str, path: str) -> str | None:
+    def _fingerprint(
+        self, scope: Scope, root: str, path: str, opens: OpenBelow | None
+    ) -> str | None:
         """Return what no other content has, None where there is no file."""
-        assert self._open_below is not None
+        assert opens is not None
         try:
-            file = self._open_below(scope.job, scope.run, root, path)
+            file = opens(scope.job, scope.run, root, path)
         except AttemptError as exc:
             if exc.code == "not_found":
                 return None

@@ -23,6 +23,7 @@ from fetchd.jobfile.defaults import check_defaults, defaults_of, over
 from fetchd.jobfile.ends import check_names, groups_of
 from fetchd.jobfile.reading import Unread, read
 from fetchd.jobfile.schema import NAME, JobFile, schema
+from fetchd.jobfile.together import together, with_end
 from fetchd.model import CatchUp, Job, ListFile, OnRemove, Priority, Run, Schedule, TaskGroup
 from fetchd.rates import Rate
 from fetchd.yamldoc import parse_json, parse_yaml, plain, require_fields, text_of
@@ -240,9 +241,10 @@ def _job(content: dict[str, Any], file: str, settings: Settings, complaints: Com
     if not built and not unread.tasks:
         complaints.add(("tasks",), "names no task")
     if "vars" not in unread.top:
+        job = together(job, keys, built, unread, complaints)
         try_out(job, built, unread, complaints)
     complaints.raise_any()
-    return job
+    return with_end(job, defaults)
 
 
 def _values(group: TaskGroup) -> int:

@@ -312,7 +312,10 @@ class _Trial:
                 if exc.key == "from":
                     group = replace(group, manifest=None)
                 else:
-                    group = replace(group, template=replace(group.template, **_ABSENT[exc.key]))
+                    absent = _ABSENT[exc.key]
+                    if exc.key == "dest" and (own := self._scope.job.generations) is not None:
+                        absent = {"dest": own.dest.replace("${", "$${")}
+                    group = replace(group, template=replace(group.template, **absent))
 
     def _take(self, root: str, path: str, place: Path, said: str) -> None:
         """Note who writes a path; complain where another does, or cannot then."""

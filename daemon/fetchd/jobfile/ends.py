@@ -13,6 +13,8 @@ from fetchd.jobfile.schema import JobFile
 from fetchd.jobfile.steps import read_ends
 from fetchd.model import Rules, RunEnd, TaskGroup
 
+_WRITTEN = (RunEnd.ON_SUCCESS, RunEnd.ON_FAILURE)
+
 
 def groups_of(
     keys: JobFile, unread: Unread, settings: Settings, defaults: Rules, complaints: Complaints
@@ -20,7 +22,7 @@ def groups_of(
     """Return a group for each thing that is to be done at the end of a run, in their order."""
     groups = []
     root = keys.root or "default"
-    for end in RunEnd:
+    for end in _WRITTEN:
         written: list[object] | None = getattr(keys, end)
         if not written:
             continue
@@ -44,8 +46,11 @@ def groups_of(
 
 def check_names(built: Sequence[Built], keys: JobFile, complaints: Complaints) -> None:
     """Complain about tasks that are named like what is done at the end of a run."""
+    taken = {*_WRITTEN}
+    if keys.publish is not None and keys.publish.atomic:
+        taken.add(RunEnd.PUBLISH)
     for one in built:
-        if one.group.name in set(RunEnd):
+        if one.group.name in taken:
             complaints.add(
                 one.draft.prefix or (("name",) if keys.name else ()),
                 f"{one.group.name!r} is what is done at the end of a run; give the task another "

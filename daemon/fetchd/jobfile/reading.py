@@ -16,6 +16,7 @@ from fetchd.jobfile.schema import (
     FromKeys,
     JobFile,
     LimitKeys,
+    PublishKeys,
     RetryKeys,
     ScheduleKeys,
     TaskEntry,
@@ -30,6 +31,7 @@ _NESTED: dict[object, type[BaseModel]] = {
     "expect": ExpectKeys,
     "from": FromKeys,
     "schedule": ScheduleKeys,
+    "publish": PublishKeys,
 }
 
 

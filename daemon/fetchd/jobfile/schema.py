@@ -28,11 +28,7 @@ from fetchd.variables import is_plain_name
 from fetchd.yamldoc import did_you_mean
 
 #: Keys of the job file's design that this version does not know how to obey.
-NOT_BUILT = frozenset(
-    {
-        "publish",
-    }
-)  # fmt: skip
+NOT_BUILT: frozenset[str] = frozenset()
 
 #: Job, task and control files share this form.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -484,6 +480,13 @@ class LimitKeys(_Keys):
     """The bytes of all files together."""
 
 
+class PublishKeys(_Keys):
+    atomic: Flag | None = None
+    """true: the outputs of a run, all below `dest`, appear together as `dest`/current."""
+    keep: Count | None = None
+    """So many generations stay, with the current one; 2 unless given."""
+
+
 class ScheduleKeys(_Keys):
     cron: Annotated[str, PlainValidator(lambda value: times.cron(_text(value)))] | None = None
     """Five fields: minute, hour, day of the month, month, day of the week."""
@@ -626,6 +629,8 @@ class JobFile(TaskKeys):
     """Texts to be used as ${name}."""
     limits: LimitKeys | None = None
     """What the job may use; never more than the configuration allows."""
+    publish: PublishKeys | None = None
+    """How the outputs of a run appear; by default each file when it is verified."""
     tasks: dict[Name, TaskEntry | None] | None = None
     """Several tasks by their names; without it the file is one task."""
     on_success: Ends | None = None

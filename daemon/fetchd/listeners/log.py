@@ -50,6 +50,7 @@ LINES: dict[type[Event], Line] = {
     events.RunReleased: Line("run.released", _INFO),
     events.RunRevised: Line("run.revised", _INFO),
     events.RunExpanded: Line("run.expanded", _INFO),
+    events.RunPublished: Line("run.published", _INFO),
     events.RunEnded: Line("run.ended", _INFO),
     events.CredentialsWithheld: Line("credentials.withheld", _INFO),
     events.TasksAdded: Line("tasks.added", _DEBUG),

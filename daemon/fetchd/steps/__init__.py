@@ -24,6 +24,7 @@ from fetchd.steps.finish import Finisher
 from fetchd.steps.kind import Kind, Option
 from fetchd.steps.outcome import Records, summary_of
 from fetchd.steps.run import Command
+from fetchd.steps.run_end import RunPublisher
 from fetchd.steps.webhook import Webhook
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Kind",
     "Option",
     "Records",
+    "RunPublisher",
     "Webhook",
     "configured",
     "summary_of",

@@ -1,0 +1,373 @@
+"""Outputs that appear together, by a real daemon: what a reader of ``current`` sees, and when."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from faults.server import Server, file, status
+from process import DaemonProcess, wait_until
+
+JOB = """
+name: channel
+publish: {{ atomic: true, keep: {keep} }}
+base: {base}
+dest: ch
+tasks:
+  index:
+    url: index.json
+  packages:
+    from: {{ file: "${{needs.index.path}}", format: json }}
+    if: ${{needs.index.changed}}
+    url: ${{item.url}}
+    dest: ch/pool
+  fixed:
+    url: fixed.bin
+  stamp:
+    url: stamp
+    if_exists: overwrite
+"""
+#: What is told of everything that a crash may come behind.
+FAILPOINTS = (
+    "generation.noted",
+    "generation.noted:3",
+    "generation.linked",
+    "generation.carried",
+    "generation.recorded",
+    "generation.synced",
+    "generation.closed",
+    "generation.link_made",
+    "generation.swapped",
+    "generation.shown",
+    "generation.file_removed",
+    "generation.removed",
+)
+
+
+@pytest.fixture
+def server():
+    routes = {"/fixed.bin": file(b"f" * 1000)}
+    with Server(routes) as made:
+        serve(made, 1)
+        yield made
+
+
+def serve(server: Server, version: int, *, index: int | None = None) -> None:
+    """Have another version of all but what never changes; of the index only if that is named."""
+    text = str(version).encode()
+    names = [f"p{number}" for number in range(4)]
+    listed = json.dumps([{"url": name} for name in names]).encode()
+    server.routes["/index.json"] = file(
+        listed + b" " * (index or version), etag=f'"i{index or version}"'
+    )
+    server.routes["/stamp"] = file(text, etag=f'"s{version}"')
+    for name in names:
+        server.routes[f"/{name}"] = file(text * 1000, etag=f'"{name}{version}"')
+
+
+def job(server: Server, keep: int = 2) -> str:
+    return JOB.format(keep=keep, base=server.url("/"))
+
+
+def current(daemon: DaemonProcess, dest: str = "ch") -> dict[str, str]:
+    return files(daemon.downloads / dest / "current")
+
+
+def files(folder: Path) -> dict[str, str]:
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes().decode() for path in found}
+
+
+def generations(daemon: DaemonProcess, dest: str = "ch") -> list[Path]:
+    found = (daemon.downloads / dest / "generations").iterdir()
+    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+
+
+def whole(daemon: DaemonProcess, version: int, pool: int | None = None) -> bool:
+    found = current(daemon)
+    pools = [found.get(f"pool/p{number}", "") for number in range(4)]
+    return (
+        len(found) == 7
+        and found["stamp"] == str(version)
+        and set(pools) == {str(pool or version) * 1000}
+    )
+
+
+def run(daemon: DaemonProcess, text: str, name: str = "channel.yaml") -> int:
+    daemon.drop(name, text)
+    return daemon.run_once()
+
+
+class Reader(threading.Thread):
+    """Reads all that is seen below ``current``, again and again: it has to be of one version."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(name="reader", daemon=True)
+        self.folder = folder
+        self.ending = threading.Event()
+        self.seen: list[str] = []
+        self.wrong: list[str] = []
+        self.looked = 0
+
+    def run(self) -> None:
+        while not self.ending.is_set():
+            self.look()
+
+    def look(self) -> None:
+        try:
+            fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            if self.seen:
+                self.wrong.append("there was nothing for an instant")
+            return
+        try:
+            names = ["stamp", *(f"pool/p{number}" for number in range(4))]
+            versions = {self.read(fd, name)[:1] for name in names}
+            versions |= {"?"} if len(self.read(fd, "fixed.bin")) != 1000 else set()
+        except FileNotFoundError as exc:
+            versions = {f"no {exc.filename}"}
+        finally:
+            os.close(fd)
+        self.looked += 1
+        if len(versions) != 1:
+            self.wrong.append(" and ".join(sorted(versions)))
+        elif not self.seen or versions != {self.seen[-1]}:
+            self.seen += versions
+
+    @staticmethod
+    def read(fd: int, name: str) -> str:
+        inner = os.open(name, os.O_RDONLY, dir_fd=fd)
+        with os.fdopen(inner) as stream:
+            return stream.read()
+
+    def finish(self) -> None:
+        self.ending.set()
+        self.join(10)
+
+
+def test_a_reader_sees_one_version_or_the_next_and_never_some_of_both(tmp_path, server):
+    with DaemonProcess(tmp_path) as daemon:
+        reader = Reader(daemon.downloads / "ch/current")
+        reader.start()
+        daemon.start()
+        for version in range(1, 6):
+            serve(server, version)
+            daemon.drop("channel.yaml", job(server, keep=3))
+            wait_until(lambda: _ended(daemon, version), what=f"run {version}")  # noqa: B023
+        wait_until(lambda: reader.seen[-1:] == ["5"], what="the last version")
+        reader.finish()
+
+        assert reader.wrong == []
+        assert reader.seen == ["1", "2", "3", "4", "5"]
+        assert reader.looked > 100
+        assert len(generations(daemon)) == 3
+        assert whole(daemon, 5)
+        told = daemon.events("run.published")
+        assert [event["removed"] for event in told] == [0, 0, 0, 1, 1]
+        assert {event["path"] for event in told} == {"ch/current"}
+
+
+def _ended(daemon: DaemonProcess, number: int) -> bool:
+    report = daemon.report("channel")
+    return report is not None and report["run"] == number and report["state"] == "succeeded"
+
+
+def test_what_is_the_same_is_not_transferred_and_takes_no_room(tmp_path, server):
+    with DaemonProcess(tmp_path) as daemon:
+        for version in range(1, 4):
+            serve(server, version, index=version)
+            assert run(daemon, job(server)) == 0
+
+    first, second = (path / "fixed.bin" for path in generations(daemon))
+    assert first.samefile(second)
+    bodies = [
+        request for request in server.asked("/fixed.bin") if "if-none-match" not in _low(request)
+    ]
+    assert len(bodies) == 1
+    outcomes = {line["path"]: line["detail"] for line in daemon.files("channel")}
+    assert outcomes["ch/current/fixed.bin"] == "up_to_date"
+    assert outcomes["ch/current/stamp"] == "downloaded"
+
+
+def _low(request) -> set[str]:
+    return {name.lower() for name, _ in request.headers}
+
+
+def test_a_group_whose_condition_does_not_hold_has_its_files_in_the_next_generation(
+    tmp_path, server
+):
+    with DaemonProcess(tmp_path) as daemon:
+        assert run(daemon, job(server)) == 0
+        serve(server, 2, index=1)
+        assert run(daemon, job(server)) == 0
+        assert whole(daemon, 2, pool=1)
+        serve(server, 3, index=1)
+        assert run(daemon, job(server)) == 0
+        assert whole(daemon, 3, pool=1)
+        serve(server, 4)
+        assert run(daemon, job(server)) == 0
+
+        assert whole(daemon, 4)
+        assert len(server.asked("/p0")) == 2
+
+
+def test_a_run_that_fails_leaves_what_is_seen_and_a_retry_goes_on_with_it(tmp_path, server):
+    with DaemonProcess(tmp_path) as daemon:
+        assert run(daemon, job(server)) == 0
+        serve(server, 2)
+        server.routes["/p3"] = status(404)
+        assert run(daemon, job(server)) == 1
+        assert daemon.report("channel")["state"] == "failed"
+        assert whole(daemon, 1)
+        assert daemon.events("run.published")[-1]["run"] == 1
+
+        serve(server, 2)
+        asked = len(server.asked("/p0"))
+        (daemon.jobs / "channel.retry").touch()
+        assert daemon.run_once() == 0
+
+        assert whole(daemon, 2)
+        assert len(server.asked("/p0")) == asked
+        assert len(generations(daemon)) == 2
+
+
+def test_the_next_run_takes_nothing_from_one_that_failed(tmp_path, server):
+    with DaemonProcess(tmp_path) as daemon:
+        assert run(daemon, job(server)) == 0
+        serve(server, 2)
+        server.routes["/p3"] = status(404)
+        assert run(daemon, job(server)) == 1
+        (left,) = generations(daemon)[1:]
+        (left / "notes").write_text("mine")
+        serve(server, 3)
+        assert run(daemon, job(server)) == 0
+
+        assert whole(daemon, 3)
+        assert files(left) == {"notes": "mine"}
+        assert daemon.events("run.published")[-1]["left"] == [left.name]
+
+
+def test_what_a_failed_run_has_seen_of_an_index_passes_nothing_over_in_the_next(tmp_path, server):
+    with DaemonProcess(tmp_path) as daemon:
+        assert run(daemon, job(server)) == 0
+        serve(server, 2)
+        fixed, server.routes["/fixed.bin"] = server.routes["/fixed.bin"], status(404)
+        assert run(daemon, job(server)) == 1
+        server.routes["/fixed.bin"] = fixed
+        assert run(daemon, job(server)) == 0
+
+        assert whole(daemon, 2)
+
+
+@pytest.mark.parametrize("how", ["back", "away"])
+def test_what_is_passed_over_is_never_of_another_index_than_what_is_seen(tmp_path, server, how):
+    with DaemonProcess(tmp_path) as daemon:
+        for version in (1, 2):
+            serve(server, version)
+            assert run(daemon, job(server)) == 0
+        link = daemon.downloads / "ch/current"
+        link.unlink()
+        if how == "back":
+            link.symlink_to(f"generations/{generations(daemon)[0].name}")
+            assert whole(daemon, 1)
+        assert run(daemon, job(server)) == 0
+
+        assert whole(daemon, 2)
+
+
+def test_a_file_that_somebody_added_to_an_old_generation_survives(tmp_path, server):
+    with DaemonProcess(tmp_path) as daemon:
+        assert run(daemon, job(server, keep=1)) == 0
+        (old,) = generations(daemon)
+        (old / "pool/notes").write_text("mine")
+        serve(server, 2)
+        assert run(daemon, job(server, keep=1)) == 0
+
+        assert files(old) == {"pool/notes": "mine"}
+        assert whole(daemon, 2)
+
+
+@pytest.mark.parametrize("failpoint", FAILPOINTS)
+def test_a06_a_daemon_that_is_killed_at_any_step_comes_to_the_same_end(tmp_path, server, failpoint):
+    with DaemonProcess(tmp_path, "retry.poison=0") as daemon:
+        assert run(daemon, job(server)) == 0
+        serve(server, 2)
+        assert run(daemon, job(server)) == 0
+        serve(server, 3, index=2)
+        daemon.drop("channel.yaml", job(server))
+        assert daemon.start("--once", failpoint=failpoint).wait() == -signal.SIGKILL
+        assert whole(daemon, 2) or whole(daemon, 3, pool=2)
+        assert daemon.run_once() == 0
+
+        assert whole(daemon, 3, pool=2)
+        assert len(generations(daemon)) == 2
+        records = (daemon.downloads / ".fetchd/generations").rglob("*Z-*")
+        assert sorted(path.name for path in records) == [path.name for path in generations(daemon)]
+        states = {line["path"]: line["state"] for line in daemon.files("channel")}
+        assert states["./channel/publish"] == "succeeded"
+
+
+def test_a_failure_that_may_be_leaves_the_file_that_was_there(tmp_path, server):
+    text = job(server).replace("    url: fixed.bin", "    url: fixed.bin\n    may_fail: true")
+    with DaemonProcess(tmp_path) as daemon:
+        assert run(daemon, text) == 0
+        serve(server, 2)
+        server.routes["/fixed.bin"] = status(404)
+        assert run(daemon, text) == 1
+
+        assert daemon.report("channel")["state"] == "partial"
+        assert whole(daemon, 2)
+
+
+def test_a_current_that_is_not_ours_fails_the_run_and_stays(tmp_path, server):
+    with DaemonProcess(tmp_path) as daemon:
+        mine = daemon.downloads / "ch/current/mine"
+        mine.parent.mkdir(parents=True)
+        mine.write_text("x")
+        assert run(daemon, job(server)) == 1
+
+        report = daemon.report("channel")
+        assert report["state"] == "failed"
+        assert {failure["code"] for failure in report["failures"]} == {"dest_conflict"}
+        assert current(daemon) == {"mine": "x"}
+
+
+def test_two_jobs_never_mix_below_one_dest(tmp_path, server):
+    other = job(server).replace("name: channel", "name: other")
+    with DaemonProcess(tmp_path) as daemon:
+        assert run(daemon, job(server)) == 0
+        serve(server, 2)
+        assert run(daemon, other, "other.yaml") == 1
+
+        assert whole(daemon, 1)
+        (reason, *_) = {failure["reason"] for failure in daemon.report("other")["failures"]}
+        assert "are those of job 'channel'" in reason
+
+
+TREE = """
+name: tree
+publish: {{ atomic: true }}
+url: {url}
+dest: tree
+steps:
+  - checksum_file
+"""
+
+
+def test_what_steps_make_is_carried_as_a_whole(tmp_path, server):
+    text = TREE.format(url=server.url("/fixed.bin"))
+    with DaemonProcess(tmp_path) as daemon:
+        for _ in range(3):
+            assert run(daemon, text, "tree.yaml") == 0
+
+    first, second = generations(daemon, "tree")
+    assert list(files(first)) == ["fixed.bin", "fixed.bin.sha256"]
+    for name in files(first):
+        assert (first / name).samefile(second / name)
+    bodies = [one for one in server.asked("/fixed.bin") if "if-none-match" not in _low(one)]
+    assert len(bodies) == 1
