@@ -19,6 +19,8 @@ from fetchd.model import (
     Condition,
     Failure,
     Fetched,
+    Finish,
+    Finished,
     Interrupted,
     ListFile,
     Position,
@@ -26,6 +28,8 @@ from fetchd.model import (
     Published,
     Rules,
     RunState,
+    Staged,
+    StepSpec,
     Submit,
     TaskGroup,
     TaskState,
@@ -281,6 +285,60 @@ def test_a_run_that_is_cancelled_while_an_edit_keeps_it_still_ends(hand):
 
     assert hand.store.run_view(1).state is RunState.CANCELLED
     assert hand.engine.idle()
+
+
+def with_steps(*paths, mode=0o640):
+    made = group("a", *map(spec, paths))
+    return replace(made, steps=(StepSpec(name="mode", options={"mode": mode}),))
+
+
+def finish(hand, attempt):
+    """Let a file be verified, its steps be taken, and it be published; return the steps."""
+    hand.settle(attempt, Fetched(intent=intent_for(attempt)))
+    (steps,) = hand.engine.take(Finish, 1)
+    hand.settle(steps, Finished(staged=Staged(files=1, bytes=10)))
+    hand.publish_all()
+    return steps.group.steps
+
+
+def test_an_edit_of_steps_holds_for_what_is_done_under_way_and_to_come(hand):
+    hand.edit("r1", with_steps("done", "out", "open"))
+    finish(hand, hand.fetch())
+    out = hand.fetch()
+    answer = hand.edit("r2", with_steps("done", "out", "open", "new", mode=0o600))
+    wanted = hand.wanted(out)
+    of_out = finish(hand, out)
+    others = {}
+    while (attempt := hand.fetch()) is not None:
+        others[attempt.task.spec.path] = finish(hand, attempt)
+
+    assert (answer.done, wanted) == (True, True)
+    assert set(others) == {"done", "open", "new"}
+    assert {steps[0].options["mode"] for steps in (of_out, *others.values())} == {0o600}
+    assert set(hand.files().values()) == {"succeeded"}
+    assert hand.store.run_view(1).state is RunState.SUCCEEDED
+
+
+def test_an_edit_that_leaves_the_steps_alone_makes_nothing_again(hand):
+    hand.edit("r1", with_steps("done"), group("b", spec("f")))
+    finish(hand, hand.fetch())
+    hand.edit("r2", with_steps("done"), group("b", spec("f"), spec("g")))
+
+    assert sorted(hand.run_all()) == ["f", "g"]
+
+
+def test_an_edit_waits_until_steps_that_have_begun_are_taken(hand):
+    hand.edit("r1", with_steps("f", "g"))
+    f = hand.fetch()
+    hand.settle(f, Fetched(intent=intent_for(f)))
+    (steps,) = hand.engine.take(Finish, 1)
+    early = hand.edit("r2", with_steps("f", "g", "new"))
+    hand.settle(steps, Finished(staged=Staged(files=1, bytes=10)))
+    hand.publish_all()
+    late = hand.edit("r2", with_steps("f", "g", "new"))
+
+    assert (early.done, late.done) == (False, True)
+    assert hand.files() == {"f": "succeeded", "g": "ready", "new": "ready"}
 
 
 def test_an_edit_of_a_run_with_conditions_waits_for_its_end(hand):

@@ -370,7 +370,8 @@ class Engine:
                     self._let_others_start()
                 self._note_room(attempt, outcome, effects)
                 self._origin_records.note(out, outcome, effects)
-                if not out.group.run.frozen or isinstance(attempt, Publish | Expand):
+                # While it is frozen, all but transfers are waited for.
+                if not (out.group.run.frozen and isinstance(attempt, Fetch)):
                     self._settle(out, outcome, effects)
                 else:
                     out.group.run.late.append((out, outcome))
@@ -1382,7 +1383,7 @@ def _is_comparable(on: OpenedRun, new: NewJob) -> bool:
     if any(before.get(name) != after.get(name) for name in reading):
         return False
     groups = [*before.values(), *after.values()]
-    if any(group.when is not None or group.steps for group in groups):
+    if any(group.when is not None for group in groups):
         return False
     return not any(spec.problem is not None for group in new.groups for spec in group.specs)
 

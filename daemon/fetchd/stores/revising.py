@@ -119,12 +119,13 @@ class Revising:
             self._db.execute(self._q["move_position"], (True, None, None, None, group_id))
         self._db.execute(self._q["revise_group"], (codec.group_text(new.group), group_id))
         same_rules = _of_the_file(before.rules) == _of_the_file(rules)
+        same_steps = before.steps == new.group.steps  # they are taken when the file is there
         missing = self._found.missing.setdefault(name, [])
         for spec in new.specs:
             row = self._rows[group_id].get(codec.path_bytes(spec.path))
             if row is None:
                 missing.append(spec)
-            elif not (same_rules and _is_of(row, spec)):
+            elif not (same_rules and _is_of(row, spec)) or not (same_steps or row.state in _OPEN):
                 self._change(row, rules.root, spec)
 
     def _change(self, row: _Row, root: str, spec: TaskSpec) -> None:
