@@ -1103,7 +1103,8 @@ class Store(Protocol):
         """Let an open run of a kept job go on as another revision of it, in one transaction.
 
         Tasks are told apart by group and path. Those that are the same stay as they are. None may
-        be publishing, and nothing of the run may be recorded meanwhile.
+        be publishing, and nothing of the run may be recorded meanwhile. A group whose tasks come
+        in batches, before or now, has to be the same.
         """
         ...
 

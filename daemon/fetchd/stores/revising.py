@@ -73,7 +73,10 @@ class Revising:
         return None if found is None else found[0]
 
     def compare(self, groups: tuple[NewGroup, ...]) -> Difference:
-        """Remove and change rows; what is to be added is left to the caller."""
+        """Remove and change rows; what is to be added is left to the caller.
+
+        A group whose tasks do not come all at once is the same as before.
+        """
         self._remove_ends()
         wanted = {new.group.name: new for new in groups}
         taken = {(new.group.rules.root, spec.path) for new in groups for spec in new.specs}
@@ -92,7 +95,7 @@ class Revising:
     ) -> None:
         """Remove what the group has no more; what was published stays, for the report."""
         rows = self._rows[group_id]
-        if new is not None and _reads_on(before, new):
+        if new is not None and new.expanding:  # its tasks come from it as before
             return
         paths = {codec.path_bytes(spec.path) for spec in new.specs} if new else set()
         for path in [path for path in rows if path not in paths]:
@@ -115,8 +118,6 @@ class Revising:
             self._found.missing[name] = list(new.specs)
             return
         group_id, before = self._groups[name]
-        if new.expanding and not _reads_on(before, new):  # from the beginning
-            self._db.execute(self._q["move_position"], (True, None, None, None, group_id))
         self._db.execute(self._q["revise_group"], (codec.group_text(new.group), group_id))
         same_rules = _of_the_file(before.rules) == _of_the_file(rules)
         same_steps = before.steps == new.group.steps  # they are taken when the file is there
@@ -135,11 +136,6 @@ class Revising:
         self._found.opened += row.state not in _OPEN
         if row.state == _RUNNING:
             self._found.stale.add(row.id)
-
-
-def _reads_on(before: TaskGroup, new: NewGroup) -> bool:
-    """Whether the tasks of a list are to come from it as before."""
-    return new.expanding and codec.group_text(before) == codec.group_text(new.group)
 
 
 def _columns(spec: TaskSpec) -> tuple[str, str, str, int | None, str | None]:
