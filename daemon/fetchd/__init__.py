@@ -10,6 +10,7 @@ The house, from the street door down; imports go down only (``[tool.importlinter
 ``service``             where every implementation is constructed; start, stop, signals
 ``folder/``             the drop folder: files in (inbox), places and reports out (outbox)
 ``pool``                fixed threads: take, work, settle
+``plan/``               what a job would do: servers are asked, nothing is fetched or written
 ``jobfile/``            bytes -> Job, or every error with its place
 ``engine/``             decides: queue, needs, retries; touches neither disk nor wire nor clock
 ``transfer/``           the rules of a correct transfer and its verification

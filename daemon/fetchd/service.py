@@ -11,7 +11,7 @@ import queue
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,7 @@ from fetchd import (
     jobfile,
     listeners,
     logs,
+    plan,
     secrets,
     steps,
     transports,
@@ -32,6 +33,7 @@ from fetchd import (
 from fetchd.clock import Clock, Failpoints, Random, SteadyWall, SystemClock
 from fetchd.config import Settings
 from fetchd.cores import Cores
+from fetchd.disk.looking import StandingDisk
 from fetchd.engine import Engine
 from fetchd.errors import AttemptError, BusyError, ConfigError, FetchdError, StoreError, UsageError
 from fetchd.expand import Expander, given_to, lookup_of
@@ -57,12 +59,15 @@ from fetchd.model import (
 from fetchd.pool import Pool
 from fetchd.ports import GivenFile, Keep, Leftover, Listener, LocalFile, Pruned
 from fetchd.stores import SqliteStore
+from fetchd.stores.looking import Records
 from fetchd.systemd import Notifier
 from fetchd.threads import Lookout, Worker
 from fetchd.transfer import Transfer
 from fetchd.transports.access import Access, Login, Tls, access_of, proxy_url
 from fetchd.urls import redact_url
 
+#: In the state folder.
+DATABASE = "fetchd.db"
 TICK_S = 1.0
 #: With no run on there is less to look after; whatever happens wakes the main thread.
 IDLE_TICK_S = 5.0
@@ -154,10 +159,7 @@ class Works:
         gc.set_threshold(NEW_OBJECTS_A_LOOK)
         self._failpoints = Failpoints.from_environment()
         self.disk = disk.build(
-            {
-                name: disk.RootSpec(path=str(root.path), mode=root.mode, group=root.group)
-                for name, root in settings.roots.items()
-            },
+            _roots(settings),
             failpoints=self._failpoints,
             reserve_bytes=settings.disk.reserve_bytes,
             clock=clock,
@@ -449,7 +451,7 @@ class Daemon:
         try:
             self._works = Works(
                 settings,
-                str(settings.state / "fetchd.db"),
+                str(settings.state / DATABASE),
                 self._tell,
                 self._clock,
                 self._inbox.put,
@@ -480,7 +482,7 @@ class Daemon:
                 step()
             raise
         if self._works.store.is_new:
-            self._tell(events.StateCreated(path=str(settings.state / "fetchd.db")))
+            self._tell(events.StateCreated(path=str(settings.state / DATABASE)))
         try:
             self._begin()
             cause = self._watch()
@@ -785,6 +787,68 @@ def _get(
         return ended
     finally:
         works.stop(settings.stop_grace_s)
+
+
+def make_plan(
+    settings: Settings, job: Job, most: int, tell: Callable[[int, int], None]
+) -> plan.Plan:
+    """Find out what a job would do, asking about at most so many files; nothing is written.
+
+    Whether a daemon runs does not matter. ``tell`` hears how many questions of how many are
+    answered. Raises ConfigError.
+    """
+    clock = SystemClock()
+    with ExitStack() as stack:
+        given = Given(settings)
+        standing = StandingDisk(_roots(settings))
+        stack.callback(standing.close)
+        wire = transports.build(
+            settings.network.allow,
+            proxy=given.proxy,
+            ca=_path(settings.network.ca),
+            redirects=settings.network.redirects,
+            workers=settings.workers,
+            clock=clock,
+            rates=_rates(settings),
+            origins=given.origins,
+            files=standing,
+        )
+        stack.callback(wire.close)
+        try:
+            records = Records(settings.state / DATABASE)
+        except StoreError as exc:
+            known = plan.Known(records=None, why_not=str(exc))
+        else:
+            stack.callback(records.close)
+            known = plan.Known(records=records)
+        bounds = plan.Bounds(
+            of=lambda origin: _bounds(settings, origin),
+            rate=settings.limits.rate,
+            origin_rates=_rates(settings).origins,
+            reserve_bytes=settings.disk.reserve_bytes,
+        )
+        planner = plan.Planner(
+            standing,
+            wire,
+            known,
+            bounds,
+            clock,
+            credentials={
+                name: said
+                for name, keys in settings.origins.items()
+                if (said := keys.credentials())
+            },
+            workers=settings.workers,
+            tell=tell,
+        )
+        return planner.plan(job, most)
+
+
+def _roots(settings: Settings) -> dict[str, disk.RootSpec]:
+    return {
+        name: disk.RootSpec(path=str(root.path), mode=root.mode, group=root.group)
+        for name, root in settings.roots.items()
+    }
 
 
 def _miss(stuck: Iterable[Worker]) -> None:
