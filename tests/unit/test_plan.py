@@ -9,6 +9,7 @@ import os
 import re
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ import pytest
 from faults.server import Server, content, file, html, raw, redirect, stalled, status
 from fetchd import cli, plan
 from fetchd.cli.status import ENVIRONMENT
-from fetchd.model import Job, OriginBounds, TaskGroup
+from fetchd.clock import SystemClock
+from fetchd.model import Job, OriginBounds, OriginRecord, Schedule, TaskGroup
 from fetchd.plan import report
-from fetchd.plan.reckoning import time_of
+from fetchd.plan.reckoning import time_of, when
+from fetchd.ports import OriginKept
 from fetchd.rates import Rate
+from fetchd.stores import SqliteStore
 
 BODY = content("plan", 200_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -355,22 +359,22 @@ def test_no_more_is_asked_of_a_server_that_asks_to_be_left_alone(planned, server
 
 def test_no_more_questions_at_a_time_than_the_configuration_allows(planned, server):
     busy, most, lock = 0, 0, threading.Lock()
-    both = threading.Event()
+    one_too_many = threading.Event()
 
     def slow(exchange):
         nonlocal busy, most
         with lock:
             busy += 1
             most = max(most, busy)
-            if busy == 2:
-                both.set()
-        both.wait(1.0)
+            if busy == 3:
+                one_too_many.set()
+        one_too_many.wait(0.2)
         with lock:
             busy -= 1
         file(BODY)(exchange)
 
     server.fallback = slow
-    places = [server.url(f"/f{number}") for number in range(9)]
+    places = [server.url(f"/f{number}") for number in range(6)]
 
     found = planned(urls(*places), "limits.connections_per_origin=2")
 
@@ -387,6 +391,42 @@ def test_requests_keep_the_distance_that_an_origin_has_in_the_configuration(plan
     at_s = [request.at_s for request in server.requests]
     assert len(at_s) == 4
     assert at_s[-1] - at_s[0] > 0.2
+
+
+def recorded(record: OriginRecord) -> None:
+    """Leave a state in ./known in which an origin is on record."""
+    Path("known").mkdir()
+    with closing(SqliteStore("known/fetchd.db", SystemClock(), lambda _: None)) as store:
+        store.record([OriginKept(record=record)])
+        store.flush()
+
+
+def test_who_has_asked_the_daemon_to_be_left_alone_is_not_asked(planned, server):
+    now_s = time.time()
+    recorded(
+        OriginRecord(
+            origin=server.origin,
+            seen_at_s=now_s,
+            gate_until_at_s=now_s + 60,
+            gate_s=90,
+            gate_why="status 429",
+        )
+    )
+
+    found = planned(f"url: {server.url('/a')}\n", "state=known")
+
+    assert found.task["verdict"] == "unknown"
+    assert "status 429" in found.task["reason"]
+    assert server.requests == []
+
+
+def test_the_speed_that_was_learned_tells_how_long_it_takes(planned, server):
+    recorded(OriginRecord(origin=server.origin, seen_at_s=1.0, rates=1.0, bytes_per_s=1000.0))
+
+    found = planned(urls(server.url("/a"), f"{server.url('/a')} b"), "state=known")
+
+    assert found["state"] == ""
+    assert (found["time"]["least_s"], found["time"]["most_s"]) == (200.0, 400.0)
 
 
 def test_so_many_files_are_asked_about_some_of_each_server(planned, server, other):
@@ -549,6 +589,13 @@ def test_bad_items_and_double_destinations_fail(planned, server):
     assert "line 3" in found["problems"][1]
 
 
+def test_defaults_are_no_job(capsys):
+    Path("_defaults.yaml").write_text("dest: x\n")
+
+    assert cli.main(["plan", "_defaults.yaml"]) == 2
+    assert "no job" in capsys.readouterr().err
+
+
 def test_a_bad_job_file_is_2(capsys):
     Path("x.yaml").write_text("urk: 1\n")
 
@@ -566,6 +613,13 @@ def test_when_it_is_due_and_may_work_is_told(planned, server):
     assert abs(when["due_s"] - time.time()) < 60
     assert when["jitter_s"] == 600
     assert when["opens_s"] > time.time() + 86400
+
+
+def test_the_next_run_of_a_job_that_stays_follows_the_last_one():
+    job = dataclasses.replace(JOB, schedule=Schedule(every_s=3600.0))
+
+    assert when(job, 10_000.0, 11_000.0).due_s == 13_600.0
+    assert when(job, None, 11_000.0).due_s == 11_000.0
 
 
 def test_a_local_file_is_looked_at_too(planned, root):
@@ -644,6 +698,7 @@ def test_people_get_a_line_a_task_and_the_problems_below(capsys, server, other):
     assert re.fullmatch(rf"fetch +195.3 KiB +yes +default:r +{server.origin} *", lines[2])
     assert re.fullmatch(r"fail +\? +\? +default:\[b\]f.iso *", lines[3])
     assert any(line.startswith("default:[b]f.iso: fail: unexpected_html") for line in lines)
+    assert f"default:r: redirected to {other.url('/a')}" in lines
     assert f"default:r: {other.url('/a')} is not sent what is for {server.origin}" in lines
     assert "to transfer: 195.3 KiB" in lines
     assert any(line.startswith("time: unknown") for line in lines)

@@ -17,6 +17,7 @@ from fetchd.cli import job_files
 from fetchd.cli.board import printable
 from fetchd.cli.live import live
 from fetchd.cli.options import config_options, json_option, load_settings
+from fetchd.errors import UsageError
 from fetchd.units import format_duration, format_size
 from fetchd.urls import origin_of
 
@@ -56,6 +57,8 @@ def command(
     Exits with 0 when nothing would fail, 1 when something would, 2 when the job file is bad.
     """
     settings = load_settings(config, assignments)
+    if file.name == job_files.DEFAULTS:
+        raise UsageError(f"{file}: these defaults are no job; plan a job file beside them")
     job = job_files.load(file, settings, in_place=True)
     from fetchd import service  # noqa: PLC0415 -- loads every room
 
@@ -181,6 +184,9 @@ def _notes(plan: Plan) -> Iterator[str]:
     for task in plan.tasks:
         if task.standing is not None and task.verdict != "up_to_date":
             yield f"{task.root}:{task.path}: stands there, and {task.standing.reason}"
+        for source in task.sources:
+            if source.hops and not source.code:
+                yield f"{task.root}:{task.path}: redirected to {source.hops[-1].url}"
         if task.held_bytes:
             yield f"{task.root}:{task.path}: {format_size(task.held_bytes)} of it are there"
 

@@ -48,7 +48,9 @@ LONGEST_S = 60.0
 _NO_RANGES = frozenset({400, 405, 406, 412, 416, 501})
 #: "Not there yet", where the job waits for it.
 _ABSENT = frozenset({403, 404, 410})
-_UNREACHED = frozenset({"connect_failed", "dns_failed", "tls_broken", "proxy_failed", "stalled"})
+_UNREACHED = frozenset(
+    {"connect_failed", "dns_failed", "tls_broken", "proxy_failed", "stalled", "deadline"}
+)
 
 
 class _TooLarge(Exception):
@@ -228,7 +230,7 @@ class TaskLook:
             why = next((source.reason for source in sources if not source.code), "not asked")
             return Verdict.UNKNOWN, "", why
         wait_s = self._rules.retry.wait_for_s
-        if wait_s is not None and all(source.status in _ABSENT for source in failed):
+        if wait_s is not None and all(map(_is_absent, failed)):
             return Verdict.WAIT, failed[0].code, failed[0].reason
         return Verdict.FAIL, failed[0].code, failed[0].reason
 
@@ -342,6 +344,10 @@ def _answered(url: str, heard: list[Heard]) -> Source:
             Hop(url=to.url, status=at.status, withheld=to.withheld) for at, to in pairwise(heard)
         ),
     )
+
+
+def _is_absent(source: Source) -> bool:
+    return source.status in _ABSENT or source.code == "not_found"
 
 
 def _failed(source: Source, exc: AttemptError) -> Source:

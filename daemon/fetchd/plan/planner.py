@@ -12,7 +12,7 @@ from fetchd.clock import Clock
 from fetchd.disk.looking import StandingDisk
 from fetchd.errors import AttemptError, StoreError
 from fetchd.expand import Expander
-from fetchd.model import Fetch, FileRecord, History, Job, Run, Task
+from fetchd.model import Fetch, FileRecord, History, Job, OriginRecord, Run, Task
 from fetchd.plan.asking import TaskLook, Wire
 from fetchd.plan.reckoning import Bounds, Disks, time_of, when
 from fetchd.plan.report import Plan, TaskPlan, Totals, Verdict
@@ -76,7 +76,10 @@ class Planner:
         found = find(job, run, expander, most=most, watched=self._credentials.keys())
         tasks, disks = self._fitted(self._asked(job, run, found))
         for root, size_bytes in found.rest_bytes.items():
-            disks.add(root, "_", size_bytes)
+            try:
+                disks.add(root, "_", size_bytes)
+            except AttemptError as exc:
+                found.problems.append(exc.reason)
         on_disk = disks.plans(self._bounds.reserve_bytes)
         verdicts = Counter(task.verdict.value for task in tasks)
         fetched = [task for task in tasks if task.verdict is Verdict.FETCH]
@@ -114,6 +117,7 @@ class Planner:
 
     def _asked(self, job: Job, run: Run, found: Found) -> list[TaskPlan]:
         origins = Origins(self._bounds.of, self._clock)
+        self._leave_alone(origins, found)
         rounds = Rounds(origins, self._workers, self._clock, self._tell)
         wire = Wire(
             self._disk, self._transport, origins, self._clock, rounds.wanted, self._record_of
@@ -148,6 +152,17 @@ class Planner:
             rounds.stop()
         return [look.plan() for look in looks]
 
+    def _leave_alone(self, origins: Origins, found: Found) -> None:
+        """Leave those alone that have asked the daemon for it."""
+        now_s = self._clock.wall()
+        urls = (url for one in found.chosen for url in (*one.spec.sources, *one.spec.sums))
+        for origin in dict.fromkeys(map(origin_of, urls)):
+            record = self._recorded(partial(_record_of, origin))
+            left_s = 0.0 if record is None else record.gate_until_at_s - now_s
+            if record is not None and left_s > 0:
+                why = f"it has asked the daemon to be left alone ({record.gate_why})"
+                origins.leave_alone(origin, min(left_s, record.gate_s), why)
+
     def _fitted(self, tasks: Iterable[TaskPlan]) -> tuple[list[TaskPlan], Disks]:
         """Return the tasks as far as the disks can hold them, and what the disks are to hold."""
         disks, fitted = Disks(self._disk.room), []
@@ -179,7 +194,7 @@ class Planner:
         return self._known.records.file(root, path)
 
     def _speed_of(self, origin: str) -> float | None:
-        record = self._recorded(lambda records: records.origin(origin))
+        record = self._recorded(partial(_record_of, origin))
         return None if record is None else record.bytes_per_s
 
     def _recorded(self, read: Callable[[Records], T | None]) -> T | None:
@@ -231,6 +246,10 @@ def _of_sources(looks: Iterable[TaskLook], again: list[tuple[TaskLook, int]]) ->
 def _of_source(look: TaskLook, number: int, ask: Callable[[], object]) -> Question:
     origin = origin_of(look.attempt.task.spec.sources[number])
     return Question(origin, ask, partial(look.skip, number))
+
+
+def _record_of(origin: str, records: Records) -> OriginRecord | None:
+    return records.origin(origin)
 
 
 def _nothing(_why: str) -> None:

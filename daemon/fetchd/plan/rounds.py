@@ -115,13 +115,18 @@ class Rounds:
         ]
         for worker in workers:
             worker.start()
+        while self._under_way(len(workers)):
+            self._tell(self._asked, count)
+        if self._failure is not None:
+            self.stop()
+            raise self._failure
+
+    def _under_way(self, threads: int) -> bool:
+        """Wait a little; False: all threads have ended, or one has failed."""
         with self._changed:
-            while self._ended < len(workers) and self._failure is None:
+            if self._ended < threads and self._failure is None:
                 self._clock.wait(self._changed, _LOOK_S)
-                self._tell(self._asked, count)
-            if self._failure is not None:
-                self._stopped = True
-                raise self._failure
+            return self._ended < threads and self._failure is None
 
     def _work(self, _: Worker) -> None:
         while (question := self._take()) is not None:
