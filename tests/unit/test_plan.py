@@ -444,6 +444,14 @@ def test_so_many_files_are_asked_about_some_of_each_server(planned, server, othe
     assert len(found.tasks) == 10
 
 
+def test_files_are_told_in_the_order_of_the_job(planned, server, other):
+    server.fallback = other.fallback = file(BODY)
+
+    found = planned(urls(server.url("/1"), other.url("/2"), server.url("/3"), other.url("/4")))
+
+    assert list(found.tasks) == ["1", "2", "3", "4"]
+
+
 def test_nobody_is_asked_when_no_file_may_be(planned, server):
     found = planned(f"url: {server.url('/a')}\n", probe=0)
 

@@ -19,8 +19,9 @@ MOST_PLACES = 1_000_000
 
 
 class Chosen(NamedTuple):
-    """A task that is to be asked about."""
+    """A task that is to be asked about. ``number``: the how-manieth of the run it is."""
 
+    number: int
     group: TaskGroup
     spec: TaskSpec
 
@@ -143,7 +144,7 @@ class _Reader:
             origin = origin_of(url)
             if origin in self._watched:
                 found.origins[origin] = None
-        out = self._choice.offer(Chosen(group, spec))
+        out = self._choice.offer(Chosen(found.files, group, spec))
         if out is None:
             return
         if out.spec.size_bytes is None:
@@ -191,4 +192,6 @@ class _Choice:
         return out
 
     def chosen(self) -> list[Chosen]:
-        return [one for lane in self._lanes.values() for one in lane]
+        return sorted(
+            (one for lane in self._lanes.values() for one in lane), key=lambda one: one.number
+        )
