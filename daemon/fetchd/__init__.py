@@ -25,8 +25,8 @@ The house, from the street door down; imports go down only (``[tool.importlinter
 ``config/``, ``logs/``  settings; where log lines go
 ======================  ==========================================================================
 
-Below these: ``variables``, ``rates``, ``yamldoc``, ``units``, ``digests``, ``urls``, ``threads``,
-``systemd``, ``clock``, ``errors``.
+Below these: ``variables``, ``rates``, ``yamldoc``, ``units``, ``digests``, ``urls``, ``paths``,
+``threads``, ``systemd``, ``clock``, ``errors``.
 """
 
 from __future__ import annotations

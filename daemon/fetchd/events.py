@@ -367,6 +367,13 @@ class TaskVerified(TaskEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskNamed(TaskEvent):
+    """The server has said how the file is called; ``named``: the path that it has from now on."""
+
+    named: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRepaired(TaskEvent):
     """A file with a wrong digest was mended from another source; ``url``: that one."""
 

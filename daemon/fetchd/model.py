@@ -165,13 +165,17 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """What the items of a group have in common; every text may hold ``${...}``."""
+    """What the items of a group have in common; every text may hold ``${...}``.
+
+    ``from_header``: files are called as their servers say; ``filename`` is None then.
+    """
 
     base: tuple[str, ...] = ()
     dest: str = ""
     filename: str | None = None
     checksums: tuple[str, ...] = ()
     sums: str | None = None
+    from_header: bool = False
 
 
 class Makes(enum.StrEnum):
@@ -426,16 +430,21 @@ class OriginRecord:
 # ---------------------------------------------------------------- tasks
 
 
+#: With this begins what stands for the path of a file that has no name yet, and no path does.
+UNNAMED = "./"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
     """A task before it has an id: only what differs from its group.
 
-    ``key`` is stable over edits: the path below the root. ``path`` is relative, cleaned, in the
-    surrogate-escaped form of ``os.fsdecode``. ``sums``: URLs of one sums file, to be asked in
-    this order; what it says of the file has to hold beside ``digests``. ``size_bytes``: what the
-    file has to weigh, None where its item does not say. ``problem``: why this item can only fail
-    ("code", "reason"), None for good ones. ``skip``: its group's condition is not met by it.
-    ``values``: what its steps use of its combination of a matrix or of its item, by bare names.
+    ``key`` is stable over edits: the path below the root, or what stood for it until the file was
+    named. ``path`` is relative, cleaned, in the surrogate-escaped form of ``os.fsdecode``.
+    ``sums``: URLs of one sums file, to be asked in this order; what it says of the file has to hold
+    beside ``digests``. ``size_bytes``: what the file has to weigh, None where its item does not
+    say. ``problem``: why this item can only fail ("code", "reason"), None for good ones.
+    ``skip``: its group's condition is not met by it. ``values``: what its steps use of its
+    combination of a matrix or of its item, by bare names.
 
     The path of a task that fetches nothing begins with ``./`` unless one file of that name is what
     it makes: no destination of a file does.
@@ -455,6 +464,16 @@ class TaskSpec:
     def fetches(self) -> bool:
         """Whether there is something to fetch; else it begins with its steps, or publication."""
         return self.sources != (HERE,)
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether only its server can say how its file is called, and has not yet."""
+        return self.fetches and self.path.startswith(UNNAMED)
+
+    @property
+    def folder(self) -> str:
+        """The folder of its file below the root, "" for the root itself."""
+        return self.path.removeprefix(UNNAMED).rpartition("/")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -738,6 +757,13 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """An answer has told how the task's file is called; nothing of it was kept."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """All steps are done; what they made is whole, durable as configured, and not seen yet."""
 
@@ -811,6 +837,7 @@ Outcome = (
     Expanded
     | Decided
     | Fetched
+    | Named
     | Finished
     | Published
     | UpToDate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import field
@@ -183,6 +184,7 @@ class Stream(Protocol):
     the end of the body can be told from a cut (by length or chunks). ``not_modified``: the
     origin says that ``unless`` still holds; there is no body. ``held_s``: how long the last read
     waited for a rate, which is not the origin's fault. ``wish``: as in ``model.Progress``.
+    ``file_name``: how the origin calls the file, without folders, otherwise unchecked.
     """
 
     start: int
@@ -194,6 +196,7 @@ class Stream(Protocol):
     final_url: str
     held_s: float
     wish: tuple[str, float] | None
+    file_name: str | None
 
     def readinto(self, buffer: memoryview) -> int:
         """Read the raw bytes that arrive first; 0 = the correct end of the body.
@@ -1079,6 +1082,22 @@ class Pruned:
     files: int
 
 
+class Naming(enum.Enum):
+    """What became of a name that a server gave its file.
+
+    ``BUSY``: an open task of another run has it; ``TAKEN``: a task of the same run has, and so
+    this one has failed (``dest_conflict``).
+    """
+
+    GIVEN = enum.auto()
+    BUSY = enum.auto()
+    TAKEN = enum.auto()
+
+
+#: Why a second task of a run for one destination fails.
+TAKEN = "another task of this run has the same destination"
+
+
 class Store(Protocol):
     """What must survive a restart. All methods may be called by any thread.
 
@@ -1125,6 +1144,21 @@ class Store(Protocol):
 
     def record(self, changes: Sequence[Change], then: Callable[[], None] | None = None) -> None:
         """Record changes, all or none; ``then`` is called (store's thread) once durable."""
+        ...
+
+    def name_task(
+        self,
+        task: int,
+        path: str,
+        history: History,
+        later_at_s: float,
+        then: Callable[[Naming], None],
+    ) -> None:
+        """Let a running task be ready again, under the path that its file turned out to have.
+
+        Where an open task of another run has that destination, it stays without a name and is to
+        ask again at ``later_at_s`` (steady wall). ``then`` is called once durable (store's thread).
+        """
         ...
 
     def flush(self) -> None:

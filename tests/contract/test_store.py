@@ -55,6 +55,7 @@ from fetchd.ports import (
     Intends,
     Keep,
     KeptForgotten,
+    Naming,
     NewGroup,
     NewJob,
     NewKept,
@@ -206,7 +207,11 @@ def test_a_job_comes_back_as_it_was(store):
         timeouts=Timeouts(attempt_s=3.0),
     )
     template = Template(
-        base=("http://a/", "http://b/"), dest="d", checksums=("md5:x",), sums="${url}.md5"
+        base=("http://a/", "http://b/"),
+        dest="d",
+        checksums=("md5:x",),
+        sums="${url}.md5",
+        from_header=True,
     )
     made = Job(
         name="a",
@@ -301,6 +306,52 @@ def test_what_a_task_is_held_against_and_what_its_steps_use_comes_back_as_it_was
 
     assert [one.task.spec for one in kept] == made
     assert [left.task.spec for left in store.unfinished()] == made[:4]
+
+
+def named(store, task: int, path: str) -> Naming:
+    got: list[Naming] = []
+    store.record([Started(task=task)])
+    store.name_task(task, path, History(attempts=2), NOW_S + 30, got.append)
+    store.flush()
+    return got[0]
+
+
+def test_a_task_that_is_named_is_ready_under_its_path_and_keeps_its_key(store):
+    before = add(store, job("b", group("b", spec("d/f"))))
+    published(store, before)
+    end(store, before, NOW_S)
+    opened = add(store, job("a", group("a", spec("./d/x~1"))))
+    (first,) = window(store, opened.groups[0].id).tasks
+
+    assert named(store, first.task.id, "d/f") is Naming.GIVEN
+
+    (ready_,) = window(store, opened.groups[0].id).tasks
+    assert ready_.task.id == first.task.id
+    assert ready_.task.spec == replace(first.task.spec, path="d/f")
+    assert ready_.previous is not None  # what was published there
+    assert store.destination_state("default", "d/f") is TaskState.READY
+    store.record([Started(task=first.task.id)])
+    (left,) = store.unfinished()
+    assert left.task.spec == ready_.task.spec
+    named(store, first.task.id, "d/again")
+    assert ready(store, opened.groups[0].id) == []  # a path is given once
+
+
+def test_a_second_task_of_a_run_for_one_path_is_not_named_but_failed(store):
+    opened = add(store, job("a", group("a", spec("./x~1"), spec("./x~2"), spec("f"))))
+    one, two, _ = window(store, opened.groups[0].id).tasks
+    other = add(store, job("c", group("c", spec("g"))))
+
+    assert named(store, one.task.id, "f") is Naming.TAKEN
+    assert named(store, two.task.id, "g") is Naming.BUSY
+    assert named(store, two.task.id, "h") is Naming.GIVEN
+
+    assert ready(store, opened.groups[0].id) == ["h", "f"]
+    (failed,) = store.failures(opened.run.id, 9)
+    assert (failed.path, failed.detail, failed.attempts) == ("./x~1", "dest_conflict", 2)
+    assert ready(store, other.groups[0].id) == ["g"]
+    assert store.reopen(opened.run.id) is not None
+    assert "./x~1" in ready(store, opened.groups[0].id)
 
 
 def test_jobs_that_come_together_are_recorded_together_in_their_order(store):
@@ -1408,7 +1459,7 @@ def rows(path: Path) -> list[tuple]:
     for table in ("job", "run", "task_group", "task", "file"):
         columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
         newer = {("task", "sums"), ("task", "size_bytes"), ("file", "verified")}
-        newer |= {("task", "step_values")}
+        newer |= {("task", "step_values"), ("task", "key")}
         known = ", ".join(c for c in columns if (table, c) not in newer)
         found += db.execute(f"SELECT {known} FROM {table}").fetchall()
     db.close()

@@ -273,6 +273,7 @@ class Answer:
     framed, content_type = True, "application/octet-stream"
     held_s = 0.0
     wish: tuple[str, float] | None = None
+    file_name: str | None = None
 
     def __init__(
         self,

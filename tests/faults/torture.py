@@ -147,6 +147,7 @@ class Body:
     framed, not_modified, content_type = True, False, "application/octet-stream"
     held_s = 0.0
     wish: tuple[str, float] | None = None
+    file_name: str | None = None
 
     def __init__(self, body: bytes, request: Request, *, cut: bool) -> None:
         self.start = request.start

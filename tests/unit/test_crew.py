@@ -71,6 +71,7 @@ class Answer:
     stall_after: int | None = None
     error: BaseException | None = None
     wish: tuple[str, float] | None = None
+    file_name: str | None = None
     held_s: float = 0.0  # at each read, by a rate
     hold_after: int = 0
     hold: Callable[[], bool] = lambda: False  # nothing more comes behind that while it says so
@@ -139,6 +140,7 @@ class FakeStream:
     def __init__(self, origin: Origin, number: int, answer: Answer) -> None:
         self.start, self.total, self.validator = answer.start, answer.total, answer.validator
         self.wish, self.held_s = answer.wish, answer.held_s
+        self.file_name = answer.file_name
         self._origin = origin
         self._number = number
         self._answer = answer

@@ -23,6 +23,7 @@ from fetchd.model import (
     Finished,
     Interrupted,
     ListFile,
+    Named,
     Position,
     Progress,
     Published,
@@ -523,3 +524,54 @@ def test_after_any_edits_the_run_ends_with_just_what_the_last_one_says(first, st
     for path, n in now.items():
         assert published[path] == f"http://one.example/{path}/{n}", current
     hand.close()
+
+
+# ---------------------------------------------------------------- files that servers name
+
+
+def name(hand, attempt, path: str) -> None:
+    hand.settle(attempt, Named(path=path))
+
+
+def test_a_file_that_its_server_has_named_is_the_same_after_an_edit(hand):
+    one, two, three = spec("./x~1"), spec("./x~2"), spec("./x~3")
+    hand.edit("r1", group("a", one, two, three))
+    name(hand, hand.fetch(), "one")
+    name(hand, hand.fetch(), "two")
+    name(hand, hand.fetch(), "three")
+    hand.succeed(hand.fetch())
+    running = hand.fetch()
+
+    hand.edit("r2", group("a", one, two, spec("new")))
+
+    assert hand.wanted(running)
+    hand.succeed(running)
+    assert hand.run_all() == ["new"]
+    assert hand.files() == {"one": "succeeded", "two": "succeeded", "new": "succeeded"}
+
+
+def test_a_file_that_is_wanted_otherwise_keeps_the_name_that_its_server_gave(hand):
+    hand.edit("r1", group("a", spec("./x~1"), spec("f")))
+    name(hand, hand.fetch(), "one")
+    other = hand.fetch()
+    hand.succeed(hand.fetch())
+    hand.edit("r2", group("a", spec("./x~1"), spec("f"), max_bytes=9))
+    hand.leave(other)
+
+    assert sorted(hand.run_all()) == ["f", "one"]
+    assert hand.files() == {"f": "succeeded", "one": "succeeded"}
+
+
+def test_a_name_that_comes_during_an_edit_is_taken_in_behind_it(hand):
+    hand.edit("r1", group("a", spec("./x~1")))
+    attempt = hand.fetch()
+    revise = hand.store.revise
+
+    def meanwhile(*of):
+        hand.engine.settle([(attempt, Named(path="one"))])
+        return revise(*of)
+
+    hand.store.revise = meanwhile
+    hand.edit("r2", group("a", spec("./x~1"), spec("f")))
+
+    assert sorted(hand.run_all()) == ["f", "one"]

@@ -30,6 +30,7 @@ from fetchd.model import (
     Interrupted,
     Item,
     ListFile,
+    Named,
     OriginBounds,
     Position,
     Progress,
@@ -2245,3 +2246,98 @@ def test_n31_a_mirror_that_served_two_wrong_digests_is_asked_last_in_this_run(ha
     assert sorted(asked) == [f"{TWO}/f", f"{TWO}/g", f"{TWO}/h"]
     hand.submit(job("next", group("next", spec("n", f"{ONE}/n", f"{TWO}/n"))))
     assert hand.fetch().source.startswith(ONE)
+
+
+# ---------------------------------------------------------------- files that servers name
+
+
+def test_a_task_whose_file_was_named_goes_on_at_once_and_uncharged(hand):
+    hand.submit(job("a", group("a", spec("./x~1"))))
+    asked = hand.fetch()
+    hand.settle(asked, Named(path="d/one"))
+    view = hand.engine.view().runs[0]
+    again = hand.fetch()
+    hand.succeed(again)
+
+    assert (again.task.spec.path, again.task.spec.key) == ("d/one", "./x~1")
+    assert (asked.number, again.number, again.task.history.attempts) == (1, 1, 0)
+    assert (view.tasks.ready, view.tasks.running) == (1, 0)
+    (file,) = hand.store.files(1)
+    assert (file.path, file.state, file.attempts) == ("d/one", "succeeded", 1)
+    assert [event.named for event in hand.events if isinstance(event, events.TaskNamed)] == [
+        "d/one"
+    ]
+    assert hand.engine.idle()
+
+
+def test_of_two_files_with_one_name_the_second_fails_and_the_run_ends(hand):
+    hand.submit(job("a", group("a", spec("./x~1"), spec("./x~2"))))
+    first, second = hand.fetch(), hand.fetch()
+    hand.settle(first, Named(path="one"))
+    hand.settle(second, Named(path="one"))
+
+    assert hand.run_all() == ["one"]
+    assert hand.store.run_view(1).state is RunState.FAILED
+    (failed,) = hand.store.failures(1, 9)
+    assert (failed.path, failed.detail) == ("./x~2", "dest_conflict")
+    assert [(event.path, event.code) for event in of(hand, events.TaskFailed)] == [
+        ("one", "dest_conflict")
+    ]
+    assert hand.engine.idle()
+
+
+@pytest.mark.parametrize("first", ["named", "other"])
+def test_a_file_gets_no_name_that_an_open_task_of_another_run_has(hand, first):
+    """Also a later one, which may have begun by then."""
+    jobs = [job("named", group("a", spec("./x~1"))), job("other", group("b", spec("one")))]
+    for one in sorted(jobs, key=lambda one: one.name != first):
+        hand.submit(one)
+    attempts = {attempt.job.name: attempt for attempt in (hand.fetch(), hand.fetch())}
+    hand.settle(attempts["named"], Named(path="one"))
+    waits = [run.waiting for run in hand.engine.view().runs if run.job == "named"]
+    nothing = hand.fetch()
+    hand.succeed(attempts["other"])
+    hand.clock.advance(30)
+    hand.engine.tick()
+    asked = hand.fetch()
+    hand.settle(asked, Named(path="one"))
+    again = hand.fetch()
+
+    assert (waits, nothing) == ([{"same_dest": 1}], None)
+    assert (asked.task.spec.path, again.task.spec.path) == ("./x~1", "one")
+    assert again.previous is not None
+    assert of(hand, events.TaskDeferred)[0].wait == "same_dest"
+
+
+def test_a_later_run_waits_for_the_file_that_has_got_its_name(hand):
+    hand.submit(job("a", group("a", spec("./x~1"))))
+    hand.settle(hand.fetch(), Named(path="one"))
+    named = hand.fetch()
+    hand.submit(job("b", group("b", spec("one"))))
+
+    assert hand.fetch() is None
+    hand.succeed(named)
+    assert hand.run_all() == ["one"]
+
+
+def test_a_cancel_that_comes_before_the_name_is_on_record_counts_each_task_once(hand):
+    hand.submit(job("a", group("a", spec("./x~1"), spec("one"))))
+    asked, other = hand.fetch(), hand.fetch()
+    hand.engine.settle([(asked, Named(path="one"))])  # which is taken
+    hand.engine.obey(Cancel(job="a"))
+    hand.settle(other, Interrupted())
+
+    view = hand.store.run_view(1)
+    assert view.state is RunState.CANCELLED
+    assert (view.tasks.open, view.tasks.total) == (0, 2)
+    assert hand.engine.idle()
+
+
+def test_a_failure_before_the_name_is_known_is_charged_and_remembered(hand):
+    hand.submit(job("a", group("a", spec("./x~1"), retry=QUICK)))
+    hand.settle(hand.fetch(), Failure(code="stalled", reason="", transient=True))
+    hand.clock.advance(60)
+    hand.settle(hand.fetch(), Named(path="one"))
+    again = hand.fetch()
+
+    assert (again.number, again.task.history.attempts) == (2, 1)

@@ -13,7 +13,6 @@ from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand import Expander
 from fetchd.expand.lines import split_line
 from fetchd.expand.lists import ENDLESS_LINE_BYTES, LONGEST_LINE_BYTES, ListReader, no_list
-from fetchd.expand.paths import HIDDEN, clean_folder, clean_path, join_path, shown
 from fetchd.expand.tasks import Recipe, Scope
 from fetchd.model import (
     Item,
@@ -27,6 +26,7 @@ from fetchd.model import (
     Template,
     Verify,
 )
+from fetchd.paths import HIDDEN, clean_folder, clean_path, join_path, shown
 from fetchd.threads import Worker
 from fetchd.urls import join_url
 from harness import FakeClock

@@ -13,7 +13,6 @@ from fetchd.errors import DocumentError
 from fetchd.expand import LIST_SUFFIXES, Expander
 from fetchd.jobfile import list_job, load, schema, url_job
 from fetchd.jobfile.schema import (
-    NOT_BUILT,
     ExpectKeys,
     FromKeys,
     JobFile,
@@ -496,7 +495,18 @@ def test_the_reference_has_each_key_and_no_other() -> None:
     assert rows() == keys
 
 
-def test_the_reference_names_what_is_not_built() -> None:
-    section = REFERENCE.partition("## Not built yet")[2]
+def test_files_that_their_servers_name_have_a_key_of_their_own_until_then() -> None:
+    job = read(
+        "base: https://example.org/\ndest: d/e\nfilename: { from: header }\n"
+        "urls: [ 'get?id=1', 'get?id=2', 'get?id=3 mine.bin', '/' ]\n"
+    )
+    first, second, named, bare = specs(job)
 
-    assert set(re.findall(r"`([a-z_.]+)`", section)) == NOT_BUILT
+    assert job.groups[0].template == Template(
+        base=("https://example.org/",), dest="d/e", from_header=True
+    )
+    assert re.fullmatch(r"\./d/e/get~[0-9a-f]{16}", first.path)
+    assert len({first.path, second.path, bare.path}) == 3
+    assert (first.unnamed, first.folder, first.key) == (True, "d/e", first.path)
+    assert (named.path, named.unnamed) == ("d/e/mine.bin", False)
+    assert specs(job)[0].path == first.path

@@ -158,9 +158,22 @@ BAD = {
         'url: https://example.org/a\nlimits: {rate: {"8:00-9:00": 5}}\n',
         "iso.yaml:2:16: limits.rate: 8:00-9:00: '5' is not a rate; write a size a second: 5MiB/s",
     ),
-    "later: filename from a header": (
-        "url: https://example.org/a\nfilename: {from: header}\n",
-        "iso.yaml:2:11: filename: {from: ...} is not built yet; write the name",
+    "a name from elsewhere": (
+        "url: https://example.org/a\nfilename: {from: page}\n",
+        (
+            "iso.yaml:2:11: filename: needs a name, or { from: header } for the one that its "
+            "server gives"
+        ),
+    ),
+    "the path of a file that its server names": (
+        (
+            "tasks:\n  a: { url: 'https://example.org/a', filename: { from: header } }\n"
+            "  b: { url: 'https://example.org/${needs.a.path}' }\n"
+        ),
+        (
+            "iso.yaml:3:13: tasks.b.url: ${needs.a.path} exists only for a task whose file has a "
+            "name in the job file, and that of this one is given by its server"
+        ),
     ),
     "a window of hours": (
         'url: https://example.org/a\nwindow: ["22:00-06:00", 8-17]\n',

@@ -82,7 +82,7 @@ class Origin:
 
 
 class FakeStream:
-    framed, not_modified, held_s, wish = True, False, 0.0, None
+    framed, not_modified, held_s, wish, file_name = True, False, 0.0, None, None
 
     def __init__(self, origin: Origin, url: str, start: int, stop: int | None) -> None:
         self.start, self.total = start, len(origin.data)

@@ -56,6 +56,7 @@ class Answer:
 class FakeStream:
     start, not_modified, validator, final_url = 0, False, Validator(), "http://final.example/"
     wish: tuple[str, float] | None = None
+    file_name: str | None = None
 
     def __init__(self, answer: Answer, wire: Wire) -> None:
         self.total = len(answer.body) if answer.total == -1 else answer.total

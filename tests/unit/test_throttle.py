@@ -212,6 +212,7 @@ class Body:
     start, framed, not_modified = 0, True, False
     total: int | None = None
     wish: tuple[str, float] | None = None
+    file_name: str | None = None
     validator, content_type, held_s = Validator(), "text/plain", 0.0
 
     def __init__(self, size_bytes: int, final_url: str = "http://one.example/f") -> None:

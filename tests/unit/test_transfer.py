@@ -29,6 +29,7 @@ from fetchd.model import (
     Interrupted,
     Item,
     Magic,
+    Named,
     Outcome,
     Progress,
     Publish,
@@ -100,6 +101,7 @@ class Origin:
     says_total_in_206: bool = True
     total_offset: int = 0
     wish: tuple[str, float] | None = None
+    file_name: str | None = None
     cut_after: int | None = None  # bytes of one body, then the connection breaks
     cut_with: BaseException = field(default_factory=lambda: AttemptError("short_body", "cut"))
     read_bytes: int = 64 * KIB
@@ -165,6 +167,7 @@ class FakeStream:
         self.final_url = origin.requests[-1].url + "?final"
         self.held_s = origin.held_s
         self.wish: tuple[str, float] | None = origin.wish
+        self.file_name = origin.file_name
         self._origin = origin
         self._counted = of or origin
         self._body = memoryview(body)
@@ -2286,3 +2289,66 @@ def test_who_hashes_what_is_kept_runs_on_any_core(bench):
 
     assert isinstance(outcome, Fetched)
     assert kept == [{1, 2}, {1}]
+
+
+# ---------------------------------------------------------------- a name from the head
+
+UNNAMED_PATH = "./d/get~0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("told", "path"),
+    [
+        ("b c.iso", "d/b c.iso"),
+        (None, "d/a.bin"),
+        ("..", "d/a.bin"),
+        (".FETCHD", "d/a.bin"),
+        ("a\nb", "d/a.bin"),
+        ("x" * 256, "d/a.bin"),
+    ],
+)
+def test_d12_the_head_names_the_file_or_else_the_url_and_no_body_is_read(bench, told, path):
+    bench.origin = Origin(data=DATA, file_name=told)
+
+    assert bench.fetch(path=UNNAMED_PATH) == Named(path=path)
+    assert bench.origin.served_bytes == 0
+    assert list(bench.folder.glob("[!.]*")) == []
+    (asked,) = bench.origin.requests
+    assert (asked.start, asked.unless) == (0, None)
+
+
+def test_a_file_that_nobody_names_fails_and_says_what_to_do(bench):
+    bench.origin = Origin(data=DATA, file_name="..")
+    attempt = bench.attempt(path=UNNAMED_PATH)
+    spec = replace(attempt.task.spec, sources=("http://h/?id=1",))
+    attempt = replace(attempt, task=replace(attempt.task, spec=spec), source=spec.sources[0])
+    transfer = Transfer(
+        bench.disk, bench.origin, bench.report, bench.clock, Failpoints(), bench.cores
+    )
+
+    failure = transfer(attempt)
+
+    assert isinstance(failure, Failure)
+    assert (failure.code, failure.transient) == ("bad_item", False)
+    assert failure.reason == (
+        "the server gives the file no name that can be used, and the URL's last segment is empty; "
+        "give a filename"
+    )
+
+
+def test_a_page_that_comes_for_a_file_does_not_name_it(bench):
+    bench.origin = Origin(data=DATA, content_type="text/html")
+
+    failure = bench.fetch(path=UNNAMED_PATH)
+    bench.origin.file_name = "report.html"
+    named = bench.fetch(path=UNNAMED_PATH)
+
+    assert isinstance(failure, Failure)
+    assert (failure.code, named) == ("unexpected_html", Named(path="d/report.html"))
+
+
+def test_an_answer_that_names_a_file_and_wants_to_be_left_alone_is_heard(bench):
+    bench.origin = Origin(data=DATA, wish=("http://h:80", 7.0))
+    bench.fetch(path=UNNAMED_PATH)
+
+    assert [progress.wish for progress in bench.reports if progress.wish] == [("http://h:80", 7.0)]

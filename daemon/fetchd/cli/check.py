@@ -218,6 +218,15 @@ def _credentials(spec: TaskSpec, settings: Settings) -> dict[str, list[str]]:
     return {name: said for name, said in given.items() if said}
 
 
+def _place(path: str) -> str:
+    from fetchd.model import UNNAMED  # noqa: PLC0415
+
+    if not path.startswith(UNNAMED):
+        return path
+    above, slash, _ = path.removeprefix(UNNAMED).rpartition("/")
+    return f"{above}{slash}(as its server calls it)"
+
+
 def _as_json(checked: Checked, *, show: bool) -> dict[str, Any]:
     made: dict[str, Any] = {
         "file": checked.file,
@@ -241,7 +250,7 @@ def _print(checked: Checked) -> None:
     for limit in checked.limits:
         click.echo(f"  {limit}")
     for task in checked.tasks:
-        click.echo(f"  {task['root']}:{printable(task['path'])}")
+        click.echo(f"  {task['root']}:{printable(_place(task['path']))}")
         for number, source in enumerate(task["sources"]):
             click.echo(f"    {'or  ' if number else 'from'} {source}")
         if task["size_bytes"] is not None:

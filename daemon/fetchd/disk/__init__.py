@@ -12,8 +12,9 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from copy import copy
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
 from fetchd.clock import Clock, Failpoints, SystemClock
 from fetchd.disk.changeover import Changeover
@@ -122,11 +123,9 @@ class DownloadDisk:
         held: Held,
         shelves: Shelves,
         sync: Callable[[int], None],
-        shelf: Shelf | None = None,
     ) -> None:
-        """``shelf``: of the run whose paths are meant, None: a path is where it says."""
         self._shelves = shelves
-        self._shelf = shelf
+        self.shelf: Shelf | None = None  # of the run whose paths are meant; None: as they say
         self._held = held
         self._roots = roots
         self._system = system
@@ -140,26 +139,18 @@ class DownloadDisk:
         for root in self._roots.values():
             root.close()
 
-    def of(self, job: Job, run: Run) -> DownloadDisk:
+    def of(self, job: Job, run: Run) -> Self:
         shelf = self._shelves.of(job, run)
         if shelf is None:
             return self
-        return DownloadDisk(
-            self._roots,
-            self._system,
-            self._publisher,
-            self._space,
-            self._unjournalled,
-            self._held,
-            self._shelves,
-            self._sync,
-            shelf,
-        )
+        seen = copy(self)
+        seen.shelf = shelf
+        return seen
 
     def open_part(self, root: str, path: str) -> AbstractContextManager[Part]:
         at = self._at(root, path)
-        if self._shelf is not None and at != path:
-            self._shelf.check_open()
+        if self.shelf is not None and at != path:
+            self.shelf.check_open()
         return open_part(self._system, self._space, self._unjournalled, self._root(root), path, at)
 
     def stage(self, attempt: Finish) -> AbstractContextManager[Staging | None]:
@@ -265,13 +256,13 @@ class DownloadDisk:
 
     def _at(self, root: str, path: str) -> str:
         """Return where a path lies."""
-        shelf = self._shelf
+        shelf = self.shelf
         return path if shelf is None else path_in(shelf.job, shelf.run, root, path)
 
     def _places(self, root: str, path: str) -> Iterator[Place]:
         """Yield where a file may stand: in the run's generation, then in the one before."""
         yield self._root(root).place(self._at(root, path))
-        shelf = self._shelf
+        shelf = self.shelf
         below = None if shelf is None or root != shelf.own.root else shelf.below(path)
         if shelf is not None and below is not None and (last := shelf.last()) is not None:
             yield shelf.place(last, below)
@@ -352,7 +343,7 @@ class DownloadDisk:
 
         That is the one before the run's own, until that is seen itself.
         """
-        shelf = self._shelf
+        shelf = self.shelf
         last = None if shelf is None else shelf.seen()
         if shelf is None or last is None:
             raise AttemptError("not_found", f"{root}:{shown(path)}: there is no such file yet")

@@ -130,7 +130,7 @@ class StandingDisk(DownloadDisk):
                 return self._room(fd, str(folder))
             finally:
                 os.close(fd)
-        home = self._opened[root].place(path).home
+        home = self._opened[root].place(self._at(root, path)).home
         return self._room(home.fd, str(Path(self._opened[root].path) / home.home_path))
 
     def held_bytes(self, root: str, path: str) -> int:
@@ -138,7 +138,9 @@ class StandingDisk(DownloadDisk):
         if self._is_missing(root):
             return 0
         with suppress(OSError, AttemptError):
-            folder: Folder | None = find_folder(self._os, self._opened[root].place(path).home)
+            folder: Folder | None = find_folder(
+                self._os, self._opened[root].place(self._at(root, path)).home
+            )
             if folder is not None:
                 said = read_journal(self._os, folder.fd, part_name(root, path))
                 if said is not None and said[:2] == (root, path):

@@ -33,6 +33,7 @@ from fetchd.model import (
     IfExists,
     Intent,
     Interrupted,
+    Named,
     Outcome,
     Progress,
     Publish,
@@ -47,10 +48,12 @@ from fetchd.model import (
     Verify,
 )
 from fetchd.ports import (
+    TAKEN,
     Change,
     Failed,
     GroupSucceeded,
     Intends,
+    Naming,
     ReadingChanged,
     Ready,
     RestEnded,
@@ -76,6 +79,8 @@ _MOST_DISK_DELAY_S = 3600.0
 #: this delay, which doubles; then it is fetched again.
 MOST_PUBLISH_FAILURES = 5
 _PUBLISH_DELAY_S = 1.0
+#: A file whose name a task of another run is using is asked for again after so long.
+NAME_DELAY_S = 30.0
 
 _NO_PROGRESS = Progress()
 
@@ -121,6 +126,7 @@ class Effects:
     intended: list[Finish | Publish] = field(default_factory=list)
     put_off: list[PutOff] = field(default_factory=list)
     batches: list[tuple[Group, Batch]] = field(default_factory=list)
+    named: list[tuple[Group, Fetch, str]] = field(default_factory=list)  # and their paths
     to_expand: list[Group] = field(default_factory=list)
     reads: list[tuple[Group, str]] = field(default_factory=list)
     ended: list[OpenedRun] = field(default_factory=list)
@@ -203,6 +209,10 @@ class Decisions:
                 self._fetched(attempt, out, intent, effects)
             case UpToDate():
                 self._up_to_date(attempt, attempt.source, out, outcome, effects)
+            case Named(path=path):
+                group.forget(task.id)
+                group.move(TaskState.RUNNING, TaskState.READY)
+                effects.named.append((group, attempt, path))
             case Failure():
                 self._failed(attempt, out, outcome, TaskState.RUNNING, effects)
             case Deferred(reason=reason, detail=detail):
@@ -245,6 +255,33 @@ class Decisions:
                 size_bytes=intent.size_bytes,
             )
         )
+
+    def go_on_named(
+        self, group: Group, attempt: Fetch, path: str, naming: Naming, effects: Effects
+    ) -> None:
+        """Let a task go on whose server has named its file, as far as that is possible."""
+        run, task = group.run, attempt.task
+        about = about_task(attempt, attempt.source)
+        if naming is Naming.GIVEN:
+            effects.happened.append(events.TaskNamed(**about, named=path))
+        elif naming is Naming.BUSY:
+            reason = f"{path} is the destination of a task of another run"
+            effects.happened.append(
+                events.TaskDeferred(**about, wait="same_dest", reason=reason, delay_s=NAME_DELAY_S)
+            )
+        else:
+            cancelled = run.cancelled  # which has counted it among the cancelled
+            group.move(TaskState.CANCELLED if cancelled else TaskState.READY, TaskState.FAILED)
+            effects.happened.append(
+                events.TaskFailed(
+                    **(about | {"path": path}),
+                    code="dest_conflict",
+                    reason=TAKEN,
+                    attempts=task.history.attempts,
+                )
+            )
+        group.look_again()  # the store knows what stood there, and who else wants to
+        self.advance(run, effects)
 
     def _up_to_date(
         self, attempt: Fetch | Finish, url: str, out: Out, outcome: UpToDate, effects: Effects

@@ -18,6 +18,7 @@ from fetchd.engine import retry, schedule, windows
 from fetchd.engine.admission import Admission
 from fetchd.engine.deciding import Deciding
 from fetchd.engine.decisions import (
+    NAME_DELAY_S,
     Decisions,
     Effects,
     Out,
@@ -77,6 +78,7 @@ from fetchd.ports import (
     Intends,
     KeptChanged,
     KeptForgotten,
+    Naming,
     NewGroup,
     NewJob,
     NewKept,
@@ -1223,6 +1225,12 @@ class Engine:
                 effects.to_expand.append(group)
             self._decide.advance(run, effects)
 
+    def _named(self, group: Group, attempt: Fetch, path: str, naming: Naming) -> None:
+        """What becomes of a task whose server has named its file is durable."""
+        with self._deciding() as effects:
+            if self._is_open(group):
+                self._decide.go_on_named(group, attempt, path, naming, effects)
+
     def _durable(self, effects: Effects) -> None:
         """Outcomes are on record: what was verified may be published, what ended may be told."""
         if effects.intended:
@@ -1337,6 +1345,14 @@ class Engine:
         if effects.changes:
             waits = effects.intended or effects.final
             self._store.record(effects.changes, partial(self._durable, effects) if waits else None)
+        for group, attempt, path in effects.named:
+            self._store.name_task(
+                attempt.task.id,
+                path,
+                attempt.task.history,
+                self._steady.now_s() + NAME_DELAY_S,
+                partial(self._named, group, attempt, path),
+            )
         for group, batch in effects.batches:
             self._store.append_tasks(
                 group.opened,

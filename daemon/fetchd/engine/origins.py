@@ -24,6 +24,7 @@ from fetchd.engine.queue import Ruling
 from fetchd.model import (
     Failure,
     Fetched,
+    Named,
     OriginBounds,
     OriginRecord,
     OriginView,
@@ -201,7 +202,7 @@ class Origins:
                 if telling and outcome.repaired is None:  # which is the disk's speed, too
                     known.learn_rate(intent.received_bytes / intent.elapsed_s)
                 return self._well(known, now_s, happened)
-            case UpToDate(how="not_modified"):
+            case UpToDate(how="not_modified") | Named():
                 return self._well(known, now_s, happened)
             case Failure():
                 return self._failed(known, task, outcome, policy, began_s, now_s, happened)

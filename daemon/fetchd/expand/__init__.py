@@ -19,7 +19,6 @@ from fetchd.expand.lists import ListReader, check_list, no_list
 from fetchd.expand.manifests import ManifestReader, OpenBelow, options_of
 from fetchd.expand.matrix import AxisProblem, Combinations
 from fetchd.expand.metalink import MetalinkProblem
-from fetchd.expand.paths import clean_path, shown
 from fetchd.expand.tasks import (
     ItemProblem,
     Lookup,
@@ -33,6 +32,7 @@ from fetchd.expand.tasks import (
     texts_of,
 )
 from fetchd.model import Batch, Decided, Item, Job, ListFile, Position, Run, TaskGroup, TaskSpec
+from fetchd.paths import clean_path, shown
 
 __all__ = [
     "FORMATS",

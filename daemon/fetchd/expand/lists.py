@@ -17,9 +17,9 @@ from fetchd.digests.sums import is_sum, read_sum, summed_file
 from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand import metalink
 from fetchd.expand.formats.sums_lines import url_of
-from fetchd.expand.paths import shown
 from fetchd.expand.tasks import Recipe, bad_item
 from fetchd.model import Batch, ListFile, Position, TaskSpec
+from fetchd.paths import shown
 
 LONGEST_LINE_BYTES = 64 * 1024
 #: No line that went wrong is so long, but a disk image with the wrong ending may be all one line.

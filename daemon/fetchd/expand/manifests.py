@@ -17,9 +17,9 @@ from pathlib import PurePath
 from fetchd import threads
 from fetchd.errors import AttemptError, ValueProblem
 from fetchd.expand.formats import FORMATS, Fields, ManifestProblem, Options, Whole
-from fetchd.expand.paths import clean_path, shown
 from fetchd.expand.tasks import Recipe, bad_item
 from fetchd.model import Batch, Job, ListFile, Manifest, Position, Run, TaskSpec
+from fetchd.paths import clean_path, shown
 from fetchd.ports import LocalFile
 
 #: Opens a file for a run of a job by its root's name and its path below; raises AttemptError.

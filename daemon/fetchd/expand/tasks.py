@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -15,8 +16,19 @@ from fetchd.digests import Digest
 from fetchd.errors import ValueProblem
 from fetchd.expand.lines import is_checksum, split_line
 from fetchd.expand.matrix import Combinations
-from fetchd.expand.paths import clean_folder, clean_path, join_path, shown
-from fetchd.model import Generations, Item, Job, ListFile, Makes, Run, TaskGroup, TaskSpec, Verify
+from fetchd.model import (
+    UNNAMED,
+    Generations,
+    Item,
+    Job,
+    ListFile,
+    Makes,
+    Run,
+    TaskGroup,
+    TaskSpec,
+    Verify,
+)
+from fetchd.paths import clean_folder, clean_name, join_path, shown
 from fetchd.urls import HERE, check_url, file_name_of, join_url, path_of, resolve_url
 from fetchd.variables import LONGEST_TEXT, is_met, references, render, unknown
 
@@ -33,6 +45,9 @@ _ELSEWHERE = {
 _OF_ITEM = re.compile(r"item(\..+)?")
 _MOST_OF_VARIABLES = 4 * 1024 * 1024  # characters; references could multiply a small file
 _LONGEST_REASON = 400
+#: What is shown of a URL's name, for people, where it is not that of the file.
+_LONGEST_SHOWN = 60
+_UNCLEAR = re.compile(r"[^A-Za-z0-9._-]")
 _OF_URL = {"url", "url.path"}
 _GIVEN = ("url", "url.path", "job.dest", "task.name")
 
@@ -200,6 +215,11 @@ class Scope:
                 waiting += missing
                 continue
             assert not isinstance(group.items, ListFile)
+            if group.template.from_header and group.items[0].filename is None:
+                raise ValueProblem(
+                    f"${{needs.{group.name}.{asked}}} exists only for a task whose file has a name "
+                    "in the job file, and that of this one is given by its server"
+                )
             try:
                 path = Recipe(self, group).of_item(group.items[0]).path
                 self._paths[waiting.pop()] = _path_behind_steps(group, path)
@@ -363,6 +383,8 @@ class Recipe:
         with _IN_ITEM:
             if filename is not None:
                 path = join_path(common.folder, filename)
+            elif self.group.template.from_header:
+                path = _unnamed(common.folder, sources[0])
             elif common.filename is None:
                 path = join_path(common.folder, _name_from(sources[0]))
             if own_digests:
@@ -543,14 +565,20 @@ def _folder_url(base: str) -> str:
 
 def _name_from(url: str) -> str:
     """Return the file name of a URL; what it may not be is refused, never repaired."""
-    name = file_name_of(url)
-    why = "is empty" if not name else f"{name!r} has a slash in it" if "/" in name else ""
-    if not why:
-        try:
-            return clean_path(name)
-        except ValueProblem as exc:
-            why = f"is no file name: {exc}"
-    raise ValueProblem(f"the URL's last segment {why}; give a filename")
+    try:
+        return clean_name(file_name_of(url))
+    except ValueProblem as exc:
+        raise ValueProblem(f"the URL's last segment {exc}; give a filename") from None
+
+
+def _unnamed(folder: str, url: str) -> str:
+    """Return what stands for the path of a file that its server is going to name.
+
+    It is the same in each run, and that of no other URL.
+    """
+    mark = hashlib.sha256(url.encode()).hexdigest()[:16]
+    shown = _UNCLEAR.sub("_", file_name_of(url))[:_LONGEST_SHOWN]
+    return f"{UNNAMED}{folder}/{shown}~{mark}" if folder else f"{UNNAMED}{shown}~{mark}"
 
 
 def _check_below(own: Generations | None, folder: str) -> None:

@@ -15,6 +15,7 @@ from fetchd.jobfile.complaints import Complaints, Path
 from fetchd.jobfile.reading import Unread
 from fetchd.jobfile.schema import (
     ExpectKeys,
+    FromHeader,
     FromKeys,
     JobFile,
     RetryKeys,
@@ -148,6 +149,7 @@ def build(
     if manifest is not None and not items:
         item = FORMATS[manifest.format].item
         items = {} if item is None else {draft.place("from"): item}
+    from_header = draft.get("filename") is FromHeader.YES
     blind = complaints.count > before or bool(draft.hurt & {"matrix", "from"})
     group = TaskGroup(
         name=draft.name,
@@ -155,9 +157,10 @@ def build(
         template=Template(
             base=draft.get("base") or (),
             dest=draft.get("dest") or "",
-            filename=draft.get("filename"),
+            filename=None if from_header else draft.get("filename"),
             checksums=draft.get("checksum") or (),
             sums=draft.get("sums"),
+            from_header=from_header,
         ),
         rules=_rules(draft, job, settings, defaults, complaints),
         matrix=matrix,

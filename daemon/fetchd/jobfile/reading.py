@@ -11,7 +11,6 @@ from pydantic_core import ErrorDetails
 
 from fetchd.jobfile.complaints import Complaints, Path
 from fetchd.jobfile.schema import (
-    NOT_BUILT,
     ExpectKeys,
     FromKeys,
     JobFile,
@@ -124,8 +123,6 @@ def _unknown(path: Path, unread: Unread) -> tuple[str, str]:
     key = str(last)
     in_task = within[:1] == ["tasks"]
     levels = within[2:] if in_task else within
-    if ".".join(map(str, [*levels, key])) in NOT_BUILT:
-        return "is not built yet", ""
     keys = _NESTED[levels[-1]] if levels else TaskEntry if in_task else JobFile
     if in_task and not levels and key in keys_of(JobFile):
         return "belongs at the top of the file, not in a task", ""

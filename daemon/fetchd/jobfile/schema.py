@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import zoneinfo
 from collections.abc import Iterable, Mapping
@@ -27,11 +28,15 @@ from fetchd.units import parse_duration_s, parse_rate_bytes_per_s, parse_size_by
 from fetchd.variables import is_plain_name
 from fetchd.yamldoc import did_you_mean
 
-#: Keys of the job file's design that this version does not know how to obey.
-NOT_BUILT: frozenset[str] = frozenset()
-
 #: Job, task and control files share this form.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class FromHeader(enum.Enum):
+    """What ``filename: { from: header }`` is read as."""
+
+    YES = enum.auto()
+
 
 #: What ``segments: auto`` is read as: None would mean that the key is not given.
 _AUTO = 0
@@ -84,10 +89,12 @@ def _variable(value: object) -> str:
     return text
 
 
-def _filename(value: object) -> str:
-    if isinstance(value, Mapping) and "from" in value:
-        raise ValueProblem("{from: ...} is not built yet; write the name")
-    return _text(value)
+def _filename(value: object) -> str | FromHeader:
+    if not isinstance(value, Mapping):
+        return _text(value)
+    if value != {"from": "header"}:
+        raise ValueProblem("needs a name, or { from: header } for the one that its server gives")
+    return FromHeader.YES
 
 
 def _lines(value: object) -> list[object]:
@@ -362,7 +369,23 @@ Names = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 Variable = Annotated[str, PlainValidator(_variable), _native("string")]
-FileName = Annotated[str, PlainValidator(_filename), _native("string", "number", "boolean")]
+FileName = Annotated[
+    str | FromHeader,
+    PlainValidator(_filename),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": ["string", "number", "boolean"]},
+                {
+                    "type": "object",
+                    "properties": {"from": {"enum": ["header"]}},
+                    "required": ["from"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
 Version = Annotated[int, PlainValidator(_version), WithJsonSchema({"enum": [1, "1"]})]
 Flag = Annotated[bool, PlainValidator(_flag), WithJsonSchema({"enum": [True, False]})]
 Count = Annotated[
@@ -540,7 +563,7 @@ class TaskKeys(_Keys):
     dest: Text | None = None
     """The folder below the root."""
     filename: FileName | None = None
-    """The file's name below `dest`; by default the URL's last segment."""
+    """The file's name below `dest`, or {from: header}; by default the URL's last segment."""
     checksum: Texts | None = None
     """algorithm:hex, or several that must all hold."""
     sums: Text | None = None

@@ -55,6 +55,7 @@ LINES: dict[type[Event], Line] = {
     events.CredentialsWithheld: Line("credentials.withheld", _INFO),
     events.TasksAdded: Line("tasks.added", _DEBUG),
     events.TaskStarted: Line("task.started", _DEBUG),
+    events.TaskNamed: Line("task.named", _DEBUG),
     events.TaskVerified: Line("task.verified", _DEBUG),
     events.TaskRepaired: Line("task.repaired", _INFO),
     events.StepStarted: Line("step.started", _DEBUG),

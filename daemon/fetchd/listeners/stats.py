@@ -53,6 +53,8 @@ class Stats:
             case events.TaskStarted():
                 count["attempts"] += 1
                 self._running.add((event.run, event.task))
+            case events.TaskNamed():
+                self._running.discard((event.run, event.task))
             case events.TaskDone():
                 self._running.discard((event.run, event.task))
                 count["tasks_succeeded"] += 1

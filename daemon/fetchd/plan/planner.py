@@ -72,9 +72,10 @@ class Planner:
         begins = when(job, last_s, now_s)
         if begins.due_s is not None:
             run = replace(run, scheduled_for_s=begins.due_s)
-        expander = Expander(open_below=self._disk.open_below)
+        disk = self._disk.of(job, run)
+        expander = Expander(open_below=lambda _, __, root, path: disk.open_below(root, path))
         found = find(job, run, expander, most=most, watched=self._credentials.keys())
-        tasks, disks = self._fitted(self._asked(job, run, found))
+        tasks, disks = self._fitted(disk, self._asked(disk, job, run, found))
         for root, size_bytes in found.rest_bytes.items():
             try:
                 disks.add(root, "_", size_bytes)
@@ -115,13 +116,11 @@ class Planner:
             state=self._state,
         )
 
-    def _asked(self, job: Job, run: Run, found: Found) -> list[TaskPlan]:
+    def _asked(self, disk: StandingDisk, job: Job, run: Run, found: Found) -> list[TaskPlan]:
         origins = Origins(self._bounds.of, self._clock)
         self._leave_alone(origins, found)
         rounds = Rounds(origins, self._workers, self._clock, self._tell)
-        wire = Wire(
-            self._disk, self._transport, origins, self._clock, rounds.wanted, self._record_of
-        )
+        wire = Wire(disk, self._transport, origins, self._clock, rounds.wanted, self._record_of)
         looks = [
             TaskLook(
                 wire,
@@ -163,25 +162,27 @@ class Planner:
                 why = f"it has asked the daemon to be left alone ({record.gate_why})"
                 origins.leave_alone(origin, min(left_s, record.gate_s), why)
 
-    def _fitted(self, tasks: Iterable[TaskPlan]) -> tuple[list[TaskPlan], Disks]:
+    def _fitted(
+        self, disk: StandingDisk, tasks: Iterable[TaskPlan]
+    ) -> tuple[list[TaskPlan], Disks]:
         """Return the tasks as far as the disks can hold them, and what the disks are to hold."""
-        disks, fitted = Disks(self._disk.room), []
+        disks, fitted = Disks(disk.room), []
         for task in tasks:
             if task.verdict is Verdict.FETCH:
-                task = self._fit(task, disks)  # noqa: PLW2901 -- the same task, better known
+                task = self._fit(task, disk, disks)  # noqa: PLW2901 -- the same task, better known
             fitted.append(task)
         return fitted, disks
 
-    def _fit(self, task: TaskPlan, disks: Disks) -> TaskPlan:
+    def _fit(self, task: TaskPlan, disk: StandingDisk, disks: Disks) -> TaskPlan:
         try:
-            capacity_bytes = self._disk.room(task.root, task.path).capacity_bytes
+            capacity_bytes = disk.room(task.root, task.path).capacity_bytes
             most_bytes = max(0, capacity_bytes - self._bounds.reserve_bytes)
             size_bytes = task.size_bytes
             if size_bytes is not None and size_bytes > most_bytes:
                 raise AttemptError(
                     "too_large", f"it has {size_bytes} bytes, its file system room for {most_bytes}"
                 )
-            held_bytes = self._disk.held_bytes(task.root, task.path)
+            held_bytes = disk.held_bytes(task.root, task.path)
             missing_bytes = None if size_bytes is None else max(0, size_bytes - held_bytes)
             disks.add(task.root, task.path, missing_bytes)
         except AttemptError as exc:

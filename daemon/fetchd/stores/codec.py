@@ -154,6 +154,7 @@ def group_of(text: str) -> TaskGroup:
             filename=template["filename"],
             checksums=tuple(template["checksums"]),
             sums=template.get("sums"),
+            from_header=template.get("from_header", False),
         ),
         rules=Rules(
             **{

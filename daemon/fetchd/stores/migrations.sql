@@ -69,3 +69,6 @@ ALTER TABLE task ADD COLUMN step_values TEXT;
 -- Whether somebody looks at it, and how often the daemon crashed meanwhile.
 ALTER TABLE task_group ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE task_group ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;
+-- A server may name the file of a task.
+ALTER TABLE task ADD COLUMN key BLOB;
+CREATE INDEX task_key ON task (key, run) WHERE key IS NOT NULL;

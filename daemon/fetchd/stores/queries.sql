@@ -29,6 +29,21 @@ INSERT INTO task
      detail, reason)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?);
 
+-- name: place_of_task
+SELECT root, run FROM task WHERE id = ?;
+
+-- name: is_wanted
+SELECT 1 FROM task WHERE path = ? AND root = ? AND state < 3 LIMIT 1;
+
+-- name: name_later
+UPDATE task SET state = 0, due = ?, detail = 'same_dest', reason = ''
+WHERE id = ? AND state < 3 AND key IS NULL;
+
+-- name: name_task
+-- A path is given once; what it was before stays the task's key.
+UPDATE task SET key = path, path = ?, state = 0, due = 0, detail = '', reason = ''
+WHERE id = ? AND state < 3 AND key IS NULL;
+
 -- name: start_task
 UPDATE task SET state = 1 WHERE id = ? AND state = 0;
 
@@ -137,7 +152,7 @@ FROM kept_job CROSS JOIN job ON job.id = kept_job.job ORDER BY kept_job.name;
 UPDATE run SET job = ? WHERE id = ?;
 
 -- name: tasks_of_run
-SELECT id, grp, path, sources, digests, sums, size_bytes, step_values, state FROM task WHERE run = ?;
+SELECT id, grp, path, key, sources, digests, sums, size_bytes, step_values, state FROM task WHERE run = ?;
 
 -- name: remove_task
 DELETE FROM task WHERE id = ?;
@@ -159,8 +174,8 @@ SELECT min(origin) FROM task WHERE grp = ? AND state = 0 AND origin > ?;
 
 -- name: ready_of_origin
 -- Tasks whose destination belongs to an earlier open task of another run are marked as held.
-SELECT t.id, t.path, t.sources, t.digests, t.sums, t.size_bytes, t.step_values, t.due, t.detail,
-       t.history,
+SELECT t.id, t.path, t.sources, t.digests, t.sums, t.size_bytes, t.step_values, t.key, t.due,
+       t.detail, t.history,
        EXISTS (
            SELECT 1 FROM task AS e
            WHERE e.path = t.path AND e.root = t.root AND e.run < t.run AND e.state < 3
@@ -180,7 +195,7 @@ UPDATE task SET due = ? WHERE grp = ? AND state = 0 AND due > ?;
 
 -- name: unfinished
 SELECT t.grp, t.id, t.run, t.path, t.sources, t.digests, t.sums, t.size_bytes, t.step_values,
-       t.history, t.state, t.result,
+       t.key, t.history, t.state, t.result,
        f.url, f.size_bytes, f.mtime_ns, f.inode, f.digests, f.etag, f.last_modified, f.date,
        f.verified
 FROM task AS t LEFT JOIN file AS f ON f.root = t.root AND f.path = t.path
@@ -230,7 +245,11 @@ WHERE id = ?;
 SELECT read_before FROM task_group WHERE id = ?;
 
 -- name: was_read
-SELECT 1 FROM task WHERE path = ? AND root = ? AND run = ? AND grp = ? AND id <= ? LIMIT 1;
+-- Its server may have named a file meanwhile.
+SELECT 1 FROM task WHERE path = ?1 AND root = ?2 AND run = ?3 AND grp = ?4 AND id <= ?5
+UNION ALL
+SELECT 1 FROM task WHERE key = ?1 AND key IS NOT NULL AND run = ?3 AND grp = ?4 AND id <= ?5
+LIMIT 1;
 
 -- name: reopen_ends
 -- What a run does at its end is decided upon anew when it ends again.

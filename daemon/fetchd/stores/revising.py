@@ -1,4 +1,4 @@
-"""An open run becomes one of another revision: the difference of their tasks, by group and path."""
+"""An open run becomes one of another revision: the difference of their tasks, by group and key."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Difference:
 @dataclass(frozen=True, slots=True)
 class _Row:
     id: int
+    path: bytes
     sources: str
     digests: str
     sums: str
@@ -53,8 +54,8 @@ class Revising:
             group = codec.group_of(document)
             self._groups[group.name] = (group_id, group)
         self._rows: dict[int, dict[bytes, _Row]] = {id_: {} for id_, _ in self._groups.values()}
-        for task, group_id, path, *rest in db.execute(queries["tasks_of_run"], (run,)):
-            self._rows[group_id][path] = _Row(task, *rest)
+        for task, group_id, path, key, *rest in db.execute(queries["tasks_of_run"], (run,)):
+            self._rows[group_id][path if key is None else key] = _Row(task, path, *rest)
         self._found = Difference()
 
     def _remove_ends(self) -> None:
@@ -97,11 +98,11 @@ class Revising:
         rows = self._rows[group_id]
         if new is not None and new.expanding:  # its tasks come from it as before
             return
-        paths = {codec.path_bytes(spec.path) for spec in new.specs} if new else set()
-        for path in [path for path in rows if path not in paths]:
-            elsewhere = (before.rules.root, codec.path_text(path)) in taken
-            if rows[path].state != _SUCCEEDED or elsewhere:
-                self._remove(rows.pop(path))
+        keys = {codec.path_bytes(spec.key) for spec in new.specs} if new else set()
+        for key in [key for key in rows if key not in keys]:
+            elsewhere = (before.rules.root, codec.path_text(rows[key].path)) in taken
+            if rows[key].state != _SUCCEEDED or elsewhere:
+                self._remove(rows.pop(key))
         if new is None and not rows:
             self._db.execute(self._q["remove_group"], (group_id,))
 
@@ -123,7 +124,7 @@ class Revising:
         same_steps = before.steps == new.group.steps  # they are taken when the file is there
         missing = self._found.missing.setdefault(name, [])
         for spec in new.specs:
-            row = self._rows[group_id].get(codec.path_bytes(spec.path))
+            row = self._rows[group_id].get(codec.path_bytes(spec.key))
             if row is None:
                 missing.append(spec)
             elif not (same_rules and _is_of(row, spec)) or not (same_steps or row.state in _OPEN):

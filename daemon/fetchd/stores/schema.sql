@@ -58,7 +58,8 @@ CREATE TABLE task (
     result  TEXT,                       -- JSON: the publish intent, later what was published
     sums    TEXT NOT NULL DEFAULT '',   -- URLs of its sums file, one a line
     size_bytes INTEGER,                 -- what it has to weigh, NULL: its item does not say
-    step_values TEXT                    -- JSON: what its steps use of its item, NULL: nothing
+    step_values TEXT,                   -- JSON: what its steps use of its item, NULL: nothing
+    key     BLOB                        -- its path until its server named its file, NULL: path
 );
 CREATE INDEX task_ready ON task (grp, origin, due, id) WHERE state = 0;
 CREATE INDEX task_unfinished ON task (id) WHERE state IN (1, 2);
@@ -66,6 +67,7 @@ CREATE INDEX task_failed ON task (run, id) WHERE state = 4;
 CREATE INDEX task_of_run ON task (run);
 CREATE INDEX task_dest ON task (path, root, run);
 CREATE INDEX task_open ON task (path, root, run) WHERE state < 3;
+CREATE INDEX task_key ON task (key, run) WHERE key IS NOT NULL;
 
 CREATE TABLE file (                     -- the last file published at each destination
     root          TEXT NOT NULL,

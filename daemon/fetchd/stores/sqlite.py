@@ -18,6 +18,7 @@ from fetchd.errors import BusyError, ConfigError, StoreError
 from fetchd.model import (
     FileRecord,
     FileView,
+    History,
     Kept,
     OriginRecord,
     Position,
@@ -30,6 +31,7 @@ from fetchd.model import (
     TaskState,
 )
 from fetchd.ports import (
+    TAKEN,
     Appended,
     Change,
     Failed,
@@ -38,6 +40,7 @@ from fetchd.ports import (
     Keep,
     KeptChanged,
     KeptForgotten,
+    Naming,
     NewGroup,
     NewJob,
     NewKept,
@@ -171,6 +174,16 @@ class SqliteStore:
             return Appended(added=len(new), failed=failed, skipped=skipped)
 
         self._ledger.post(write, then)
+
+    def name_task(
+        self,
+        task: int,
+        path: str,
+        history: History,
+        later_at_s: float,
+        then: Callable[[Naming], None],
+    ) -> None:
+        self._ledger.post(lambda db: _name_task(db, task, path, history, later_at_s), then)
 
     def record(self, changes: Sequence[Change], then: Callable[[], None] | None = None) -> None:
         self._ledger.post_piece(self._apply, changes, None if then is None else lambda _: then())
@@ -604,7 +617,7 @@ def _add_tasks(
         problem = spec.problem
         if problem is None and not spec.skip:
             if path in taken or db.execute(has_dest, (path, root, run)).fetchone():
-                problem = ("dest_conflict", "another task of this run has the same destination")
+                problem = ("dest_conflict", TAKEN)
             taken.add(path)
         state, detail, reason = 0, "", ""
         if spec.skip:
@@ -654,6 +667,23 @@ def _not_read_before(
         return db.execute(Q["was_read"], place).fetchone() is None
 
     return [spec for spec in specs if is_new(spec)]
+
+
+def _name_task(
+    db: sqlite3.Connection, task: int, path: str, history: History, later_at_s: float
+) -> Naming:
+    place = codec.path_bytes(path)
+    found = db.execute(Q["place_of_task"], (task,)).fetchone()
+    if found is None:  # an edit has removed it meanwhile
+        return Naming.GIVEN
+    if db.execute(Q["has_dest"], (place, *found)).fetchone():
+        db.execute(Q["fail_task"], ("dest_conflict", TAKEN, codec.history_text(history), task))
+        return Naming.TAKEN
+    if db.execute(Q["is_wanted"], (place, found[0])).fetchone():
+        db.execute(Q["name_later"], (later_at_s, task))
+        return Naming.BUSY
+    db.execute(Q["name_task"], (place, task))
+    return Naming.GIVEN
 
 
 def _without_covered(changes: Sequence[Change]) -> list[Change]:
@@ -788,7 +818,7 @@ def _window(
         rows = db.execute(Q["ready_of_origin"], (group, origin, until_s, most))
         news = (row for row in rows if row[0] not in known)
         for count, row in enumerate(itertools.islice(news, per_origin), 1):
-            if row[10]:
+            if row[11]:
                 held += 1
             else:
                 ready.append(_ready(row, group, origin))
@@ -813,10 +843,11 @@ def _spec(
     sums: str,
     size_bytes: int | None,
     step_values: str | None,
+    key: bytes | None,
 ) -> TaskSpec:
     text = codec.path_text(path)
     return TaskSpec(
-        key=text,
+        key=text if key is None else codec.path_text(key),
         path=text,
         sources=tuple(sources.split("\n")),
         digests=codec.digests_of(digests),
@@ -827,7 +858,7 @@ def _spec(
 
 
 def _ready(row: tuple[Any, ...], group: int, origin: str) -> Ready:
-    task_id, path, *said, due_s, wait, history, _held = row[:11]
+    task_id, path, *said, due_s, wait, history, _held = row[:12]
     return Ready(
         task=Task(
             id=task_id,
@@ -838,18 +869,18 @@ def _ready(row: tuple[Any, ...], group: int, origin: str) -> Ready:
         origin=origin,
         due_at_s=due_s,
         wait=wait,
-        previous=codec.record_of(row[11:]),
+        previous=codec.record_of(row[12:]),
     )
 
 
 def _unfinished(row: tuple[Any, ...]) -> Unfinished:
-    group, task_id, run, path, *said, history, state, result = row[:12]
+    group, task_id, run, path, *said, history, state, result = row[:13]
     spec = _spec(path, *said)
     return Unfinished(
         run=run,
         task=Task(id=task_id, group=group, spec=spec, history=codec.history_of(history)),
         intent=codec.intent_of(result, spec.path) if STATES[state] == "publishing" else None,
-        previous=codec.record_of(row[12:]),
+        previous=codec.record_of(row[13:]),
     )
 
 

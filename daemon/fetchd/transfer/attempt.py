@@ -35,6 +35,7 @@ from fetchd.transfer.asking import Asking
 from fetchd.transfer.crew import LeftAlone, Mismatch
 from fetchd.transfer.dossier import REFUSALS, START_BYTES, describe
 from fetchd.transfer.kept import Kept
+from fetchd.transfer.naming import learn_name
 from fetchd.transfer.repair import Repair, Unfit, is_mendable, is_worth_keeping
 from fetchd.transfer.resume import WHOLE, Plan, plan
 from fetchd.transfer.segments import LEAST_BYTES
@@ -195,6 +196,10 @@ class _Fetch:
                 "expectation_failed",
                 "`verify: digest` asks for a checksum and the job gives none for this file",
             )
+        if spec.unnamed:
+            named = learn_name(self._transfer.transport, self._attempt, self._watch)
+            self._transfer.failpoints.pass_by("transfer.named")
+            return named
         disk = self._disk
         standing = self._standing()
         if standing is not None and (outcome := standing.unconditional()):

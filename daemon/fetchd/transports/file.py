@@ -23,6 +23,7 @@ class FileStream:
         self.content_type: str | None = None
         self.final_url = request.url
         self.wish: tuple[str, float] | None = None
+        self.file_name: str | None = None
         etag = f'"{file.version}"'
         self.validator = Validator(
             etag=etag, last_modified=formatdate(file.modified_at_s, usegmt=True)

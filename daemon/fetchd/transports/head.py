@@ -12,6 +12,7 @@ from fetchd.errors import AttemptError, ValueProblem
 from fetchd.model import Validator
 from fetchd.ports import OtherRange
 from fetchd.secrets import hide
+from fetchd.transports.disposition import file_name
 from fetchd.transports.ratelimit import QUOTAS, used_up_s
 from fetchd.transports.wire import RawHead
 from fetchd.urls import check_url, redact_url
@@ -67,6 +68,11 @@ class Head:
         if len({each.lower() for each in types}) > 1:
             raise AttemptError("bad_response", "the answer has several different Content-Type")
         return types[0] if types else None
+
+    def file_name(self) -> str | None:
+        """Return how the answer calls its file, None: it does not, or in more than one way."""
+        said = self.one("content-disposition")
+        return None if said is None else file_name(said)
 
     def validator(self) -> Validator:
         """Return what identifies the version, without what has not the form of it."""

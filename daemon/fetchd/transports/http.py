@@ -106,6 +106,7 @@ class HttpStream:
         self.content_type = head.content_type()
         self.final_url = hide(final_url)  # it is shown and kept, and never asked for again
         self.wish = wish
+        self.file_name = head.file_name()
         self._answer: _Answer | None = answer  # None: the connection is gone or given back
         self._watch = watch
         self._stall_s = stall_s

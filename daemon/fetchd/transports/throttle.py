@@ -136,6 +136,7 @@ class ThrottledStream:
         self.content_type = stream.content_type
         self.final_url = stream.final_url
         self.wish = stream.wish
+        self.file_name = stream.file_name
         self.held_s = 0.0
         self._stream = stream
         self._clock = clock

@@ -1,4 +1,4 @@
-"""From what a job file says to a path below a root that cannot leave it."""
+"""From what a job file, or a server, says to a path below a root that cannot leave it."""
 
 from __future__ import annotations
 
@@ -39,6 +39,21 @@ def clean_path(text: str) -> str:
     for component in data.split(b"/"):
         _check(component, text)
     return data.decode("utf-8", "surrogateescape")
+
+
+def clean_name(text: str) -> str:
+    """Return the name of a file without folders; as ``clean_path``.
+
+    The message begins with what the name is: "is empty".
+    """
+    if not text:
+        raise ValueProblem("is empty")
+    if "/" in text:
+        raise ValueProblem(f"{text!r} has a slash in it")
+    try:
+        return clean_path(text)
+    except ValueProblem as exc:
+        raise ValueProblem(f"is no file name: {exc}") from None
 
 
 def join_path(folder: str, name: str) -> str:
