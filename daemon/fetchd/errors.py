@@ -70,6 +70,7 @@ CODES: dict[str, Code] = {
     ),
     "step_failed": Code(False, "one of the task's `steps` cannot be taken on this file"),
     "step_timeout": Code(False, "one of the task's `steps` took longer than it may"),
+    "fail_fast": Code(False, "another task has failed, and `fail_fast` ends the rest of the run"),
     "cancelled": Code(False, "the task or its run was cancelled"),
     "poison": Code(
         False,

@@ -354,6 +354,7 @@ class Job:
     keep: bool = False
     on_remove: OnRemove = OnRemove.DRAIN
     generations: Generations | None = None  # None: each file appears when it is verified
+    fail_fast: bool = False  # the first failure of a task that may not fail ends the rest
 
     @property
     def stays(self) -> bool:

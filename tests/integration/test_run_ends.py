@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 
-from faults.server import Server, content, file, raw, stalled, status
+from faults.server import Server, content, file, flapping, raw, stalled, status
 from process import DaemonProcess, visible_files, wait_until
 
 BODY = content("ends", 20_000)
@@ -201,3 +202,40 @@ def test_a_cancel_tells_nobody(tmp_path, server):
 
     assert told(server) == []
     assert ran(tmp_path) == []
+
+
+def test_a_failure_that_ends_the_rest_keeps_what_has_come_for_a_retry(tmp_path, server):
+    whole, gate = content("large", 3_000_000), threading.Event()
+
+    def gone(exchange):
+        assert gate.wait(20)
+        status(404)(exchange)
+
+    server.routes["/b"] = flapping(file(whole, stall_after=2_000_000), file(whole))
+    server.routes["/none"] = gone
+    with daemon_with(tmp_path, server, "workers=4") as daemon:
+        daemon.drop("j.yaml", job(server, "/b", "/none", more="fail_fast: true\n"))
+        daemon.start()
+        wait_until(lambda: daemon.bytes_in_parts() >= 1_900_000, what="the first bytes")
+        gate.set()
+        wait_until(lambda: (daemon.jobs / "failed/j.yaml").exists(), what="the first end")
+        first, files = daemon.report("j"), daemon.files("j")
+        server.routes["/none"] = file(b"there")
+        (daemon.jobs / "j.retry").touch()
+        wait_until(lambda: (daemon.jobs / "done/j.yaml").exists(), what="the second end")
+        assert daemon.terminate() == 0
+        again = daemon.files("j")
+
+    totals = first["tasks"]
+    assert (first["state"], totals["failed"], totals["skipped"]) == ("failed", 1, 1)
+    assert {line["path"]: line["detail"] for line in files} == {
+        "got/b": "fail_fast",
+        "got/none": "bad_status",
+        "./j/on_failure": "done",
+    }
+    assert [facts["event"] for facts in told(server)] == ["run.failed", "run.succeeded"]
+    assert {line["path"]: line["detail"] for line in again} == {
+        "got/b": "resumed",
+        "got/none": "downloaded",
+        "./j/on_success": "done",
+    }

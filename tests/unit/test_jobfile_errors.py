@@ -33,7 +33,7 @@ BAD = {
     ),
     "unknown key without a near one": (
         "url: https://example.org/a\nzzzz: 1\n",
-        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, from, if, may_fail, steps, version, name, description, priority, timezone, schedule, window, keep, on_remove, vars, limits, publish, tasks, on_success, on_failure",
+        "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, from, if, may_fail, steps, version, name, description, priority, timezone, schedule, window, keep, on_remove, vars, limits, publish, tasks, fail_fast, on_success, on_failure",
     ),
     "F05 duplicate key": (
         "url: https://example.org/a\nurl: https://example.org/b\n",

@@ -131,6 +131,7 @@ class Effects:
     reads: list[tuple[Group, str]] = field(default_factory=list)
     ended: list[OpenedRun] = field(default_factory=list)
     cancelled_runs: list[int] = field(default_factory=list)
+    failing_runs: list[OpenedRun] = field(default_factory=list)
     sweep: bool = False  # a part may lie about that nobody needs
     freed: bool = False  # a destination is free for whoever waited for it
 
@@ -193,6 +194,11 @@ class Decisions:
         group, task = out.group, attempt.task
         if group.run.cancelled:
             self._cancelled(group, task, TaskState.RUNNING, effects)
+            return
+        if group.run.failing:
+            about = about_task(attempt, attempt.source)
+            effects.happened.append(events.TaskInterrupted(**about, attempt=attempt.number))
+            self._left_undone(group, task, TaskState.RUNNING, effects)
             return
         match outcome:
             case Fetched(intent=intent, repaired=repaired):
@@ -494,7 +500,7 @@ class Decisions:
                 )
                 self._change_reading(group, again, effects)
                 group.list_out = False
-                if not group.run.cancelled:
+                if not group.run.unwanted():
                     effects.to_expand.append(group)
                 return
             case Failure():
@@ -503,7 +509,7 @@ class Decisions:
                     group.wanted = False
             case _:
                 raise AssertionError(f"{outcome} does not answer an expansion")
-        if group.run.cancelled:
+        if group.run.unwanted():
             group.list_out = False
         else:
             effects.batches.append((group, batch))
@@ -594,6 +600,36 @@ class Decisions:
                 events.MirrorBanned(**about_run(run), origin=origin, reason=failure.reason)
             )
 
+    def _fail_fast(self, run: OpenedRun, effects: Effects) -> None:
+        """End the rest of a run once a task has failed that may not, if the job says so.
+
+        What is verified is published, and steps that have begun go on to their end.
+        """
+        tasks = [group for group in run.groups.values() if group.end is None]
+        if run.unwanted() or not run.job.fail_fast or not any(group.hurt() for group in tasks):
+            return
+        run.failing = True
+        effects.failing_runs.append(run)
+        for group in tasks:
+            if group.phase is not Phase.ENDED:
+                self.end_rest(group, TaskState.SKIPPED, "fail_fast", effects)
+
+    def _left_undone(self, group: Group, task: Task, before: TaskState, effects: Effects) -> None:
+        """Skip a task of a run that is failing; where it was running its row is skipped already."""
+        group.forget(task.id)
+        group.move(before, TaskState.SKIPPED)
+        about = about_run(group.run)
+        if before is not TaskState.RUNNING:
+            origin, run = origin_of(source_of(task, task.history)), group.run.run.id
+            effects.changes += (
+                Waits(task=task.id, origin=origin, history=task.history, due_at_s=0.0, reason=""),
+                RestEnded(run=run, group=group.id, state=TaskState.SKIPPED, reason="fail_fast"),
+            )
+        effects.freed = True
+        effects.happened.append(
+            events.TasksSkipped(**about, group=group.name, count=1, reason="fail_fast")
+        )
+
     def _give_up(self, group: Group, task: Task, decision: retry.GiveUp, effects: Effects) -> None:
         history = decision.history
         group.forget(task.id)
@@ -617,6 +653,7 @@ class Decisions:
                 quarantine=history.dossier.quarantine if history.dossier else "",
             )
         )
+        self._fail_fast(group.run, effects)
 
     def _cancelled(self, group: Group, task: Task, before: TaskState, effects: Effects) -> None:
         """The row of a running task was cancelled with its run; one being published was not."""
@@ -645,6 +682,9 @@ class Decisions:
         effects: Effects,
     ) -> None:
         """Make a task wait for its next attempt, in the queue if there is room."""
+        if group.run.failing and group.end is None:
+            self._left_undone(group, task, TaskState.READY, effects)
+            return
         group.forget(task.id)
         due_at_s = self._steady.now_s() + delay_s if delay_s else 0.0
         origin = origin_of(source_of(task, history))
@@ -669,6 +709,7 @@ class Decisions:
 
     def advance(self, run: OpenedRun, effects: Effects) -> None:
         """Open groups whose needs are met, skip those that never will, end what is done."""
+        self._fail_fast(run, effects)
         changed = True
         while changed:
             changed = False
@@ -686,6 +727,9 @@ class Decisions:
     def _try_open(self, group: Group, effects: Effects) -> bool:
         if group.end is not None:
             return self._try_end(group, group.end, effects)
+        if group.run.failing:  # all of it has ended
+            group.phase = Phase.OPEN
+            return True
         verdict = graph.met(group.opened.group.needs, group.run.ended)
         if verdict is graph.Met.NOT_YET and not group.run.cancelled:
             return False
@@ -788,6 +832,8 @@ class Decisions:
         effects.changes.append(
             Waits(task=task.id, origin=origin, history=history, due_at_s=0.0, reason="")
         )
+        if group.run.failing:
+            self._left_undone(group, task, TaskState.READY, effects)
 
     def go_on_finishing(
         self, group: Group, left: Unfinished, intent: Intent, effects: Effects

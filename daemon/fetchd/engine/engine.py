@@ -313,7 +313,7 @@ class Engine:
         if state is None and (root, path) in self._dropped:
             self._dropped.discard((root, path))
             return False
-        if state is None or state is TaskState.FAILED:
+        if state in {None, TaskState.FAILED, TaskState.SKIPPED}:
             return age_s < KEEP_PARTS_S
         return not state.ended
 
@@ -351,7 +351,7 @@ class Engine:
             out.progress = progress
             run = out.group.run
             # Steps that have begun are not stopped: some may not be taken twice.
-            held = isinstance(attempt, Fetch) and bool(run.held())
+            held = isinstance(attempt, Fetch) and bool(run.held() or run.failing)
             wanted = not (self._stopping or run.cancelled or out.stale or held)
         if progress.wish is not None:
             self._heed(attempt, out.group, *progress.wish)
@@ -393,7 +393,7 @@ class Engine:
             out = self._out.get(attempt.fence)
             if out is None or out.entry is None or out.stale:
                 return False
-            if self._stopping or out.group.run.cancelled or out.group.run.held():
+            if self._stopping or out.group.run.unwanted() or out.group.run.held():
                 return False
             if out.entry.alone or not self._queue.lend(out.entry):
                 return False
@@ -1162,7 +1162,7 @@ class Engine:
 
     def _is_to_be_read(self, group: Group) -> bool:
         """Whether items of a group are left to be read, or its condition to be decided."""
-        open_ = self._is_open(group) and not group.run.cancelled
+        open_ = self._is_open(group) and not group.run.unwanted()
         return open_ and (group.expanding or group.phase is Phase.BLOCKED)
 
     def _may_be_read(self, group: Group) -> bool:
@@ -1214,6 +1214,8 @@ class Engine:
             group.look_again()
             if run.cancelled:
                 self._decide.end_rest(group, TaskState.CANCELLED, "", effects)
+            elif run.failing and group.end is None:
+                self._decide.end_rest(group, TaskState.SKIPPED, "fail_fast", effects)
             elif batch.position is None:
                 group.expanding = False
                 tasks = sum(group.counts.values())
@@ -1300,6 +1302,12 @@ class Engine:
         self._queue.add_run(run.run.id, run.job.priority, run.job.concurrency, out)
         return run
 
+    def _line_up_run(self, run: OpenedRun) -> None:
+        """Let a run that was dropped from the queue have entries in it again."""
+        outs = [out for out in self._out.values() if out.group.run is run]
+        entries = [out.entry for out in outs if out.entry is not None]
+        self._queue.add_run(run.run.id, run.job.priority, run.job.concurrency, entries)
+
     def _is_open(self, group: Group) -> bool:
         """Whether the group is of a run as it is now, not as it was before an edit."""
         return self._runs.get(group.run.run.id) is group.run
@@ -1328,6 +1336,13 @@ class Engine:
         for run_id in effects.cancelled_runs:
             self._queue.drop_run(run_id)
             self._admission.forget(run_id)
+        for run in effects.failing_runs:  # what is done at its end has yet to come
+            self._queue.drop_run(run.run.id)
+            self._admission.forget(run.run.id)
+            run.parked.clear()
+            run.waits.clear()
+            if self._runs.get(run.run.id) is run:
+                self._line_up_run(run)
         if effects.entries:
             self._queue.put(effects.entries)
         self._put_off += effects.put_off
@@ -1397,6 +1412,8 @@ def _is_comparable(on: OpenedRun, new: NewJob) -> bool:
     reading = {name for name in before if on.groups[name].expanding}
     reading |= {g.group.name for g in new.groups if g.expanding and g.group.end is None}
     if any(before.get(name) != after.get(name) for name in reading):
+        return False
+    if on.failing:
         return False
     groups = [*before.values(), *after.values()]
     if any(group.when is not None for group in groups):

@@ -273,6 +273,7 @@ class OpenedRun:
         self.share = None if rate is None else Share(name=f"run {self.run.id}", rate=rate)
         self.mismatches: Counter[str] = Counter()  # wrong digests, by origin
         self.paused = opened.paused
+        self.failing = False  # a task has failed that ends the rest
         self.closed_until_s: float | None = None  # outside its window; wall clock
         self.told_held = ""
         # While the run becomes one of another revision nothing of it starts or is recorded.
@@ -295,6 +296,10 @@ class OpenedRun:
         group.phase = Phase.ENDED
         self.ended[group.name] = group.succeeded()
         del self.left[group.name]
+
+    def unwanted(self) -> bool:
+        """Whether nothing more of its tasks is to begin, or to be fetched."""
+        return self.cancelled or self.failing
 
     def is_turn_of(self, end: RunEnd) -> bool:
         """Whether all has ended that comes before what is done at the end."""

@@ -237,6 +237,7 @@ def _job(content: dict[str, Any], file: str, settings: Settings, complaints: Com
         window=times.window_of(keys.window or ()),
         keep=bool(keys.keep),
         on_remove=keys.on_remove or OnRemove.DRAIN,
+        fail_fast=bool(keys.fail_fast),
     )
     if not built and not unread.tasks:
         complaints.add(("tasks",), "names no task")

@@ -656,6 +656,8 @@ class JobFile(TaskKeys):
     """How the outputs of a run appear; by default each file when it is verified."""
     tasks: dict[Name, TaskEntry | None] | None = None
     """Several tasks by their names; without it the file is one task."""
+    fail_fast: Truth | None = None
+    """true: the first failure of a task that may not fail ends the rest of the run."""
     on_success: Ends | None = None
     """What is done when all is published and nothing has failed that may not."""
     on_failure: Ends | None = None
