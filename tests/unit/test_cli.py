@@ -311,6 +311,41 @@ tasks:
     ]
 
 
+def test_check_shows_what_is_made_of_files_and_what_is_done_at_the_end(capsys):
+    path = written(
+        "set.yaml",
+        """\
+tasks:
+  iso: { url: "https://one.example/a.iso", dest: d }
+  list: { needs: iso, dest: d, steps: [ checksum_file ] }
+on_success: [ { run: { command: reindex, args: [ "${job.summary}" ] } }, tell ]
+on_failure: [ tell ]
+""",
+    )
+    config = written(
+        "conf.yaml",
+        "commands: { reindex: { argv: [ /bin/true ] } }\nwebhooks: { tell: { url: http://h/x } }\n",
+    )
+
+    code, out, _ = ran(capsys, "check", "--config", config, "--show", path)
+    _, as_json, _ = ran(capsys, "check", "--config", config, "--show", "--json", path)
+
+    assert code == 0
+    assert out.splitlines() == [
+        "set.yaml: ok: job set, 1 file",
+        "  default:d/a.iso",
+        "    from https://one.example/a.iso",
+        "  default:./d/list",
+        "    then checksum_file",
+        "    after iso",
+        "  on_success: run reindex, webhook tell",
+        "  on_failure: webhook tell",
+    ]
+    (shown,) = json.loads(as_json)
+    assert shown["ends"] == ["on_success: run reindex, webhook tell", "on_failure: webhook tell"]
+    assert shown["tasks"][1]["sources"] == []
+
+
 def test_check_shows_which_rate_holds_and_by_whom(capsys):
     written("conf.yaml", "limits: { rate: 2MiB/s }\norigins: { two.example: { rate: 1MiB/s } }\n")
     rate = '{ "00:00-24:00": 500MiB/s }'

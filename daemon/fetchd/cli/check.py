@@ -36,6 +36,7 @@ class Checked:
     limits: list[str] = field(default_factory=list)
     tasks: list[dict[str, Any]] = field(default_factory=list)
     credentials: dict[str, list[str]] = field(default_factory=dict)  # by origin
+    ends: list[str] = field(default_factory=list)
 
 
 @click.command("check")
@@ -92,7 +93,19 @@ def _check(path: Path, settings: Settings, *, show: bool) -> Checked:
     checked.text = str(DocumentError(checked.file, checked.problems))
     if show:
         checked.limits = list(_limits(job, checked.tasks, settings))
+        checked.ends = list(_ends(job))
     return checked
+
+
+def _ends(job: Job) -> Iterator[str]:
+    """Yield what is done at the end of a run."""
+    for group in job.groups:
+        if group.end is not None:
+            steps = (
+                f"{step.name} {step.options.get('command') or step.options.get('webhook')}"
+                for step in group.steps
+            )
+            yield f"{group.end}: {', '.join(steps)}"
 
 
 def _limits(job: Job, tasks: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
@@ -238,7 +251,7 @@ def _as_json(checked: Checked, *, show: bool) -> dict[str, Any]:
     if not show:
         return made
     shown = {"limits": checked.limits, "tasks": checked.tasks, "credentials": checked.credentials}
-    return made | shown
+    return made | shown | {"ends": checked.ends}
 
 
 def _print(checked: Checked) -> None:
@@ -265,5 +278,7 @@ def _print(checked: Checked) -> None:
             click.echo(f"    now at most {_rates_text(task['rates'])}")
         if task["needs"]:
             click.echo(f"    after {', '.join(task['needs'])}")
+    for end in checked.ends:
+        click.echo(f"  {end}")
     for origin, said in checked.credentials.items():
         click.echo(f"  {origin} is given {printable('; '.join(said))}")

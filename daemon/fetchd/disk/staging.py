@@ -808,8 +808,14 @@ class DiskBench:
             with suppress(FileNotFoundError, NotADirectoryError):
                 given = os.stat(path, dir_fd=originals, follow_symlinks=False)
                 if look_alike(found, given) and self._same_bytes(path, originals):
-                    self._system.unlink(path, dir_fd=self._made)
-                    self._system.link(path, path, src_dir_fd=originals, dst_dir_fd=self._made)
+                    draft = _beside(path)
+                    try:
+                        self.link(draft, path, originals)
+                    except OSError as exc:
+                        if exc.errno not in NO_LINKS:
+                            raise
+                        return
+                    self._system.rename(draft, path, src_dir_fd=self._made, dst_dir_fd=self._made)
 
     def _same_bytes(self, path: str, originals: int) -> bool:
         """Read a file of the same length as the original beside it; tell whether it is the same."""
@@ -827,8 +833,7 @@ class DiskBench:
 
     def _part_from_others(self, path: str, found: os.stat_result) -> None:
         """Let a file be itself: the part, of which it is a name, stays as it was verified."""
-        above, _, name = path.rpartition("/")
-        draft = f"{above}/.{name[:200]}.copy" if above else f".{name[:200]}.copy"
+        draft = _beside(path)
         fd = self._system.open(path, _FILE, dir_fd=self._made)
         try:
             with self.make(draft) as output:
@@ -970,6 +975,11 @@ def write_all(system: Os, fd: int, data: memoryview, offset: int) -> None:
             raise OSError(errno.EIO, "the disk takes no bytes")
         data = data[written:]
         offset += written
+
+
+def _beside(path: str) -> str:
+    above, _, name = path.rpartition("/")
+    return f"{above}/.{name[:200]}.copy" if above else f".{name[:200]}.copy"
 
 
 def look_alike(one: os.stat_result, other: os.stat_result) -> bool:

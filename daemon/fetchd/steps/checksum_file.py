@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain, islice
 from typing import Any
 
 from fetchd.digests import Hashes
@@ -17,23 +18,27 @@ _ALGORITHMS = ("sha256", "sha512", "sha1", "sha384", "sha224", "md5")
 
 def work(bench: Bench, options: Mapping[str, Any]) -> None:
     algorithm = options["algorithm"]
-    digests = {
-        file.path: _digest(bench, file.path, algorithm) for file in bench.files() if not file.link
-    }
-    if not digests:
+    files = (file.path for file in bench.files() if not file.link)
+    first = list(islice(files, 2))
+    if not first:
         raise AttemptError("step_failed", "there is no file")
     name, folder = options["name"], ""
-    if len(digests) == 1:
-        ((only, _),) = digests.items()
-        above, _, last = only.rpartition("/")
+    if len(first) == 1:
+        above, _, last = first[0].rpartition("/")
         folder = f"{above}/" if above else ""
         name = name or f"{last}.{algorithm}"
     name = folder + (name or f"{algorithm.upper()}SUMS")
-    bench.carry()
     try:
-        with bench.make(name) as output:
-            for path, digest in digests.items():
-                output.write(_line(path.removeprefix(folder), digest))
+        if folder:  # which is there only then
+            digest = _digest(bench, first[0], algorithm)
+            bench.carry()
+            with bench.make(name) as output:
+                output.write(_line(first[0].removeprefix(folder), digest))
+        else:
+            with bench.make(name) as output:
+                for path in chain(first, files):
+                    output.write(_line(path, _digest(bench, path, algorithm)))
+            bench.carry()
     except FileExistsError:
         raise AttemptError(
             "step_failed", f"a file of the name {name!r} is there already; give another: `name`"

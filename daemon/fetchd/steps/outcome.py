@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fetchd.errors import AttemptError
+from fetchd.logs import redact_text
 from fetchd.model import FileView, Finish, RunEnd, RunView, TaskCounts
 from fetchd.secrets import hide
 from fetchd.units import format_size
@@ -50,7 +51,7 @@ def facts_of(attempt: Finish, records: Records) -> dict[str, Any]:
                 "task": failed.group,
                 "path": _shown(failed.path),
                 "code": failed.detail,
-                "reason": _shown(hide(failed.reason)),
+                "reason": redact_text(failed.reason),
                 "url": hide(redact_url(failed.url)),
             }
             for failed in failures

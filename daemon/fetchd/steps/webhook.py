@@ -99,8 +99,12 @@ def _post(
         )
     facts = options["facts"]
     if facts["event"] == _OF_TASK:
-        files = [{"path": file.path, "size_bytes": file.size_bytes} for file in bench.files()]
-        facts = {**facts, "files": files[:_MOST_FILES], "files_count": len(files)}
+        first, count = [], 0
+        for file in bench.files():
+            count += 1
+            if count <= _MOST_FILES:
+                first.append({"path": file.path, "size_bytes": file.size_bytes})
+        facts = {**facts, "files": first, "files_count": count}
     bench.carry()
     request = Request(
         url=webhook.url,
