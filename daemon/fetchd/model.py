@@ -333,6 +333,10 @@ class Generations:
     def current(self) -> str:
         return f"{self.dest}/current"
 
+    def path_of(self, path: str) -> str:
+        """Return how a path, of ``dest`` or below it, is named."""
+        return f"{self.current}{path[len(self.dest) :]}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:

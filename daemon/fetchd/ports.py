@@ -639,7 +639,7 @@ class Disk(Protocol):
         """
         ...
 
-    def keep(self, attempt: Fetch) -> None:
+    def keep(self, attempt: Fetch | Finish) -> None:
         """Let what stands at the attempt's destination be what its run publishes there.
 
         Raises AttemptError.

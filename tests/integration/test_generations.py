@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -371,3 +373,125 @@ def test_what_steps_make_is_carried_as_a_whole(tmp_path, server):
         assert (first / name).samefile(second / name)
     bodies = [one for one in server.asked("/fixed.bin") if "if-none-match" not in _low(one)]
     assert len(bodies) == 1
+
+
+GATHER = """
+name: made
+publish: {{ atomic: true }}
+base: {base}
+dest: made
+tasks:
+  fixed:
+    url: fixed.bin
+    dest: made/in
+  stamp:
+    url: stamp
+  sums:
+    needs: [fixed, stamp]
+    steps: [ checksum_file ]
+  all:
+    needs: [fixed, stamp]
+    dest: made/out
+    steps: [ concat: all.bin ]
+  after:
+    if: ${{needs.all.changed}}
+    url: p0
+    needs: [all]
+"""
+
+
+def test_what_is_made_of_the_files_of_others_is_in_the_generation(tmp_path, server):
+    text = GATHER.format(base=server.url("/"))
+    with DaemonProcess(tmp_path) as daemon:
+        for version in (1, 2, 2, 3):
+            serve(server, version)
+            assert run(daemon, text, "made.yaml") == 0
+
+            found = current(daemon, "made")
+            assert sorted(found) == [
+                "SHA256SUMS",
+                "in/fixed.bin",
+                "out/all.bin",
+                "p0",
+                "stamp",
+            ]
+            assert sorted(line.split()[1] for line in found["SHA256SUMS"].splitlines()) == [
+                "in/fixed.bin",
+                "stamp",
+            ]
+            assert found["out/all.bin"] == "f" * 1000 + str(version)
+            assert found["p0"] == str(version) * 1000
+            if version == 2:
+                details = {line["path"]: line["detail"] for line in daemon.files("made")}
+        assert details["./made/current/sums"] == details["made/current/out/all.bin"] == "up_to_date"
+        third, fourth = generations(daemon, "made")
+        assert third.joinpath("in/fixed.bin").samefile(fourth / "in/fixed.bin")
+        assert files(third)["out/all.bin"] == "f" * 1000 + "2"
+
+
+def test_what_a_success_asks_for_is_done_when_the_outputs_are_seen(tmp_path, server):
+    script = f'cat "$1/stamp" >> {tmp_path}/ran'
+    text = job(server) + 'on_success: [ { run: { command: it, args: ["${job.dest}/current"] } } ]\n'
+    text += "on_failure: [ { run: { command: it, args: [/nowhere] } } ]\n"
+    argv = f'commands.it.argv=[/bin/sh, -c, {json.dumps(script)}, "--"]'
+    with DaemonProcess(tmp_path, argv) as daemon:
+        for version in (1, 2):
+            serve(server, version)
+            assert run(daemon, text) == 0
+        assert (tmp_path / "ran").read_text() == "12"
+
+        (daemon.downloads / "ch/current").unlink()
+        (daemon.downloads / "ch/current").mkdir()
+        assert run(daemon, text) == 1
+        failed = {line["group"] for line in daemon.files("channel") if line["state"] == "failed"}
+        assert "on_failure" in failed  # it was asked for, and finds nothing
+        assert "on_success" not in {line["group"] for line in daemon.files("channel")}
+        assert (tmp_path / "ran").read_text() == "12"
+
+
+def test_a_retry_adds_nothing_to_what_is_complete(tmp_path, server):
+    text = job(server).replace("    url: fixed.bin", "    url: fixed.bin\n    may_fail: true")
+    with DaemonProcess(tmp_path) as daemon:
+        fixed, server.routes["/fixed.bin"] = server.routes["/fixed.bin"], status(404)
+        assert run(daemon, text) == 1
+        assert "fixed.bin" not in current(daemon)
+        server.routes["/fixed.bin"] = fixed
+        (daemon.jobs / "channel.retry").touch()
+        assert daemon.run_once() == 1
+
+        (failure,) = daemon.report("channel")["failures"]
+        assert (failure["code"], failure["path"]) == ("dest_conflict", "ch/current/fixed.bin")
+        assert "fixed.bin" not in current(daemon)
+        assert run(daemon, text) == 0
+        assert whole(daemon, 1)
+
+
+def test_a_reader_of_a_file_that_is_fetched_again_meets_no_half_of_it(tmp_path, server):
+    with DaemonProcess(tmp_path) as daemon:
+        assert run(daemon, job(server)) == 0
+        before = {path: path.stat() for path in generations(daemon)[0].rglob("*")}
+        serve(server, 2)
+        assert run(daemon, job(server)) == 0
+
+        for path, old in before.items():
+            now = path.stat()
+            assert (now.st_ino, now.st_mtime_ns, now.st_mode, now.st_size) == (
+                old.st_ino,
+                old.st_mtime_ns,
+                old.st_mode,
+                old.st_size,
+            )
+
+
+def test_get_publishes_in_the_same_way(tmp_path, server):
+    file_of_job = tmp_path / "channel.yaml"
+    with DaemonProcess(tmp_path) as daemon:
+        for version in (1, 2):
+            serve(server, version)
+            file_of_job.write_text(job(server))
+            args = [sys.executable, "-m", "fetchd", "get", str(file_of_job)]
+            args += ["--dest", str(daemon.downloads), "--set", "network.allow=[loopback]"]
+            environ = {**os.environ, "FETCHD_CONFIG": os.devnull}
+            done = subprocess.run(args, cwd=tmp_path, env=environ, capture_output=True, check=False)
+            assert done.returncode == 0, done.stderr
+            assert whole(daemon, version)

@@ -40,7 +40,6 @@ from fetchd.disk.source import SourceFile
 from fetchd.disk.space import Space
 from fetchd.disk.staging import (
     Held,
-    Record,
     by_steps,
     drop_paused,
     find_made,
@@ -166,12 +165,18 @@ class DownloadDisk:
         said: str,
         tick: Callable[[], None],
     ) -> AbstractContextManager[Staging | None]:
-        gathering = Gathering(
-            self._system, self._roots, given, tick, partial(path_in, attempt.job, attempt.run)
-        )
-        root = self._root(attempt.intent.root)
+        root, shelf = attempt.intent.root, self._shelves.of(attempt.job, attempt.run)
+        at = partial(path_in, attempt.job, attempt.run)
         return gather(
-            self._system, self._space, self._held, root, attempt, self._sync, gathering, said
+            self._system,
+            self._space,
+            self._held,
+            self._root(root),
+            attempt,
+            self._sync,
+            Gathering(self._system, self._roots, given, tick, at),
+            said,
+            None if shelf is None else shelf.before(root, attempt.intent.path),
         )
 
     def stage_end(self, attempt: Finish) -> AbstractContextManager[Staging]:
@@ -191,47 +196,21 @@ class DownloadDisk:
             if place.missing:
                 continue
             with explained(root, path, "looking for what steps have made"):
-                records = self._made(place, root, path, steps, values)
+                made = find_made(self._system, place.home)
+                if made is None:
+                    continue
+                said = by_steps(steps, values)
+                records = read_made(self._system, made, part_name(root, path), said)
                 if records is not None and all(
                     record.is_at(place.folder.fd, same=same) for record in records
                 ):
                     return True
         return False
 
-    def _made(
-        self,
-        place: Place,
-        root: str,
-        path: str,
-        steps: Sequence[StepSpec],
-        values: Sequence[tuple[str, str]],
-    ) -> Iterator[Record] | None:
-        made = find_made(self._system, place.home)
-        if made is None:
-            return None
-        return read_made(self._system, made, part_name(root, path), by_steps(steps, values))
-
-    def keep(self, attempt: Fetch) -> None:
-        root, path, steps = attempt.group.rules.root, attempt.task.spec.path, attempt.group.steps
+    def keep(self, attempt: Fetch | Finish) -> None:
         shelf = self._shelves.of(attempt.job, attempt.run)
-        below = None if shelf is None else shelf.below(path)
-        last = None if shelf is None else shelf.last()
-        if shelf is None or below is None or last is None:
-            return
-        place = shelf.place(last, below)
-        with explained(root, path, "looking at what stays"):
-            if steps:
-                values = attempt.task.spec.values
-                records = self._made(place, root, path, steps, values) or iter(())
-                entries = list(shelf.tree(attempt, below, records))
-            else:
-                found = status_at(place)
-                entries = [] if found is None else [shelf.entry(attempt, below, found)]
-        lost = shelf.carry(last, entries)
-        if lost:
-            raise AttemptError(
-                "disk_error", f"{root}:{shown(lost[0].path)}: somebody changes it while it is kept"
-            )
+        if shelf is not None:
+            shelf.keep(attempt)
 
     def change_over(
         self,
@@ -262,10 +241,9 @@ class DownloadDisk:
     def _places(self, root: str, path: str) -> Iterator[Place]:
         """Yield where a file may stand: in the run's generation, then in the one before."""
         yield self._root(root).place(self._at(root, path))
-        shelf = self.shelf
-        below = None if shelf is None or root != shelf.own.root else shelf.below(path)
-        if shelf is not None and below is not None and (last := shelf.last()) is not None:
-            yield shelf.place(last, below)
+        before = None if self.shelf is None else self.shelf.before(root, path)
+        if before is not None:
+            yield before
 
     def _place(self, root: str, path: str) -> Place:
         """Return where a file stands, or would."""

@@ -83,15 +83,15 @@ class Changeover:
         wanted = set[str]()
         for file in self._files:
             self._tick()
-            below = self._shelf.below(file.path)
-            if below is None:
+            task = self._shelf.task_at(file.path)
+            if task is None:
                 continue
             if file.state is not TaskState.SUCCEEDED:
-                wanted.add(below)
-            elif not self._has(file.group, below):
+                wanted.add(task)
+            elif not self._has(file.group, task):
                 if file.detail != "up_to_date":
                     raise self._gone(file.path)
-                needed[below] = file.group
+                needed[task] = file.group
             if len(wanted) + len(needed) >= _TOGETHER:
                 self._add(wanted, needed, groups, last)
                 groups = frozenset()
@@ -105,19 +105,19 @@ class Changeover:
         """Add what these tasks, and all of these groups, have in the generation before."""
         if last is not None and (wanted or needed or groups):
             self._carry(wanted | needed.keys(), groups, last)
-        for below, group in needed.items():
-            if not self._has(group, below):
-                raise self._gone(f"{self._shelf.own.current}/{below}")
+        for task, group in needed.items():
+            if not self._has(group, task):
+                raise self._gone(self._shelf.path_of(task))
 
-    def _has(self, group: str, below: str) -> bool:
+    def _has(self, group: str, task: str) -> bool:
         """Tell whether all that a task has published stands in the generation."""
         shelf = self._shelf
-        place = shelf.place(shelf.name, below)
+        place = shelf.place(shelf.name, task.removeprefix("./"))
         with shelf.explained("looking for what was published"):
             if not self._has_steps(group):
                 return status_at(place) is not None
             made = find_made(shelf.system, place.home)
-            name = part_name(shelf.own.root, f"{shelf.own.current}/{below}")
+            name = part_name(shelf.own.root, shelf.path_of(task))
             records = None if made is None else read_made(shelf.system, made, name)
             if records is None or place.missing:
                 return False

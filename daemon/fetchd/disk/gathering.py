@@ -113,8 +113,12 @@ def gather(
     sync: Callable[[int], None],
     gathering: Gathering,
     said: str,
+    before: Place | None,
 ) -> Iterator[DiskStaging | None]:
-    """Open a fresh staging folder with what is given; see ``ports.Disk.gather``."""
+    """Open a fresh staging folder with what is given; see ``ports.Disk.gather``.
+
+    ``before``: where what an earlier run has made stands, if not in the very place.
+    """
     intent = attempt.intent
     name = part_name(intent.root, intent.path)
     place = gathering.place(root, intent.destination)
@@ -130,7 +134,7 @@ def gather(
         try:
             with explained(root.name, intent.path, "giving files to the first step"):
                 made.lay_out()
-                made.stands = made.is_up_to_date(attempt.group.rules.if_exists, name)
+                made.stands = made.is_up_to_date(attempt.group.rules.if_exists, name, before)
             yield made
         finally:
             made.close()
@@ -193,20 +197,26 @@ class GatheredStaging(DiskStaging):
         finally:
             os.close(given)
 
-    def is_up_to_date(self, if_exists: IfExists, name: str) -> bool:
-        """Tell whether the same steps have made of the same files all that is there."""
+    def is_up_to_date(self, if_exists: IfExists, name: str, before: Place | None) -> bool:
+        """Tell whether the same steps have made of the same files all that is there, or before."""
         said = {**self._head}
         if if_exists is IfExists.SKIP:
             del said["given"]
         elif if_exists is not IfExists.UPDATE:
             return False
         made = find_made(self._system, self._place.home)
-        if made is None or self._place.missing:
+        if made is None:
             return False
-        records = read_made(self._system, made, name, said)
         same = if_exists is not IfExists.SKIP
-        folder = self._place.folder.fd
-        return records is not None and all(r.is_at(folder, same=same) for r in records)
+        for place in (self._place, before):
+            if place is None or place.missing:
+                continue
+            records = read_made(self._system, made, name, said)
+            if records is None:
+                return False
+            if all(record.is_at(place.folder.fd, same=same) for record in records):
+                return True
+        return False
 
     def _bench(self, folder: int) -> DiskBench:
         return DiskBench(

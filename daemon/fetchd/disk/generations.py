@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 from fetchd.clock import Failpoints
 from fetchd.disk.part import make_folder, part_name
 from fetchd.disk.roots import HIDDEN, Folder, Place, Root, explained, shown
-from fetchd.disk.staging import NO_LINKS, Record, write_all
+from fetchd.disk.staging import NO_LINKS, Record, find_made, read_made, write_all
 from fetchd.errors import AttemptError
-from fetchd.model import Fetch, Generations, Job, Publish, Run
+from fetchd.model import Fetch, Finish, Generations, Job, Publish, Run
 from fetchd.ports import Os
 from fetchd.threads import beat
 
@@ -132,26 +132,37 @@ class Shelf:
 
     def below(self, path: str) -> str | None:
         """Return a path of the run as one below its generation, None: it is none of these."""
-        current = f"{self.own.current}/"
+        current, path = f"{self.own.current}/", path.removeprefix("./")
         return path[len(current) :] if path.startswith(current) else None
+
+    def task_at(self, path: str) -> str | None:
+        """Return what tells the task with this path from others of its generation."""
+        below = self.below(path)
+        return f"./{below}" if below is not None and path.startswith("./") else below
+
+    def path_of(self, task: str) -> str:
+        """Return the path of a task: the way back from ``task_at``."""
+        dots = "./" if task.startswith("./") else ""
+        return f"{dots}{self.own.current}/{task.removeprefix('./')}"
 
     @property
     def place_key(self) -> str:
         """Return what no other generation has."""
         return f"{self._key} {self.name}"
 
-    def entry(self, attempt: Fetch | Publish, below: str, found: os.stat_result) -> Entry:
-        """Return the line of a task's own file."""
-        return Entry(attempt.group.name, below, below, 0, 0, 0).of(found)
-
-    def tree(
-        self, attempt: Fetch | Publish, below: str, records: Iterable[Record]
+    def entries_of(
+        self, attempt: Fetch | Finish | Publish, found: os.stat_result | Iterable[Record]
     ) -> Iterator[Entry]:
-        """Return the lines of what the steps of a task have made."""
+        """Return the lines of a task's file, or of what its steps have made."""
+        below, task = self.below(attempt.task.spec.path), self.task_at(attempt.task.spec.path)
+        if below is None or task is None:
+            return
+        if isinstance(found, os.stat_result):
+            yield Entry(attempt.group.name, task, below, 0, 0, 0).of(found)
+            return
         above, slash, _ = below.rpartition("/")
-        for record in records:
-            path = f"{above}{slash}{record.path}"
-            yield Entry(attempt.group.name, below, path, *record[1:])
+        for record in found:
+            yield Entry(attempt.group.name, task, f"{above}{slash}{record.path}", *record[1:])
 
     def place(self, name: str, below: str, *, make: bool = False) -> Place:
         """Return where a file of a generation lies; raises AttemptError."""
@@ -190,6 +201,13 @@ class Shelf:
         """Return the generation that this one follows, None: there is none."""
         name = self.seen()
         return None if name == self.name else name
+
+    def before(self, root: str, path: str) -> Place | None:
+        """Return where a path lies in the generation before, None: it lies in none."""
+        below = self.below(path)
+        if below is None or root != self.own.root or (last := self.last()) is None:
+            return None
+        return self.place(last, below)
 
     def _conflict(self, what: str) -> AttemptError:
         return AttemptError(
@@ -337,6 +355,27 @@ class Shelf:
             return fd
 
     # ------------------------------------------------------------ what stays as it is
+
+    def keep(self, attempt: Fetch | Finish) -> None:
+        """Let what a task has in the generation before be in this one; raises AttemptError."""
+        path, last = attempt.task.spec.path, self.last()
+        before = self.before(attempt.group.rules.root, path)
+        if last is None or before is None:
+            return
+        with self.explained("looking at what stays as it is"):
+            found: os.stat_result | Iterable[Record] | None
+            if attempt.group.steps:
+                made = find_made(self.system, before.home)
+                name = part_name(self.own.root, path)
+                found = None if made is None else read_made(self.system, made, name)
+            else:
+                found = status_at(before)
+            entries = [] if found is None else list(self.entries_of(attempt, found))
+        if lost := self.carry(last, entries):
+            raise AttemptError(
+                "disk_error",
+                f"{self.own.root}:{shown(lost[0].path)}: somebody changes it while it is kept",
+            )
 
     def carry(self, last: str, entries: Sequence[Entry]) -> list[Entry]:
         """Let files of another generation be ones of this too; returns those that are not there.

@@ -360,8 +360,7 @@ class _Member:
         """Return what is to be put down of a file before it is in a generation."""
         if self.fd is None:  # it has its name already
             return []
-        below = shelf.below(self.intent.path)
-        return [] if below is None else [shelf.entry(self.attempt, below, os.fstat(self.fd))]
+        return list(shelf.entries_of(self.attempt, os.fstat(self.fd)))
 
     def settle(self, error: AttemptError) -> None:
         """Fail with a part that is as good as before."""
@@ -630,12 +629,11 @@ class _Tree:
 
     def _note(self, made: Folder) -> None:
         """Put down what is going to be in a generation."""
-        shelf, intent = self._shelf, self._intent
-        below = None if shelf is None else shelf.below(intent.path)
-        if shelf is None or below is None:
+        shelf = self._shelf
+        if shelf is None:
             return
         records = read_made(self._system, made, self._part) or iter(())
-        entries = shelf.tree(self._attempt, below, records)
+        entries = shelf.entries_of(self._attempt, records)
         while batch := list(islice(entries, BATCH)):
             threads.beat()
             shelf.note(batch)

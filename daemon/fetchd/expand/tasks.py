@@ -236,7 +236,10 @@ def folder_above(scope: Scope, group: TaskGroup) -> str:
             folders.append(clean_folder(render(folder, scope.lookup(group))))
         except ValueProblem:
             break
-    return "/".join(filter(None, folders))
+    folder, own = "/".join(filter(None, folders)), scope.job.generations
+    if own is None:
+        return folder
+    return own.path_of(folder) if len(folder) > len(own.dest) else own.current
 
 
 def _path_behind_steps(group: TaskGroup, path: str) -> str:
@@ -336,12 +339,14 @@ class Recipe:
         skip = self._each and not self.scope.holds(self.group)
         common = self._common or self._common_for(self._look)
         last = self.group.steps[-1] if self.group.steps else None
+        own = self.scope.job.generations
+        folder = common.folder if own is None else own.path_of(common.folder)
         with _IN_STEPS:
             if last is not None and last.makes is Makes.ONE:
                 name = render(str(last.options["name"]), self._look)
-                path = join_path(common.folder, name)
+                path = join_path(folder, name)
             else:
-                path = f"./{join_path(common.folder, self.group.name)}"
+                path = f"./{join_path(folder, self.group.name)}"
         return TaskSpec(key=path, sources=(HERE,), path=path, skip=skip)
 
     def of_named(
@@ -395,7 +400,7 @@ class Recipe:
             with _IN_FILENAME:
                 path = join_path(common.folder, common.filename)
         if (own := self.scope.job.generations) is not None:
-            path = f"{own.current}/{path[len(own.dest) + 1 :]}"
+            path = own.path_of(path)
         return TaskSpec(
             key=path,
             sources=sources,

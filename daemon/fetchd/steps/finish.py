@@ -75,6 +75,7 @@ class Finisher:
             with self._stage(attempt) as staging:
                 kept = True  # the part is as it was verified, whatever the steps meet
                 if staging is not None and staging.stands:
+                    self._disk.keep(attempt)
                     return UpToDate(size_bytes=0, verified=Verify.NONE, digests=(), how="present")
                 return Finished(staged=self._finish(attempt, staging))
         except NotWanted as exc:
