@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import re
 import threading
 import time
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from faults.server import Server, content, file, html, raw, redirect, stalled, status
 from fetchd import cli, plan
 from fetchd.cli.status import ENVIRONMENT
 from fetchd.clock import SystemClock
-from fetchd.model import Job, OriginBounds, OriginRecord, Schedule, TaskGroup
+from fetchd.model import Job, OriginBounds, OriginRecord, Schedule, TaskGroup, TaskSpec
 from fetchd.plan import report
 from fetchd.plan.reckoning import time_of, when
+from fetchd.plan.rounds import Origins, Question, Rounds
+from fetchd.plan.tasks import Chosen, _Choice
 from fetchd.ports import OriginKept
 from fetchd.rates import Rate
 from fetchd.stores import SqliteStore
@@ -235,7 +241,7 @@ def test_a_silent_server_ends_by_its_time_limit_and_is_then_left_alone(planned, 
 # ---------------------------------------------------------------- what would fail by its head
 
 
-def test_n30_html_for_a_name_that_is_not_html_fails_by_type_or_first_bytes(planned, server):
+def test_n20_html_for_a_name_that_is_not_html_fails_by_type_or_first_bytes(planned, server):
     page = b"<!doctype html><title>Log in</title>"
     server.routes |= {
         "/t.iso": html(),
@@ -636,6 +642,59 @@ def test_a_local_file_is_looked_at_too(planned, root):
     found = planned(f"url: file://{root}/src\nfilename: dst\n", f"roots.default={root}")
 
     assert (found.code, found.task["size_bytes"]) == (0, len(BODY))
+
+
+# ---------------------------------------------------------------- rounds and choice
+
+
+def asking(workers: int = 3) -> Rounds:
+    clock = SystemClock()
+    origins = Origins(lambda _: OriginBounds(connections=2), clock)
+    return Rounds(origins, workers, clock, lambda *_: None)
+
+
+def no_reason(_why: str) -> None:
+    raise AssertionError
+
+
+def test_a_round_asks_each_question_once_and_may_be_followed_by_another():
+    rounds = asking()
+    asked: list[int] = []
+    for _ in range(2):
+        rounds.ask(
+            Question(f"http://{n % 3}:80", functools.partial(asked.append, n), no_reason)
+            for n in range(50)
+        )
+    rounds.ask([])
+
+    assert sorted(asked) == sorted([*range(50), *range(50)])
+
+
+def test_what_a_question_raises_ends_the_round():
+    def fail() -> None:
+        raise ValueError("a mistake of ours")
+
+    rounds = asking()
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        rounds.ask([Question("http://x:80", fail, no_reason)])
+    assert not rounds.wanted()
+
+
+@given(st.lists(st.integers(0, 5), max_size=60), st.integers(0, 12))
+@settings(derandomize=True, deadline=None)
+def test_the_choice_is_even_as_far_as_there_are_tasks(origins, most):
+    choice, left = _Choice(most), 0
+    for number, origin in enumerate(origins):
+        spec = TaskSpec(key=str(number), path=str(number), sources=(f"http://{origin}/",))
+        left += choice.offer(Chosen(number, JOB.groups[0], spec)) is not None
+
+    chosen = choice.chosen()
+    assert len(chosen) == min(most, len(origins)) == len(origins) - left
+    assert [one.number for one in chosen] == sorted({one.number for one in chosen})
+    there = Counter(origins)
+    got = Counter(origins[one.number] for one in chosen)
+    short = [got[origin] for origin in there if got[origin] < there[origin]]
+    assert not short or max(got.values(), default=0) <= min(short) + 1
 
 
 # ---------------------------------------------------------------- time

@@ -30,7 +30,7 @@ COMMANDS = {
     "run": "Run the daemon in the foreground.",
     "get": "Fetch job files or URLs here and now, without the daemon.",
     "check": "Say whether job files are right, without the network.",
-    "plan": "Say what job files would do, asking servers and fetching nothing.",
+    "plan": "Say what a job file would do, asking servers and fetching nothing.",
     "submit": "Hand job files or URLs to the running daemon.",
     "status": "Show what the daemon is doing.",
     "pause": "Hold a job until it is resumed.",

@@ -109,7 +109,11 @@ class StandingDisk(DownloadDisk):
         *,
         same: bool,
     ) -> bool:
-        return not self._is_missing(root) and super().stands(root, path, steps, values, same=same)
+        if self._is_missing(root):
+            return False
+        with suppress(AttemptError):  # what was made only the daemon's user may look up
+            return super().stands(root, path, steps, values, same=same)
+        return False
 
     def open_below(self, root: str, path: str) -> SourceFile:
         if self._is_missing(root):
