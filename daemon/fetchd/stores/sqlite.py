@@ -611,7 +611,7 @@ def _add_tasks(
     failed = []
     taken: set[bytes] = set()
     has_dest, add_task = Q["has_dest"], Q["add_task"]
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for spec in specs:
         path = codec.path_bytes(spec.path)
         problem = spec.problem
@@ -635,13 +635,16 @@ def _add_tasks(
                 codec.digests_text(spec.digests),
                 "\n".join(spec.sums),
                 spec.size_bytes,
-                codec.values_text(spec.values),
                 "" if state else origin_of(spec.sources[0]),
                 state,
                 detail,
                 codec.plain_text(reason),
             )
         )
+    if any(spec.values for spec in specs):
+        values = [codec.values_text(spec.values) for spec in specs]
+        rows = [(*row, value) for row, value in zip(rows, values, strict=True)]
+        add_task = Q["add_task_with_values"]
     db.executemany(add_task, rows)
     return tuple(failed)
 
@@ -858,12 +861,12 @@ def _spec(
 
 
 def _ready(row: tuple[Any, ...], group: int, origin: str) -> Ready:
-    task_id, path, *said, due_s, wait, history, _held = row[:12]
+    due_s, wait, history = row[8:11]
     return Ready(
         task=Task(
-            id=task_id,
+            id=row[0],
             group=group,
-            spec=_spec(path, *said),
+            spec=_spec(*row[1:8]),
             history=codec.history_of(history),
         ),
         origin=origin,
