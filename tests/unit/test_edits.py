@@ -235,6 +235,28 @@ def test_an_edit_keeps_nobody_waiting_whatever_its_run_is_about():
     hand.close()
 
 
+def test_a_stop_while_an_edit_keeps_its_run_still_is_no_crash(tmp_path):
+    path, clock = str(tmp_path / "s.db"), FakeClock()
+    hand = Hand(store=SqliteStore(path, clock, lambda _: None), clock=clock)
+    hand.edit("r1", group("a", spec("f"), spec("g"), spec("h")))
+    f, g, h = hand.fetch(), hand.fetch(), hand.fetch()
+    hand.settle(f, Fetched(intent=intent_for(f)))
+    hand.edit("r2", group("a", spec("new")))
+    hand.leave(g)
+    hand.engine.stop()
+    hand.leave(h)
+    hand.close()
+
+    again = Hand(store=SqliteStore(path, clock, lambda _: None), clock=clock)
+    again.engine.recover({})
+    ready = {again.fetch().task.spec.path for _ in "gh"}
+    found = again.store.unfinished()
+    again.close()
+
+    assert ready == {"g", "h"}
+    assert [one.task.history.crashes for one in found] == [0, 0, 0]
+
+
 @pytest.mark.parametrize("code", ["disk_full", "disk_error"])
 def test_an_edit_does_not_keep_a_run_still_whose_publication_is_held_up(hand, code):
     hand.edit("r1", group("a", spec("f"), spec("g")))

@@ -231,6 +231,11 @@ class Engine:
 
     def stop(self) -> None:
         """Give out no more work but to publish; ``report`` answers "not wanted"."""
+        with suppress(StoreError), self._deciding() as effects:
+            # What it has kept is recorded yet, but for an edit that is being recorded right now.
+            for run in self._runs.values():
+                if run.frozen and run.thaws_at_s < math.inf:
+                    self._thaw(run, effects)
         with self._lock:
             self._stopping = True
         self._queue.close()
