@@ -61,6 +61,26 @@ def test_the_nightly_mirror_is_held_against_its_sums_file(tmp_path):
     }
 
 
+def test_the_pages_of_an_index_become_one_and_what_it_names_is_fetched(tmp_path):
+    files = {f"f{number}.bin": content(f"f{number}", 1000) for number in range(10)}
+    items = [json.dumps({"name": name, "sha256": sha256(body)}) for name, body in files.items()]
+    pages = [f"{items[n]}\n{items[n + 1]}\n".encode() for n in range(0, 10, 2)]
+
+    def page(exchange):
+        file(pages[int(exchange.request.target.rpartition("=")[2]) - 1])(exchange)
+
+    routes = {f"/items/{name}": file(body) for name, body in files.items()}
+    found = get(
+        tmp_path, "paged-index.yaml", {"data.example.org": {**routes, "/items/index": page}}
+    )
+
+    assert found == {
+        **{f"catalogue/pages/{n}.jsonl": body for n, body in enumerate(pages, 1)},
+        "catalogue/index.jsonl": b"".join(pages),
+        **{f"catalogue/files/{name}": body for name, body in files.items()},
+    }
+
+
 def test_a_day_of_the_data_set_is_unpacked_in_a_folder_of_its_own(tmp_path):
     table = b"station,degrees\na,7\n"
     packed = io.BytesIO()
@@ -97,6 +117,17 @@ def test_the_shards_of_a_model_are_those_of_its_manifest(tmp_path):
 
     wanted = {**shards, "shards.csv": table.encode()}
     assert found == {f"models/base-7b/{name}": body for name, body in wanted.items()}
+
+
+def test_the_assets_of_a_release_appear_together(tmp_path):
+    names = [f"tool-{os}-{arch}.tar.gz" for os in ("linux", "macos") for arch in ("amd64", "arm64")]
+    files = {name: content(name, 20_000) for name in names}
+
+    found = get(tmp_path, "release-assets.yaml", {"rel.example.org": sums("/tool/v2.4.1/", files)})
+
+    current = tmp_path / "downloads" / "tool" / "current"
+    assert {path.name: path.read_bytes() for path in current.iterdir()} == files
+    assert len(found) == len(files)
 
 
 def test_links_for_a_server_at_home_come_from_wherever_they_lead(tmp_path):
