@@ -592,6 +592,61 @@ def test_a_group_whose_condition_does_not_hold_is_not_asked_about(planned, serve
     assert found["totals"]["skipped"] == 1
 
 
+def test_a_task_without_url_and_the_end_of_the_run_ask_nobody(planned, server):
+    found = planned(
+        f"dest: x\ntasks:\n  a: {{ url: '{server.url('/a')}' }}\n"
+        "  list: { needs: [a], steps: [ checksum_file ] }\n"
+        "on_success: [ { run: { command: reindex } } ]\n",
+        "commands={reindex: {argv: [/bin/true]}}",
+    )
+
+    assert found.code == 0
+    assert list(found.tasks) == ["x/a"]
+    groups = {group["task"]: group for group in found["groups"]}
+    assert (groups["list"]["files"], groups["list"]["steps"]) == (0, ["checksum_file"])
+    assert "fetches nothing" in groups["list"]["note"]
+    assert groups["on_success"]["steps"] == ["run"]
+    assert groups["on_success"]["note"] == "at the end of the run"
+    assert found["totals"]["files"] == 1
+
+
+def test_a_file_that_its_server_names_has_its_name_from_the_answer(planned, server):
+    said = {"Content-Disposition": 'attachment; filename="real.bin"'}
+    server.routes["/get"] = file(BODY, headers=said)
+    server.routes["/page"] = html()
+
+    found = planned(
+        urls(server.url("/get"), server.url("/page"), keys="dest: x\nfilename: {from: header}\n")
+    )
+
+    assert found.code == 1
+    assert found.tasks["x/real.bin"]["verdict"] == "fetch"
+    assert found.tasks["x/real.bin"]["size_bytes"] == len(BODY)
+    assert found.tasks["x/page"]["code"] == "unexpected_html"
+
+
+def test_what_appears_together_is_looked_at_in_the_generation_that_is_seen(
+    planned, server, root, capsys
+):
+    job = (
+        f"dest: x\npublish: {{ atomic: true }}\nurl: {server.url('/a')}\n"
+        f"checksum: sha256:{SHA256}\n"
+    )
+    Path("job.yaml").write_text(job)
+    options = ["--dest", str(root), "--set", "network.allow=[loopback]"]
+    assert cli.main(["get", "job.yaml", *options]) == 0
+    capsys.readouterr()
+    assert (root / "x" / "current").is_symlink()
+    before = sorted(root.rglob("*"))
+
+    found = planned(job, f"roots.default={root}")
+    assert (found.code, found.task["verdict"]) == (0, "up_to_date")
+    other = planned(job.replace(SHA256, "0" * 64), f"roots.default={root}")
+    assert (other.code, other.task["verdict"]) == (0, "fetch")
+    assert other["disks"][0]["folder"] == str(root)
+    assert sorted(root.rglob("*")) == before
+
+
 def test_bad_items_and_double_destinations_fail(planned, server):
     lines = f"{server.url('/a')}\nno url at all\n{server.url('/a')}\n"
 

@@ -174,7 +174,7 @@ def _notes(plan: Plan) -> Iterator[str]:
         if group.files is None:
             yield f"{group.task}: files unknown: {group.note}"
         elif group.note:
-            yield f"{group.task}: {_files(group.files)} {group.note}"
+            yield f"{group.task}: {_files(group.files)}: {group.note}"
         if group.condition:
             yield f"{group.task}: if {group.condition}"
         if group.needs:

@@ -21,6 +21,7 @@ from fetchd.plan.report import Hop, Source, Standing, SumsFile, TaskPlan, Verdic
 from fetchd.plan.rounds import Origins
 from fetchd.ports import Disk, Heard, OtherRange, RangeRefused, Request, Stream, Transport
 from fetchd.secrets import hide
+from fetchd.transfer.naming import named_path
 from fetchd.transfer.resume import contradicts, is_strong
 from fetchd.transfer.standing import Standing as StandingFile
 from fetchd.transfer.standing import StandingTree
@@ -95,6 +96,7 @@ class TaskLook:
         self.attempt = attempt
         self._wire = wire
         self._spec = attempt.task.spec
+        self._path = self._spec.path  # of a file that its server names: from its answer on
         self._rules = rules_of(attempt)
         self._watch = Watch(attempt, wire.clock, lambda *_: wire.wanted())
         self._wanted: tuple[Digest, ...] = self._spec.digests
@@ -132,7 +134,7 @@ class TaskLook:
 
     def look(self) -> None:
         """See what stands at the destination, and what is known of it."""
-        if self._failed is not None:
+        if self._failed is not None or self._spec.unnamed:
             return
         try:
             self._look()
@@ -194,11 +196,10 @@ class TaskLook:
             size = next((one for one in told if one is not None), None)
         if self._good is not None:
             size = self._good.size_bytes
-        root, path = self._rules.root, self._spec.path
         return TaskPlan(
             task=self.attempt.group.name,
-            root=root,
-            path=path,
+            root=self._rules.root,
+            path=self._path,
             verdict=verdict,
             code=code,
             reason=hide(reason),
@@ -223,8 +224,10 @@ class TaskLook:
             return Verdict.UNKNOWN, "", self._unknown
         if usable:
             sizes = {source.size_bytes for source in usable} - {None}
-            differ = "its sources have files of different sizes" if len(sizes) > 1 else ""
-            return Verdict.FETCH, "", differ
+            if len(sizes) > 1:
+                return Verdict.FETCH, "", "its sources have files of different sizes"
+            named = "its server has named it, so what stands there was not looked at"
+            return Verdict.FETCH, "", named if self._spec.unnamed else ""
         failed = [source for source in sources if source.code]
         if len(failed) < len(sources) or not failed:
             why = next((source.reason for source in sources if not source.code), "not asked")
@@ -300,7 +303,9 @@ class TaskLook:
 
     def _check(self, stream: Stream, *, partial: bool) -> None:
         """Refuse as an attempt would by the head, and by the first bytes where they came."""
-        path, rules = self._spec.path, self._rules
+        rules = self._rules
+        path = named_path(self.attempt, stream.file_name) if self._spec.unnamed else self._path
+        self._path = path
         check_type(path, rules, stream.content_type)
         grade(rules, self._wanted, delimited=stream.total is not None or stream.framed)
         if stream.total is not None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fetchd.errors import AttemptError
 from fetchd.expand import Expander
-from fetchd.model import Batch, Job, Run, TaskGroup, TaskSpec
+from fetchd.model import Batch, Job, Run, RunEnd, TaskGroup, TaskSpec
 from fetchd.plan.report import GroupPlan
 from fetchd.urls import origin_of
 
@@ -53,7 +53,8 @@ def find(job: Job, run: Run, expander: Expander, *, most: int, watched: Collecti
     """
     reader = _Reader(job, run, expander, most, watched)
     for group in job.groups:
-        reader.read(group)
+        if group.end is not RunEnd.PUBLISH:  # which is how files appear, and no work of its own
+            reader.read(group)
     return reader.found()
 
 
@@ -85,6 +86,10 @@ class _Reader:
                     for index, spec in enumerate(batch.specs):
                         self._take_in(group, spec, batch.lines[index] if batch.lines else None)
                 files = found.files - before
+                if group.gathers:
+                    note = "it fetches nothing, its steps work on the files of what it needs"
+                if group.end is not None:
+                    note = "at the end of the run"
                 if group.manifest is not None and needs:
                     note = f"by the file that stands there now; {needs} may bring another"
             except AttemptError as exc:
@@ -133,6 +138,8 @@ class _Reader:
         if spec.skip:
             found.skipped += 1
             return
+        if spec.problem is None and not spec.fetches:
+            return  # its steps work on the files of others
         found.files += 1
         problem = self._problem(group, spec, line)
         if problem:

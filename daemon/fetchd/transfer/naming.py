@@ -30,12 +30,12 @@ def learn_name(transport: Transport, attempt: Fetch, watch: Watch) -> Named:
     with closing(transport.open(request, watch.wanted)) as stream:
         if stream.wish is not None:
             watch.tell(stream.wish)
-        path = _path(attempt, stream.file_name)
+        path = named_path(attempt, stream.file_name)
         check_type(path, rules_of(attempt), stream.content_type)
     return Named(path=path)
 
 
-def _path(attempt: Fetch, told: str | None) -> str:
+def named_path(attempt: Fetch, told: str | None) -> str:
     """Return where the file goes: by the name that was told, else by the URL of the job."""
     spec = attempt.task.spec
     above = f"{spec.folder}/" if spec.folder else ""
