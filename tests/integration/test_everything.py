@@ -5,6 +5,7 @@ Its hosts are names that a proxy finds on this machine, by TLS; the clock says t
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -44,13 +45,13 @@ def image(path: str, version: int) -> bytes:
 
 def package(name: str, version: int) -> bytes:
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+    with tarfile.open(fileobj=packed, mode="w") as archive:
         for inner in ("bin", "doc"):
             body = f"{name} {version} {inner}\n".encode()
             member = tarfile.TarInfo(f"{name}-{version}/{inner}/{name}")
             member.size = len(body)
             archive.addfile(member, io.BytesIO(body))
-    return packed.getvalue()
+    return gzip.compress(packed.getvalue(), mtime=0)
 
 
 class Mirror:
@@ -106,7 +107,7 @@ def night(base: Path) -> Iterator[tuple[Mirror, Machine]]:
     """Return the hosts, and a machine whose operator has configured what the example names."""
     with Mirror(base) as mirror:
         runs = base / "reindexed"
-        argv = ["/bin/sh", "-c", f'pwd; ls "$0/current" >> {runs}', "--"]
+        argv = ["/bin/sh", "-c", f'ls "$1/current" >> {runs}', "--"]
         command = {"argv": argv, "idempotent": True}
         settings = {
             "roots.mirrors": str(base / "mirrors"),
@@ -128,27 +129,112 @@ def current(machine: Machine) -> dict[str, bytes]:
     }
 
 
+def await_run(machine: Machine, run: int, allowed: list[dict[str, bytes]]) -> None:
+    """Wait for a run's end; until then readers see one of these sets, and nothing between."""
+
+    def ended() -> bool:
+        assert current(machine) in allowed
+        report = machine.report("ubuntu-mirror")
+        return report is not None and report["run"] == run and machine.ended("ubuntu-mirror")
+
+    wait_until(ended, timeout_s=60, what=f"the end of run {run}")
+
+
+def hold(machine: Machine) -> None:
+    """See that the last run did all that the example asks for."""
+    report = machine.report("ubuntu-mirror")
+    assert report is not None
+    assert (report["state"], report["failures"]) == ("succeeded", [])
+    assert not [event for event in machine.events() if "fetchd://" in json.dumps(event)]
+
+
 @needs_faketime
+@pytest.mark.timeout(300)
 def test_the_example_with_every_key_runs_night_after_night_as_it_stands(tmp_path):
     with night(tmp_path) as (mirror, machine):
-        seen = mirror.publish(1, 1)
+        first = mirror.publish(images=1, packages=1)
         machine.set_clock("2026-11-27 01:00")
         machine.boot()
         machine.drop("everything.yaml", EXAMPLE.read_text())
         wait_until(machine.kept, what="the job to be shown")
         machine.set_clock("2026-11-27 02:26")  # 03:15 in Berlin, and the jitter is over
-        wait_until(lambda: machine.ended("ubuntu-mirror"), what="the first night")
-        first = machine.report("ubuntu-mirror")
-        assert current(machine) == seen
+        await_run(machine, 1, [{}, first])
+        hold(machine)
+        assert current(machine) == first
 
-        seen = mirror.publish(2, 1)
+        # Only images are new: the packages, whose index is the same, are not looked at, but stay.
+        asked = len(mirror.hosts.servers["releases.example.org"].requests)
+        second = mirror.publish(images=2, packages=1)
         machine.set_clock("2026-11-28 02:26")
+        await_run(machine, 2, [first, second])
+        hold(machine)
+        assert current(machine) == second
+        again = mirror.hosts.servers["releases.example.org"].requests[asked:]
+        assert not [request for request in again if "/pool/" in request.path]
+
+        # An image that is not what its sums say, on both hosts: nobody sees anything of that night.
+        third = mirror.publish(images=3, packages=2, broken="02/u-02-arm64.iso")
+        machine.set_clock("2026-11-29 02:26")
+        await_run(machine, 3, [second])
+        assert machine.report("ubuntu-mirror")["state"] == "failed"
+        assert [said["event"] for said in mirror.told] == ["run.failed"]
+        assert current(machine) == second
+
+        mirror.publish(images=3, packages=2)
+        machine.drop("ubuntu-mirror.retry", "")
         wait_until(
-            lambda: (
-                machine.report("ubuntu-mirror")["run"] != first["run"]
-                and machine.ended("ubuntu-mirror")
-            ),
-            what="the second night",
+            lambda: machine.report("ubuntu-mirror")["state"] == "succeeded",
+            timeout_s=60,
+            what="the retry",
         )
-        assert current(machine) == seen
+        hold(machine)
+        assert current(machine) == third
         assert machine.terminate() == 0
+
+    assert (tmp_path / "reindexed").read_text().count("packages.json") == 3
+    assert (machine.jobs / "everything.yaml").is_file()
+
+
+@needs_faketime
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        "schedule.begun",
+        "fetch.started:3",
+        "transfer.received:2",
+        "transfer.verified:5",
+        "publish.intended:2",
+        "publish.renamed:3",
+        "publish.visible:4",
+        "expand.decided",
+        "expand.first_batch",
+        "finish.step_begun",
+        "finish.step_taken:3",
+        "finish.sealed:3",
+        "generation.recorded",
+        "generation.link_made",
+        "generation.swapped",
+        "generation.shown",
+        "finish.step_begun:7",
+        "outbox.reported",
+    ],
+)
+def test_p01_the_example_with_every_key_survives_a_kill_at_this_stage(tmp_path, failpoint):
+    with night(tmp_path) as (mirror, machine):
+        seen = mirror.publish(images=1, packages=1)
+        machine.set_clock("2026-11-27 01:00")
+        machine.boot(failpoint=failpoint)
+        machine.drop("everything.yaml", EXAMPLE.read_text())
+        wait_until(machine.kept, what="the job to be shown")
+        machine.set_clock("2026-11-27 02:26")
+        killed = machine.wait(60)
+        machine.boot()
+        await_run(machine, 1, [{}, seen])
+        code = machine.terminate()
+
+    assert (killed, code) == (-signal.SIGKILL, 0)
+    hold(machine)
+    assert current(machine) == seen
+    assert (tmp_path / "reindexed").is_file()
+    assert machine.report("ubuntu-mirror")["run"] == 1

@@ -565,7 +565,7 @@ class Decisions:
             group.move(before, TaskState.FAILED)
             self._give_up(group, task, decision, effects)
             return
-        about = about_task(attempt, source_of(task, task.history))
+        about = about_task(attempt, told_source(task, task.history))
         if decision.wait == "not_yet":
             effects.happened.append(
                 events.TaskDeferred(
@@ -583,7 +583,7 @@ class Decisions:
                     code=failure.code,
                     reason=failure.reason,
                     delay_s=decision.delay_s,
-                    next_url=source_of(task, decision.history),
+                    next_url=told_source(task, decision.history),
                 )
             )
         group.move(before, TaskState.READY)
@@ -642,12 +642,14 @@ class Decisions:
                 **about_run(group.run),
                 task=task.id,
                 path=task.spec.path,
-                url=source_of(task, task.history),
+                url=told_source(task, task.history),
                 code=decision.code,
                 reason=decision.reason,
                 attempts=history.attempts,
                 causes=tuple(
                     f"{task.spec.sources[index]}: {code}: {reason}"
+                    if task.spec.fetches
+                    else f"{code}: {reason}"
                     for index, code, reason in history.causes
                 ),
                 quarantine=history.dossier.quarantine if history.dossier else "",
@@ -879,8 +881,8 @@ class Decisions:
             verified=Verify.NONE,
             digests=(),
             clobber=rules.if_exists is not IfExists.FAIL,
-            url=HERE,
-            final_url=HERE,
+            url="",
+            final_url="",
             validator=Validator(),
             mtime_s=self._clock.wall(),
             resumed_from_bytes=0,
@@ -892,7 +894,8 @@ class Decisions:
         attempt = after(group, ready, intent, recovered=False)
         effects.intended.append(attempt)
         number = task.history.attempts + 1
-        effects.happened.append(events.TaskStarted(**about_task(attempt, HERE), attempt=number))
+        about = about_task(attempt, intent.url)
+        effects.happened.append(events.TaskStarted(**about, attempt=number))
 
     # ------------------------------------------------------------ the way into the queue
 
@@ -1021,6 +1024,11 @@ def _unread(failure: Failure) -> Batch:
 
 def source_of(task: Task, history: History) -> str:
     return task.spec.sources[history.source]
+
+
+def told_source(task: Task, history: History) -> str:
+    """Return the URL as events have it, "" where nothing is fetched."""
+    return source_of(task, history) if task.spec.fetches else ""
 
 
 def about_run(run: OpenedRun) -> dict[str, Any]:

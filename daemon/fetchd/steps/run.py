@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import resource
+import select
 import selectors
 import signal
 import subprocess
@@ -128,6 +129,13 @@ class _Running:
         except OSError as exc:
             reason = f"{argv[0]} cannot be started: {exc.strerror or exc}"
             raise AttemptError("command_failed", reason) from None
+        try:
+            self._end = os.pidfd_open(self._process.pid)  # can be read once it has ended
+        except OSError as exc:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            reason = f"{argv[0]} cannot be followed: {exc.strerror}"
+            raise AttemptError("command_failed", reason, transient=True) from None
         with contextlib.suppress(ProcessLookupError):  # it has ended already
             limit = command.memory_bytes
             resource.prlimit(self._process.pid, resource.RLIMIT_AS, (limit, limit))
@@ -152,6 +160,7 @@ class _Running:
         os.set_blocking(fd, False)
         with selectors.DefaultSelector() as selector:
             selector.register(fd, selectors.EVENT_READ)
+            selector.register(self._end, selectors.EVENT_READ)
             while self._process.poll() is None:
                 self._bench.tick()
                 if self._clock.monotonic() > until_s:
@@ -159,10 +168,8 @@ class _Running:
                     raise AttemptError(
                         "step_timeout", f"it ran longer than {limit_s:g} s{self._said()}"
                     )
-                if not selector.get_map():
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        self._process.wait(_LOOK_S)
-                elif selector.select(_LOOK_S) and not self._read(fd):
+                heard = [key.fd for key, _ in selector.select(_LOOK_S)]
+                if fd in heard and not self._read(fd):
                     selector.unregister(fd)
             self._read(fd)
 
@@ -179,10 +186,12 @@ class _Running:
         """End whatever of it is left; it is asked first, and has half a second."""
         if self._process.poll() is None:
             self._signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GRACE_S)
+            ended = select.poll()
+            ended.register(self._end, select.POLLIN)
+            ended.poll(_GRACE_S * 1000)
         self._signal(signal.SIGKILL)
         self._process.wait()
+        os.close(self._end)
         if self._process.stdout is not None:
             self._process.stdout.close()
 
