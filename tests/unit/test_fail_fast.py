@@ -9,7 +9,9 @@ import pytest
 from fetchd.events import TasksSkipped
 from fetchd.listeners import Stats
 from fetchd.model import (
+    Batch,
     Expand,
+    Expanded,
     Failure,
     Fetched,
     Finish,
@@ -134,8 +136,6 @@ def test_a_list_is_read_no_more_until_a_retry(hand):
     hand.submit(failing_fast("j", group("a", spec("a"), retry=QUICK), listed))
     reading, attempt = hand.engine.take(Expand, 1)[0], hand.fetch()
     hand.settle(attempt, BROKEN)
-    from fetchd.model import Batch, Expanded
-
     more = Expanded(batch=Batch(specs=(spec("l"),), position=None))
     hand.settle(reading, more)
     first = state(hand), files(hand)
@@ -243,3 +243,62 @@ def test_an_edit_holds_only_from_the_run_behind_one_that_is_failing(hand):
 
     assert (answer.done, answer.later) == (False, True)
     assert state(hand) is RunState.FAILED
+
+
+def test_what_is_being_added_when_the_run_fails_is_skipped_too(hand, monkeypatch):
+    listed = TaskGroup(name="list", items=ListFile(path="/l.urls"))
+    hand.submit(failing_fast("j", group("a", spec("a"), retry=QUICK), listed))
+    reading, attempt = hand.engine.take(Expand, 1)[0], hand.fetch()
+    append, calls = hand.store.append_tasks, []
+    monkeypatch.setattr(hand.store, "append_tasks", lambda *args: calls.append(args))
+    hand.settle(reading, Expanded(batch=Batch(specs=(spec("l"), spec("m")), position=None)))
+    hand.settle(attempt, BROKEN)
+    open_ = state(hand)
+    append(*calls[0])
+
+    assert (open_, state(hand)) == (RunState.RUNNING, RunState.FAILED)
+    assert files(hand) == {"a": "bad_status", "l": "fail_fast", "m": "fail_fast"}
+
+
+def test_a_failing_run_waits_for_nothing_but_what_is_under_way(hand):
+    tasks = (spec("a"), spec("b"), spec("c"))
+    hand.submit(failing_fast("j", group("a", *tasks, retry=QUICK)))
+    under_way, waits, broken = hand.fetch(), hand.fetch(), hand.fetch()
+    hand.settle(waits, NOT_NOW)
+    before = hand.engine.view().runs[0].waiting
+    hand.settle(broken, BROKEN)
+    (run,) = hand.engine.view().runs
+
+    assert (before, run.waiting) == ({"retry": 1}, {})
+    assert len(hand.engine._queue) == 0
+    hand.settle(under_way, Interrupted())
+    assert hand.engine.idle()
+
+
+def test_what_was_running_when_steps_proved_poison_is_skipped(tmp_path):
+    clock = StepClock()
+    with_steps = replace(group("a", spec("a")), steps=(StepSpec(name="mode"),))
+
+    def life() -> EngineByHand:
+        store = SqliteStore(str(tmp_path / "db"), clock, lambda error: None)
+        return EngineByHand(store=store, clock=clock, poison=1)
+
+    hand = life()
+    hand.submit(failing_fast("j", with_steps, group("b", spec("b"))))
+    attempt = hand.fetch()
+    hand.settle(attempt, Fetched(intent=intent_for(attempt)))
+    hand.engine.take(Finish, 1)
+    hand.calm()
+    hand.close()
+    hand = life()
+    hand.engine.recover({})
+    hand.engine.take(Finish, 1)
+    assert hand.fetch().task.spec.path == "b"
+    hand.calm()
+    hand.close()
+
+    hand = life()
+    hand.engine.recover({})
+    assert files(hand) == {"a": "poison", "b": "fail_fast"}
+    assert (state(hand), hand.engine.idle()) == (RunState.FAILED, True)
+    hand.close()

@@ -407,6 +407,23 @@ def test_tasks_that_an_edit_adds_are_done_before_an_end_that_was_there_before(ha
     assert end_under_way(hand) == "on_success"
 
 
+def test_an_end_that_was_due_and_had_not_begun_waits_for_what_an_edit_adds(hand):
+    kept = replace(job("j", group("a", spec("a")), *BOTH), keep=True)
+    hand.submit(kept, file="j.yaml")
+    attempt = hand.fetch()
+    hand.engine.obey(Pause(job="j"))
+    hand.succeed(attempt)
+    due = "./j/on_success" in files(hand)
+    edited = job("j", group("a", spec("a")), group("b", spec("b")), *BOTH)
+    hand.submit(replace(edited, revision="r2", keep=True), file="j.yaml")
+    hand.engine.obey(Resume(job="j"))
+    early = list(files(hand))
+
+    assert (due, early) == (True, ["a", "b"])
+    assert hand.run_all() == ["b"]
+    assert finish(hand).group.name == "on_success"
+
+
 def test_an_open_run_says_nothing_of_lists_because_of_its_end(hand):
     hand.submit(job("j", group("a", spec("a")), *BOTH))
 

@@ -756,7 +756,7 @@ class Decisions:
         if not (run.cancelled or run.is_turn_of(end)):
             return False
         group.phase = Phase.OPEN
-        if run.cancelled or not graph.is_due(end, run.final_state()):
+        if not graph.is_due(end, run.final_state()):
             group.expanding = False
         elif group.expanding:
             path = end.path_in(run.job.name)
