@@ -299,7 +299,7 @@ def test_a_file_that_two_tasks_have_published_in_turn_is_one(bench):
     assert (bench.root / "c/1.sha256").exists()
 
 
-@pytest.mark.parametrize("how", ["gone", "folder", "root"])
+@pytest.mark.parametrize("how", ["gone", "folder", "link", "root"])
 def test_a_file_that_is_no_more_as_it_was_published_is_named(bench, how):
     file = bench.put("a/1", above="a")
     if how == "root":
@@ -308,6 +308,8 @@ def test_a_file_that_is_no_more_as_it_was_published_is_named(bench, how):
         file.unlink()
         if how == "folder":
             file.mkdir()
+        if how == "link":
+            file.symlink_to("/etc/passwd")
     failure = bench.make("./c/list", "checksum_file")
 
     assert isinstance(failure, Failure)
@@ -390,9 +392,10 @@ def test_a_name_of_somebody_elses_is_as_if_exists_says(bench):
 
 
 def test_links_are_given_as_links(bench):
-    bench.put("a/1", b"one", above="a")
-    (bench.root / "a/latest").symlink_to("1")
-    bench.given.append(GivenFile(root="default", path="a/latest", above="a", made=False))
+    bench.put("x/1", b"one", above="x")
+    made = bench.make("./a/first", {"mode": "0640"}, {"symlink": {"name": "latest", "to": "1"}})
+    assert isinstance(made, Published)
+    bench.given[:] = [GivenFile(root="default", path="./a/first", above="a", made=True)]
     for error in (0, errno.EXDEV):
         bench.system.error = error
         outcome = bench.make(f"./c{error}/list", "checksum_file")

@@ -231,8 +231,8 @@ BAD = {
             "    steps: [ checksum_file ]\n  c: {url: 'https://example.org/${needs.a.path}'}\n"
         ),
         (
-            "iso.yaml:6:12: tasks.c.url: ${needs.a.path} exists only for a task whose last step "
-            "makes one file of a name that it says, as concat does"
+            "iso.yaml:6:12: tasks.c.url: ${needs.a.path} exists only for a task whose steps make "
+            "one file of a name that they say, as concat does"
         ),
     ),
     "a file that another task makes already": (

@@ -165,8 +165,8 @@ class DownloadDisk:
         said: str,
         tick: Callable[[], None],
     ) -> AbstractContextManager[Staging | None]:
-        root, shelf = attempt.intent.root, self._shelves.of(attempt.job, attempt.run)
-        at = partial(path_in, attempt.job, attempt.run)
+        root, path = attempt.intent.root, attempt.intent.destination
+        seen = self.of(attempt.job, attempt.run)
         return gather(
             self._system,
             self._space,
@@ -174,9 +174,10 @@ class DownloadDisk:
             self._root(root),
             attempt,
             self._sync,
-            Gathering(self._system, self._roots, given, tick, at),
+            Gathering(self._system, self._roots, given, tick, seen.place_of),
             said,
-            None if shelf is None else shelf.before(root, attempt.intent.path),
+            self._root(root).place(path_in(attempt.job, attempt.run, root, path)),
+            None if seen.shelf is None else seen.shelf.before(root, attempt.intent.path),
         )
 
     def stage_end(self, attempt: Finish) -> AbstractContextManager[Staging]:
@@ -231,7 +232,7 @@ class DownloadDisk:
         return self._root(root).place(self._at(root, path)).home.home_path
 
     def existing(self, root: str, path: str) -> Existing | None:
-        return existing_at(self._place(root, path), root, path)
+        return existing_at(self.place_of(root, path), root, path)
 
     def _at(self, root: str, path: str) -> str:
         """Return where a path lies."""
@@ -245,7 +246,7 @@ class DownloadDisk:
         if before is not None:
             yield before
 
-    def _place(self, root: str, path: str) -> Place:
+    def place_of(self, root: str, path: str) -> Place:
         """Return where a file stands, or would."""
         with explained(root, path, "looking at the destination"):
             for place in self._places(root, path):
@@ -255,12 +256,12 @@ class DownloadDisk:
 
     @contextmanager
     def read_existing(self, root: str, path: str) -> Iterator[Iterator[memoryview]]:
-        place = self._place(root, path)
+        place = self.place_of(root, path)
         with self._existing(place, root, path) as fd:
             yield self._slices(fd, root, path)
 
     def sync_existing(self, root: str, path: str) -> None:
-        place = self._place(root, path)
+        place = self.place_of(root, path)
         with (
             self._existing(place, root, path) as fd,
             explained(root, path, "syncing the destination"),

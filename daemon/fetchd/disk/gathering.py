@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple
 
 from fetchd.disk.part import make_folder, part_name
 from fetchd.disk.roots import Place, Root, explained, shown
@@ -36,10 +37,23 @@ _NO_LINKS = NO_LINKS | {errno.EXDEV}
 _BUFFER_BYTES = 1024 * 1024
 
 
+class _Source(NamedTuple):
+    """A file that is given: where it appears to steps, its root, and its path below that."""
+
+    path: str
+    root: Root
+    below: str
+    may_be_link: bool
+
+    def __str__(self) -> str:
+        return f"{self.root.name}:{shown(self.below)}"
+
+
 class Gathering:
     """Which files a task is given, and where each lies.
 
-    ``given`` may be asked several times. ``at``: where a path below a root (its name) lies.
+    ``given`` may be asked several times. ``place``: where the file of a root's name and a path
+    stands.
     """
 
     def __init__(
@@ -48,23 +62,16 @@ class Gathering:
         roots: Mapping[str, Root],
         given: Callable[[], Iterable[GivenFile]],
         tick: Callable[[], None],
-        at: Callable[[str, str], str],
+        place: Callable[[str, str], Place],
     ) -> None:
         self.tick = tick
-        self._at = at
+        self.place = place
         self._system = system
         self._roots = roots
         self._given = given
 
-    def place(self, root: Root, path: str) -> Place:
-        """Return where a path lies."""
-        return root.place(self._at(root.name, path))
-
-    def files(self, root: str, folder: str) -> Iterator[tuple[str, Root, str]]:
-        """Yield each file: where it appears to steps, its root, and its path below that.
-
-        ``root``, ``folder``: where the task's own files go.
-        """
+    def files(self, root: str, folder: str) -> Iterator[_Source]:
+        """Yield each file; ``root``, ``folder``: where the task's own files go."""
         for given in self._given():
             source = self._roots.get(given.root)
             if source is None:
@@ -73,7 +80,8 @@ class Gathering:
             for path in self._paths(source, given):
                 self.tick()
                 below = _below(folder, path) if given.root == root else None
-                yield below or _below(given.above, path) or path, source, path
+                shown_as = below or _below(given.above, path) or path
+                yield _Source(shown_as, source, path, given.made)
 
     def _paths(self, root: Root, given: GivenFile) -> Iterator[str]:
         path = given.path.removeprefix("./")
@@ -82,7 +90,7 @@ class Gathering:
             return
         records = None
         with explained(root.name, path, "looking for what steps have made"):
-            made = find_made(self._system, self.place(root, path).home)
+            made = find_made(self._system, self.place(root.name, path).home)
             if made is not None:
                 records = read_made(self._system, made, part_name(given.root, given.path))
         if records is None:
@@ -113,15 +121,16 @@ def gather(
     sync: Callable[[int], None],
     gathering: Gathering,
     said: str,
+    place: Place,
     before: Place | None,
 ) -> Iterator[DiskStaging | None]:
     """Open a fresh staging folder with what is given; see ``ports.Disk.gather``.
 
-    ``before``: where what an earlier run has made stands, if not in the very place.
+    ``place``: where what is made is going to stand; ``before``: where what an earlier run has made
+    does, if not there.
     """
     intent = attempt.intent
     name = part_name(intent.root, intent.path)
-    place = gathering.place(root, intent.destination)
     if attempt.recovered and left_by_crash(system, held, root, attempt, place, name):
         yield None
         return
@@ -176,13 +185,13 @@ class GatheredStaging(DiskStaging):
         assert self._originals is not None
         originals = self._bench(self._originals)
         said = 0  # whatever their order
-        for path, source, below in self._gathering.files(self._root.name, self._above):
+        for source in self._gathering.files(self._root.name, self._above):
             try:
-                found = self._take(originals, path, source, below)
+                found = self._take(originals, source)
             except FileExistsError:
-                self._look_who_has(path, source, below)
+                self._look_who_has(source)
                 continue
-            line = f"{path}\0{found.st_ino}\0{found.st_size}\0{found.st_mtime_ns}"
+            line = f"{source.path}\0{found.st_ino}\0{found.st_size}\0{found.st_mtime_ns}"
             said += int.from_bytes(hashlib.sha256(os.fsencode(line)).digest(), "big")
         self._head["given"] = f"{said % 2**256:064x}"
         self._system.mkdir("0", 0o700, dir_fd=self._fd)
@@ -231,23 +240,26 @@ class GatheredStaging(DiskStaging):
             self._note_begun,
         )
 
-    def _take(self, originals: DiskBench, path: str, source: Root, below: str) -> os.stat_result:
+    def _take(self, originals: DiskBench, source: _Source) -> os.stat_result:
         """Give a file that is seen a further name, or copy it; FileExistsError: one is there."""
-        place = self._gathering.place(source, below)
+        place = self._gathering.place(source.root.name, source.below)
         try:
             if place.missing:
                 raise FileNotFoundError
             found = os.stat(place.name, dir_fd=place.folder.fd, follow_symlinks=False)
         except FileNotFoundError:
             raise AttemptError(
-                "step_failed", f"{source.name}:{shown(below)}: the file is gone that was published"
+                "step_failed", f"{source}: the file is gone that was published"
             ) from None
-        if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
-            raise AttemptError(
-                "step_failed", f"{source.name}:{shown(below)}: is a file no more, as was published"
-            )
-        if not self._link(originals, path, place.name, place.folder.fd):
-            self._copy(originals, path, place.name, place.folder.fd)
+        link = source.may_be_link and stat.S_ISLNK(found.st_mode)
+        if not (link or stat.S_ISREG(found.st_mode)):
+            raise AttemptError("step_failed", f"{source}: is a file no more, as was published")
+        if not self._link(originals, source.path, place.name, place.folder.fd):
+            self._copy(originals, source.path, place.name, place.folder.fd)
+            return found
+        given = os.stat(source.path, dir_fd=self._originals, follow_symlinks=False)
+        if given.st_ino != found.st_ino:
+            raise AttemptError("step_failed", f"{source}: was replaced just now", transient=True)
         return found
 
     def _link(self, to: DiskBench, path: str, name: str, folder: int) -> bool:
@@ -281,17 +293,18 @@ class GatheredStaging(DiskStaging):
             os.close(fd)
         to.liken(path, found)
 
-    def _look_who_has(self, path: str, source: Root, below: str) -> None:
+    def _look_who_has(self, source: _Source) -> None:
         """Raise AttemptError unless it is the same file, which two tasks have published in turn."""
-        for other, root, place in self._gathering.files(self._root.name, self._above):
-            inside = f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/")
-            if inside and (root.name, place) == (source.name, below):
+        for other in self._gathering.files(self._root.name, self._above):
+            above, below = f"{other.path}/", f"{source.path}/"
+            inside = above.startswith(below) or below.startswith(above)
+            if inside and str(other) == str(source):
                 return
             if inside:
                 raise AttemptError(
                     "step_failed",
-                    f"{shown(path)!r} would be both {root.name}:{shown(place)} and "
-                    f"{source.name}:{shown(below)}; give their tasks other folders (`dest`)",
+                    f"{shown(source.path)!r} would be both {other} and {source}; give their tasks "
+                    "other folders (`dest`)",
                 )
 
     # ------------------------------------------------------------ what is published

@@ -605,8 +605,10 @@ class Decisions:
 
         What is verified is published, and steps that have begun go on to their end.
         """
+        if run.unwanted() or not run.job.fail_fast:
+            return
         tasks = [group for group in run.groups.values() if group.end is None]
-        if run.unwanted() or not run.job.fail_fast or not any(group.hurt() for group in tasks):
+        if not any(group.hurt() for group in tasks):
             return
         run.failing = True
         effects.failing_runs.append(run)

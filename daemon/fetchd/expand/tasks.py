@@ -28,7 +28,7 @@ from fetchd.model import (
     TaskSpec,
     Verify,
 )
-from fetchd.paths import clean_folder, clean_name, join_path, shown
+from fetchd.paths import clean_folder, clean_name, clean_path, join_path, shown
 from fetchd.urls import HERE, check_url, file_name_of, join_url, path_of, resolve_url
 from fetchd.variables import LONGEST_TEXT, is_met, references, render, unknown
 
@@ -163,6 +163,8 @@ class Scope:
             return ()
         self.path_of(needed[0])
         other = self._groups[needed[0]]
+        if other.gathers:
+            return ()
         assert not isinstance(other.items, ListFile)
         sources = Recipe(self, other).of_item(other.items[0]).sources
         return tuple(dict.fromkeys(resolve_url(source, ".") for source in sources))
@@ -172,8 +174,8 @@ class Scope:
         path = Recipe(self, group).of_needs().path
         if path.startswith("./"):
             raise ValueProblem(
-                f"${{needs.{group.name}.{asked}}} exists only for a task whose last step makes one "
-                f"file of a name that it says, as concat does"
+                f"${{needs.{group.name}.{asked}}} exists only for a task whose steps make one file "
+                "of a name that they say, as concat does"
             )
         return path
 
@@ -230,16 +232,23 @@ class Scope:
 
 def folder_above(scope: Scope, group: TaskGroup) -> str:
     """Return the folder that all files of a group go to: of its `dest` what is the same for all."""
-    folders = []
-    for folder in group.template.dest.split("/"):
-        try:
-            folders.append(clean_folder(render(folder, scope.lookup(group))))
-        except ValueProblem:
-            break
-    folder, own = "/".join(filter(None, folders)), scope.job.generations
+    folder, own = _same_of_dest(scope, group), scope.job.generations
     if own is None:
         return folder
     return own.path_of(folder) if len(folder) > len(own.dest) else own.current
+
+
+def _same_of_dest(scope: Scope, group: TaskGroup) -> str:
+    look, dest = scope.lookup(group), group.template.dest
+    with suppress(ValueProblem):
+        return clean_folder(render(dest, look))
+    folders = []
+    for folder in dest.split("/"):
+        try:
+            folders.append(clean_path(render(folder, look)))
+        except ValueProblem:
+            break
+    return "/".join(folders)
 
 
 def _path_behind_steps(group: TaskGroup, path: str) -> str:
@@ -338,15 +347,18 @@ class Recipe:
         """
         skip = self._each and not self.scope.holds(self.group)
         common = self._common or self._common_for(self._look)
-        last = self.group.steps[-1] if self.group.steps else None
         own = self.scope.job.generations
         folder = common.folder if own is None else own.path_of(common.folder)
+        name = ""
         with _IN_STEPS:
-            if last is not None and last.makes is Makes.ONE:
-                name = render(str(last.options["name"]), self._look)
-                path = join_path(folder, name)
-            else:
-                path = f"./{join_path(folder, self.group.name)}"
+            for step in self.group.steps:
+                if step.makes is Makes.ONE:
+                    name = render(str(step.options["name"]), self._look)
+                elif step.makes is Makes.UNPACKED:
+                    name = name.rpartition(".")[0] or name
+                elif step.makes is Makes.OTHERS:
+                    name = ""
+            path = join_path(folder, name) if name else f"./{join_path(folder, self.group.name)}"
         return TaskSpec(key=path, sources=(HERE,), path=path, skip=skip)
 
     def of_named(
