@@ -420,6 +420,20 @@ def test_what_was_sealed_before_a_crash_is_published_as_it_is(bench):
     assert bench.seen() == {"a/1", "c/1.sha256"}
 
 
+def test_a08_a_crash_while_what_is_left_was_removed_leaves_nothing(bench):
+    bench.put("a/1", b"one", above="a")
+    attempt = bench.attempt("./c/list", "checksum_file")
+    staged = bench.finisher(attempt).staged
+    assert isinstance(bench.publish(attempt, staged), Published)
+    (name,) = [path.name for path in (bench.root / ".fetchd/made").iterdir()]
+    half = bench.root / ".fetchd/staging" / name
+    half.mkdir()
+    (half / "what").touch()
+
+    assert isinstance(bench.publish(attempt, staged, recovered=True), Published)
+    assert bench.left() == []
+
+
 def test_without_room_for_copies_the_disk_is_full(tmp_path):
     class Full(NoLinks):
         error = errno.EXDEV

@@ -605,7 +605,7 @@ class _Tree:
                 raise FileNotFoundError
             tree = self._system.open(f"{self._part}/{TREE}", _FOLDER, dir_fd=staging.fd)
         except FileNotFoundError:
-            return self._published_before(place)
+            return self._published_before(place, staging)
         try:
             self._note_ours(place)
             self._check(tree, place.folder.fd, "")
@@ -640,7 +640,7 @@ class _Tree:
         shelf.note([], sync=True)
         self._failpoints.pass_by("generation.noted")
 
-    def _published_before(self, place: Place) -> Published | Failure:
+    def _published_before(self, place: Place, staging: Folder | None) -> Published | Failure:
         """Tell whether all was published in an earlier life, of which only the record is left."""
         made = find_made(self._system, place.home)
         records = read_made(self._system, made, self._part) if made else None
@@ -650,7 +650,7 @@ class _Tree:
             and records is not None
             and all(record.is_at(folder, same=True) for record in records)
         ):
-            self._drop_part(place)
+            self._clean_up(place, staging)
             return Published(intent=self._intent, mtime_ns=0, inode=0)
         reason = f"{self._shown}: what steps have made is gone; it is fetched again"
         return Failure(code="disk_error", reason=reason, transient=True)
@@ -747,12 +747,13 @@ class _Tree:
         finally:
             os.close(inner)
 
-    def _clean_up(self, place: Place, staging: Folder) -> None:
+    def _clean_up(self, place: Place, staging: Folder | None) -> None:
         """Remove the staging folder and the part; what cannot be removed is swept later."""
         part = self._part
         self._held.let_go(self._intent.root, part)
-        with suppress(OSError, PartBusy):
-            remove_staging(self._system, staging, part)
+        if staging is not None:
+            with suppress(OSError, PartBusy):
+                remove_staging(self._system, staging, part)
         self._drop_part(place)
 
     def _drop_part(self, place: Place) -> None:
