@@ -15,7 +15,7 @@ The house, from the street door down; imports go down only (``[tool.importlinter
 ``engine/``             decides: queue, needs, retries; touches neither disk nor wire nor clock
 ``transfer/``           the rules of a correct transfer and its verification
 ``expand/``             templates, lists and manifests -> tasks, in batches
-``steps/``              a verified file -> what shall be seen of it, in staging
+``steps/``              verified files -> what shall be seen of them, in staging; ends of runs
 ``stores/``             what must survive a restart
 ``listeners/``          log and statistics: told, never asked
 ``disk/``               download roots: parts, publication; nobody else writes there

@@ -239,3 +239,30 @@ def test_a_failure_that_ends_the_rest_keeps_what_has_come_for_a_retry(tmp_path, 
         "got/none": "downloaded",
         "./j/on_success": "done",
     }
+
+
+@pytest.mark.parametrize(
+    "failpoint", ["fetch.ended", "finish.step_begun", "finish.sealed", "outbox.reported"]
+)
+def test_a08_a_crash_does_not_revive_what_a_failure_has_ended(tmp_path, server, failpoint):
+    server.routes["/b"] = stalled()
+    with daemon_with(tmp_path, server, "workers=4") as daemon:
+        text = job(server, "/none", "/b", "/b?2 c", "/b?3 d", more="fail_fast: true\n")
+        daemon.drop("j.yaml", text + "limits: { concurrency: 2 }\n")
+        crashed = daemon.start("--once", failpoint=failpoint).wait()
+        code = daemon.run_once()
+        report, files = daemon.report("j"), daemon.files("j")
+
+    ended_before = failpoint == "outbox.reported"
+    assert (crashed, code) == (-signal.SIGKILL, 0 if ended_before else 1)
+    assert {line["path"]: line["detail"] for line in files} == {
+        "got/none": "bad_status",
+        "got/b": "fail_fast",
+        "got/c": "fail_fast",
+        "got/d": "fail_fast",
+        "./j/on_failure": "done",
+    }
+    assert (report["state"], report["tasks"]["skipped"]) == ("failed", 3)
+    assert {facts["event"] for facts in told(server)} == {"run.failed"}
+    assert len({facts["key"] for facts in told(server)}) == 1
+    assert ran(tmp_path) == []
