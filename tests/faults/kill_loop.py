@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import itertools
 import json
+import math
 import random
 import shutil
 import signal
 import sqlite3
 import sys
+import tarfile
 import tempfile
 import time
 from collections import Counter
@@ -31,6 +34,7 @@ if __name__ == "__main__":
 
 from faults.inotify import NameWatch
 from faults.server import Handler, Server, content, file, flapping, status
+from fetchd.disk import part_name
 from process import DaemonProcess, Watcher, visible_files, wait_until
 
 MIB = 1 << 20
@@ -43,10 +47,19 @@ SOCKET_BYTES = 1 * MIB
 #: Published files stand in one of these, which are there from the start and watched.
 FOLDERS = 4
 STOP_S = 10.0
+#: The daemon says each second what is on; so long nothing has to be.
+QUIET_S = 2.5
+#: What commands add to each file.
+ADDED = b"added\n"
 
 
 def sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
+
+
+def _script(log: Path) -> str:
+    """Return what a command does: a line in a log, and one in each file, which takes a moment."""
+    return f'echo "$0" >> {log}; sleep 0.3; for f in *; do echo added >> "$f"; done'
 
 
 # ---------------------------------------------------------------- the plan
@@ -59,6 +72,9 @@ class Work:
     ``files``: path -> sha256 under its name then; ``may_show``: every (path, sha256) that may be
     seen on the way; ``publications``: how often each path gets a file by this job. ``strong``:
     paths of the server whose bytes survive a crash, ``serves_bytes`` what they come to without any.
+    ``optional``: what may be there in the end, or not. ``stays``: the file stays in the folder;
+    ``edit_of``: another text for such a file. ``scheduled``: its job ends when that is taken away.
+    ``once``: the only file of a command that may not run twice, which a crash may leave undone.
     """
 
     name: str
@@ -73,6 +89,21 @@ class Work:
     serves_bytes: int = 0
     routes: dict[str, Handler] = field(default_factory=dict)
     after: Work | None = None  # must have ended before this one is dropped
+    optional: dict[str, str] = field(default_factory=dict)
+    stays: bool = False
+    scheduled: bool = False
+    edit_of: Work | None = None
+    once: str = ""
+
+    @property
+    def file(self) -> str:
+        return self.name + self.suffix
+
+    def needs_attention(self) -> None:
+        """What the command has done is not known: nothing of it is seen."""
+        self.succeeded, self.failed = 0, 1
+        self.files.clear()
+        self.publications.clear()
 
     @property
     def state(self) -> str:
@@ -104,6 +135,13 @@ class Plan:
             (2, self._update),
             (1, self._overwrite),
             (1, self._fail_fresh),
+            (2, self._extract),
+            (1, self._sums),
+            (2, self._run),
+            (2, self._run_once),
+            (2, self._index),
+            (2, self._keep),
+            (1, self._schedule),
         )
         weights = [weight for weight, _ in kinds]
         ((_, make),) = self._dice.choices(kinds, weights)
@@ -263,6 +301,112 @@ class Plan:
         again.files[path] = sha256(body)
         return [work, again]
 
+    def _extract(self, name: str) -> list[Work]:
+        """An archive, half of which lies in a folder of its own; asked for twice, made once."""
+        members = {
+            f"{name}/{n}" if n % 2 else f"{name}-{n}": content(f"{name}{n}", self._small())
+            for n in range(self._dice.randint(2, 30))
+        }
+        body = _packed(members)
+        work = self._work(name, f"url: {self._origin}/{name}.tar\nsteps: [ extract ]\n")
+        folder = work.text.partition("\n")[0].removeprefix("dest: ")
+        for path, data in members.items():
+            work.files[f"{folder}/{path}"] = sha256(data)
+            work.publications[f"{folder}/{path}"] = 1
+        work.succeeded = 1
+        work.routes[f"/{name}.tar"] = file(body, last_modified=None, rate=self._rate())
+        self._kept(work, f"/{name}.tar", body)
+        again = self._work(f"{name}-again", work.text.partition("\n")[2], dest=work.text)
+        again.succeeded, again.after = 1, work
+        again.files |= work.files
+        return [work, again]
+
+    def _sums(self, name: str) -> list[Work]:
+        """The file and the checksum that is put down beside it appear with one step."""
+        work, body, path = self._single(name, self._small())
+        work.text += "steps: [ checksum_file, mode: 0640 ]\n"
+        work.files[f"{path}.sha256"] = sha256(f"{sha256(body)}  {name}\n".encode())
+        work.publications[f"{path}.sha256"] = 1
+        work.routes[f"/{name}"] = file(body, last_modified=None, rate=self._rate())
+        self._kept(work, f"/{name}", body)
+        return [work]
+
+    def _run(self, name: str, command: str = "again") -> list[Work]:
+        """A program adds a line to the file, once, however often it has to begin."""
+        work, body, path = self._single(name, self._small())
+        work.text += f"steps: [ run: {command} ]\n"
+        work.files[path] = sha256(body + ADDED)
+        work.routes[f"/{name}"] = file(body, last_modified=None, rate=self._rate())
+        self._kept(work, f"/{name}", body)
+        return [work]
+
+    def _run_once(self, name: str) -> list[Work]:
+        (work,) = self._run(name, "once")
+        (work.once,) = work.files
+        return [work]
+
+    def _index(self, name: str) -> list[Work]:
+        """An index, and what it names, if it has changed."""
+        work = self._work(name, "tasks:\n")
+        folder = work.text.partition("\n")[0].removeprefix("dest: ")
+        packages = []
+        for number in range(self._dice.randint(1, 60)):
+            body = content(f"{name}-{number}", self._dice.choice((0, 1, 300, 5_000)))
+            url = f"/{name}/{number}"
+            packages.append({"url": f"{name}/{number}", "sha256": sha256(body)})
+            work.routes[url] = file(body)
+            work.files[f"{folder}/{name}/{number}"] = sha256(body)
+            work.publications[f"{folder}/{name}/{number}"] = 1
+            self._kept(work, url, body)
+        index = json.dumps({"packages": packages}).encode()
+        work.routes[f"/{name}.json"] = file(index, last_modified=None)
+        self._kept(work, f"/{name}.json", index)
+        self._file(work, f"{name}.json", index)
+        work.succeeded = len(packages) + 1
+        work.text += (
+            f"  index:\n    url: {self._origin}/{name}.json\n"
+            f"  all:\n    dest: {folder}/{name}\n"
+            "    from: { file: '${needs.index.path}', format: json, items: 'packages[*]' }\n"
+            "    if: ${needs.index.changed}\n    url: ${item.url}\n"
+            "    checksum: sha256:${item.sha256}\n"
+        )
+        return [work]
+
+    def _keep(self, name: str) -> list[Work]:
+        """A file that stays, and an edit of it: some files stay, some come, one goes."""
+        steps = self._dice.choice(("", "steps: [ mode: 0640 ]\n"))
+        work = self._work(name, f"keep: true\n{steps}urls:\n")
+        edit = Work(name=name, suffix=".yaml", text=work.text, edit_of=work)
+        for number in range(self._dice.randint(2, 12)):
+            body = content(f"{name}-{number}", self._small())
+            url = f"/{name}-{number}"
+            line = f"  - {self._origin}{url}\n"
+            made = edit if number % 3 == 1 else work
+            made.text += line
+            if number == 0:  # which the edit does not have
+                folder = work.text.partition("\n")[0].removeprefix("dest: ")
+                work.optional[f"{folder}{url}"] = sha256(body)
+            else:
+                self._file(work if made is work else edit, url[1:], body)
+                edit.text += line if made is work else ""
+            work.routes[url] = file(body, last_modified=None, rate=self._rate())
+            if number:
+                self._kept(work, url, body)
+        work.stays = True
+        return [work, edit]
+
+    def _schedule(self, name: str) -> list[Work]:
+        """A run each second, of which the first ones may be the last."""
+        work, _, _ = self._single(name, self._small())
+        (path,) = work.files
+        work.text += "schedule: every 1s\n"
+        work.routes[f"/{name}"] = file(content(name, 10), last_modified=None)
+        work.optional = {path: sha256(content(name, 10))}
+        work.files.clear()
+        work.publications.clear()
+        work.stays = work.scheduled = True
+        return [work]
+
     # What they are made of.
 
     def _work(self, name: str, text: str, *, dest: str = "", failed: int = 0) -> Work:
@@ -296,6 +440,16 @@ class Plan:
 
     def _rate(self) -> float | None:
         return self._dice.choice((None, 300_000.0, 1_000_000.0))
+
+
+def _packed(members: dict[str, bytes]) -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as archive:
+        for path, data in members.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return raw.getvalue()
 
 
 # ---------------------------------------------------------------- a round
@@ -340,7 +494,16 @@ class Round:
             "stats_every=1h",
             f"workers={WORKERS}",
             f"durability={durability}",
+            *(
+                f"commands.{name}.{key}"
+                for name in ("again", "once")
+                for key in (
+                    f"argv=[/bin/sh, -c, '{_script(base / name)}', '${{task.path}}']",
+                    f"idempotent={str(name == 'again').lower()}",
+                )
+            ),
         )
+        self._ran_once = base / "once"
         self._result = Result(seed=seed)
         self._shown: dict[str, set[str]] = {}
         self._watcher = Watcher(self._daemon.downloads, self._shown, every_s=0.2)
@@ -348,6 +511,7 @@ class Round:
         self._works: list[Work] = []
         self._waiting: list[Work] = []
         self._lost_bytes = 0  # what the killed lives may have cost
+        self._undone: set[str] = set()  # names of parts whose command needs a person
 
     def run(self) -> Result:
         began_s = time.monotonic()
@@ -449,30 +613,59 @@ class Round:
         self._drop(first)
         self._waiting += later
 
-    def _drop_due(self) -> None:
-        """Drop what has waited for another job's end, as the folder shows it."""
-        for work in [w for w in self._waiting if w.after and self._filed(w.after)]:
+    def _drop_due(self, likely: float = 0.3) -> None:
+        """Drop what has waited for another job's end, as the folder shows it, and some edits."""
+        due = [w for w in self._waiting if w.after and self._filed(w.after)]
+        due += [w for w in self._waiting if w.edit_of and self._dice.random() < likely]
+        for work in due:
             self._waiting.remove(work)
             self._drop(work)
 
     def _drop(self, work: Work) -> None:
-        for path, digest in work.files.items():
+        for path, digest in (*work.files.items(), *work.optional.items()):
             self._shown.setdefault(path, set()).add(digest)
         self._server.routes.update(work.routes)
-        self._works.append(work)
-        self._daemon.drop(work.name + work.suffix, work.text)
+        if (before := work.edit_of) is None:
+            self._works.append(work)
+        else:
+            before.files |= work.files
+            before.publications.update(work.publications)
+            before.succeeded += work.succeeded
+        self._daemon.drop(work.file, work.text)
 
     def _filed(self, work: Work) -> bool:
-        name = work.name + work.suffix
-        return any((self._daemon.jobs / where / name).exists() for where in ("done", "failed"))
+        if work.scheduled:
+            return True
+        if work.stays:
+            return all((self._daemon.downloads / path).exists() for path in work.files)
+        return any((self._daemon.jobs / where / work.file).exists() for where in ("done", "failed"))
+
+    def _quiet(self) -> bool:
+        """Whether the daemon says that nothing is on, nor any job that has a schedule kept."""
+        try:
+            said = json.loads((self._daemon.state / "status.json").read_text())["report"]
+        except FileNotFoundError:
+            return False
+        scheduled = {work.name for work in self._works if work.scheduled}
+        on = [run for run in said["runs"] if run["state"] in {"queued", "running", "paused"}]
+        return not on and scheduled.isdisjoint(job["job"] for job in said["kept"])
 
     def _come_to_rest(self) -> None:
         if self._daemon.process.poll() is not None:
             self._begin_life()
 
+        for work in self._works:
+            if work.scheduled:
+                (self._daemon.jobs / work.file).unlink(missing_ok=True)
+        quiet_since_s = math.inf
+
         def at_rest() -> bool:
-            self._drop_due()
-            return not self._waiting and all(map(self._filed, self._works))
+            nonlocal quiet_since_s
+            self._drop_due(likely=1.0)
+            if self._waiting or not all(map(self._filed, self._works)) or not self._quiet():
+                quiet_since_s = math.inf
+            quiet_since_s = min(quiet_since_s, time.monotonic())
+            return time.monotonic() - quiet_since_s > QUIET_S
 
         try:
             wait_until(at_rest, 60 + self._kills, "all jobs to be filed")
@@ -487,32 +680,55 @@ class Round:
         result, daemon = self._result, self._daemon
         result.wrong += self._watcher.wrong + self._names.wrong
         for work in self._works:
+            if work.once:
+                self._judge_once(work)
             result.jobs[work.state] += 1
-            result.wrong += self._wrong_of(work)
+            if not work.stays:
+                result.wrong += self._wrong_of(work)
+            result.wrong += self._unverified(work)
         expected = {path: sha for work in self._works for path, sha in work.files.items()}
+        optional = {path: sha for work in self._works for path, sha in work.optional.items()}
         found = {
             str(path.relative_to(daemon.downloads)): sha256(path.read_bytes())
             for path in visible_files(daemon.downloads)
         }
         result.files = len(found)
+        found = {path: sha for path, sha in found.items() if optional.get(path) != sha}
         self._compare("the files", found, expected)
         for folder in (daemon.jobs, daemon.jobs / "active"):
             left = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name[0] != ".")
-            self._compare(f"what lies in {folder.name}/", left, [])
+            stay = [w.file for w in self._works if w.stays and not w.scheduled]
+            meant = sorted(stay) if folder == daemon.jobs else []
+            self._compare(f"what lies in {folder.name}/", left, meant)
         filed = sorted(
             p.name for where in ("done", "failed") for p in (daemon.jobs / where).iterdir()
         )
-        self._compare("the filed jobs", filed, sorted(w.name + w.suffix for w in self._works))
+        self._compare("the filed jobs", filed, sorted(w.file for w in self._works if not w.stays))
         self._judge_publications()
         self._judge_parts()
         self._judge_database()
         self._judge_log()
         self._judge_bytes()
 
+    def _judge_once(self, work: Work) -> None:
+        """See that the command was begun once at most, and what became of its file if it was."""
+        ran = self._ran_once.read_text().split() if self._ran_once.exists() else []
+        if ran.count(work.once) > 1:
+            self._wrong(f"{work.name}: a command that may not run twice did so")
+        codes = {failure["code"] for failure in (self._daemon.report(work.name) or {})["failures"]}
+        if codes == {"needs_attention"}:
+            self._undone.add(part_name("default", work.once))
+            work.needs_attention()
+
+    def _unverified(self, work: Work) -> Iterator[str]:
+        for line in self._daemon.files(work.name) if self._daemon.report(work.name) else ():
+            if line["state"] == "succeeded" and line["verified"] not in {"digest", "length"}:
+                yield f"{work.name}: {line['path']} was not verified: {line['verified']}"
+
     def _wrong_of(self, work: Work) -> Iterator[str]:
         report = self._daemon.report(work.name)
         where = "done" if work.state == "succeeded" else "failed"
-        if not (self._daemon.jobs / where / (work.name + work.suffix)).exists():
+        if not (self._daemon.jobs / where / work.file).exists():
             yield f"{work.name}: its file is not in {where}/"
         if report is None:
             yield f"{work.name}: no report"
@@ -533,6 +749,7 @@ class Round:
         meant: Counter[str] = Counter()
         for work in self._works:
             meant.update(work.publications)
+        optional = {path for work in self._works for path in work.optional}
         seen = Counter(self._watcher.versions())
         heard = {
             str(path.relative_to(self._daemon.downloads)): count
@@ -541,7 +758,9 @@ class Round:
         self._result.publications = sum((seen | Counter(heard)).values())
         # Names in folders that the daemon made are only looked at, the others heard of, each.
         watched = {path: count for path, count in meant.items() if path.count("/") == 1 and count}
+        heard = {path: n for path, n in heard.items() if path not in optional or n > 1}
         self._compare("the publications", heard, watched)
+        meant.update(optional)
         often = {path: count for path, count in seen.items() if count > meant[path]}
         self._compare("the files seen too often", often, {})
         told = Counter(
@@ -553,7 +772,9 @@ class Round:
 
     def _judge_parts(self) -> None:
         hidden = self._daemon.downloads / ".fetchd"
-        left = [path for path in (hidden / "parts").glob("*") if path.is_file()]
+        left = [path for path in hidden.glob("parts/*") if path.is_file()]
+        left += hidden.glob("staging/*")
+        left = [path for path in left if path.name.removesuffix(".json") not in self._undone]
         self._compare("the parts", [p.name for p in left], [])
         kept = {path.name for path in (hidden / "quarantine").glob("*")}
         refused = {
@@ -569,11 +790,27 @@ class Round:
         try:
             checked = database.execute("PRAGMA integrity_check").fetchall()
             self._compare("the database's check of itself", checked, [("ok",)])
-            runs = database.execute("SELECT count(*), sum(filed) FROM run").fetchone()
-            self._compare("the runs, and those filed", runs, (len(self._works),) * 2)
-            tasks = dict(database.execute("SELECT state, count(*) FROM task GROUP BY state"))
+            unfiled = "SELECT count(*) FROM run WHERE finished_at IS NULL OR filed = 0"
+            self._compare("the runs not filed", database.execute(unfiled).fetchone(), (0,))
+            open_ = "SELECT count(*) FROM task WHERE state < 3"
+            self._compare("the open tasks", database.execute(open_).fetchone(), (0,))
+            ending = [work for work in self._works if not work.stays]
+            runs = database.execute(
+                "SELECT count(*) FROM run JOIN job ON job.id = run.job "
+                f"WHERE job.name IN ({', '.join('?' * len(ending))})",
+                [work.name for work in ending],
+            ).fetchone()
+            self._compare("the runs of jobs that run once", runs, (len(ending),))
+            tasks = dict(
+                database.execute(
+                    "SELECT t.state, count(*) FROM task AS t JOIN run ON run.id = t.run "
+                    "JOIN job ON job.id = run.job "
+                    f"WHERE job.name IN ({', '.join('?' * len(ending))}) GROUP BY t.state",
+                    [work.name for work in ending],
+                )
+            )
             sums = ((3, "succeeded"), (4, "failed"), (5, "skipped"))
-            meant = {n: sum(getattr(w, key) for w in self._works) for n, key in sums}
+            meant = {n: sum(getattr(w, key) for w in ending) for n, key in sums}
             self._compare("the tasks by state", tasks, {n: c for n, c in meant.items() if c})
         finally:
             database.close()
@@ -586,6 +823,7 @@ class Round:
             self._result.wrong += [json.dumps(event) for event in self._daemon.events(name)[:3]]
         codes = {event["code"] for event in self._daemon.events("task.failed")}
         usual = {"bad_status", "checksum_mismatch", "bad_item", "dest_conflict", "exists"}
+        usual |= {"needs_attention"}
         self._compare("the codes of failures", sorted(codes - usual), [])
 
     def _judge_bytes(self) -> None:
