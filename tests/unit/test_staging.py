@@ -665,6 +665,23 @@ def test_a08_a_staging_folder_of_a_crash_is_replaced(tmp_path, disk):
     assert hidden(tmp_path) == []
 
 
+def test_what_a_crash_has_left_of_a_staging_goes_when_all_is_found_published(tmp_path, disk):
+    attempt = verified(disk, "d/a.zip")
+    sealed = made(disk, attempt, "x")
+    publish(disk, sealed)
+    left = tmp_path / ".fetchd/staging" / attempt.intent.part
+    left.mkdir()
+    (left / "what").write_text('["default", "d/a.zip"]')
+
+    again = replace(attempt, recovered=True, intent=sealed.intent)
+    with disk.stage(again) as staging:
+        assert staging is None
+    outcome = publish(disk, replace(sealed, recovered=True))
+
+    assert isinstance(outcome, Published)
+    assert hidden(tmp_path) == []
+
+
 def test_a_part_that_a_crash_has_torn_is_not_given_to_steps(tmp_path, disk):
     attempt = replace(verified(disk, "a.zip"), recovered=True)
     part = tmp_path / ".fetchd/parts" / attempt.intent.part
