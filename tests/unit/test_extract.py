@@ -221,6 +221,15 @@ def test_if_exists_fail_holds_for_each_member(shop):
     assert failure.code == "exists"
 
 
+def test_a_7z_archive_is_refused_and_says_so(shop):
+    failure = shop.refuse("t.7z", b"7z\xbc\xaf\x27\x1c\x00\x04" + bytes(100), "extract")
+
+    assert (failure.code, failure.transient) == ("archive_bad", False)
+    assert failure.reason == (
+        "extract: t.7z: it is a 7z archive, and these are not extracted: only tar and zip are"
+    )
+
+
 def test_zst_without_its_extra_says_what_to_install(shop, monkeypatch):
     packed = zstd(tar("a"))
     monkeypatch.setitem(sys.modules, "compression", None)

@@ -12,6 +12,7 @@ from fetchd.steps.members import Members
 from fetchd.steps.unpack import bad, beginning, compression_of, plain, unpacked
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_SEVENZIP = b"7z\xbc\xaf\x27\x1c"
 _START_BYTES = 512
 
 
@@ -31,6 +32,8 @@ def _extract(bench: Bench, file: BenchFile, options: Mapping[str, Any]) -> None:
         members = Members(bench, given, options)
         start = beginning(given, _START_BYTES)
         compression = compression_of(start)
+        if start.startswith(_SEVENZIP):
+            raise bad("it is a 7z archive, and these are not extracted: only tar and zip are")
         if start.startswith(_ZIP):
             zips.extract(given, members)
         elif compression:
