@@ -474,6 +474,26 @@ def test_lines_that_a_power_cut_took_from_the_record_of_a_failed_run_are_found_e
     assert "19700103T000000Z-2" not in mirror.generations()
 
 
+def test_what_a_crash_has_left_before_the_first_line_goes_if_it_is_empty(mirror):
+    mirror.make({"a": "1"})
+    made = mirror.dest / "generations"
+    (made / "19700109T000000Z-9" / "sub").mkdir(parents=True)
+    (made / "19700108T000000Z-8").mkdir()
+    (made / "19700108T000000Z-8" / "notes").write_text("mine")
+    (made / "mine").mkdir()
+    records = next((mirror.folder / ".fetchd/generations").iterdir())
+    (records / "abc.copy").write_text("half")
+    mirror.make({"a": "2"})
+
+    assert sorted(path.name for path in made.iterdir()) == [
+        "19700102T000000Z-1",
+        "19700103T000000Z-2",
+        "19700108T000000Z-8",
+        "mine",
+    ]
+    assert len(mirror.records()) == 2
+
+
 def test_a_torn_line_of_a_record_spoils_none_of_the_others(mirror):
     mirror.begin()
     mirror.publish("a", "1")
@@ -597,6 +617,18 @@ def test_a_current_that_is_not_ours_fails_clearly_and_stays(mirror, what):
     mirror.publish("a", "1")
     assert failed(mirror)[0] == "dest_conflict"
     assert current.is_dir() if what == "folder" else current.is_symlink() or current.is_file()
+
+
+def test_a_link_to_another_folder_that_has_the_name_of_a_generation_is_not_ours(mirror):
+    mirror.make({"a": "1"})
+    link = mirror.dest / "current"
+    link.unlink()
+    (mirror.dest / "copies/19700102T000000Z-1").mkdir(parents=True)
+    link.symlink_to("copies/19700102T000000Z-1")
+    mirror.begin()
+    mirror.publish("a", "2")
+
+    assert "is a link to elsewhere" in failed(mirror)[1]
 
 
 def test_two_jobs_never_mix_below_one_dest(mirror):
@@ -798,9 +830,24 @@ def test_the_link_is_replaced_after_all_that_it_leads_to_is_durable(mirror):
     calls = mirror.system.calls
     swap = calls.index("rename current")
     name = "19700103T000000Z-2"
+    records = next((mirror.folder / ".fetchd/generations").iterdir()).name
     for before in (f"fsync {name}.open", "fsync sub", f"fsync {name}", "fsync generations"):
         assert before in calls[:swap], before
+    assert calls.index(f"rename {name}") < calls.index(f"fsync {records}") < swap
     assert "fsync ch" in calls[swap:]
+
+
+def test_a_record_goes_after_what_it_tells_of_is_gone_for_certain(mirror):
+    mirror.make({"a": "1"})
+    mirror.make({"b": "2"})
+    mirror.begin()
+    mirror.publish("b", "3")
+    mirror.system.calls.clear()
+    mirror.end()
+
+    calls = mirror.system.calls
+    gone, forgotten = calls.index("unlink a"), calls.index("unlink 19700102T000000Z-1")
+    assert "fsync generations" in calls[gone:forgotten]
 
 
 def test_a_link_that_a_power_cut_has_lost_is_made_again(mirror):

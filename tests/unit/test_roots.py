@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -387,3 +388,17 @@ def test_every_error_of_the_disk_has_a_code_a_place_and_a_cause(number, code, tr
 
     assert (code, transient) == (error.code, error.transient)
     assert error.reason.startswith(f"default:a/b: writing: {os.strerror(number)}")
+
+
+def test_any_number_of_threads_may_make_the_same_folders(tmp_path):
+    system = Recorder()
+    root = Root("default", RootSpec(path=str(tmp_path)), system)
+    paths = [f"a/{number % 5}/b/{number}/file" for number in range(200)]
+    with ThreadPoolExecutor(8) as threads:
+        places = list(threads.map(lambda path: root.place(path, make=True), paths))
+
+    for path, place in zip(paths, places, strict=True):
+        assert (tmp_path / path).parent.stat().st_ino == os.fstat(place.folder.fd).st_ino
+    made = {str(tmp_path / path).rsplit("/", 2)[0] for path in paths}
+    assert made <= set(system.synced)
+    root.close()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain, islice
 
-from fetchd.disk.generations import FOLDER, OPEN, Entry, Shelf, status_at
+from fetchd.disk.generations import COPY, FOLDER, NAME, OPEN, Entry, Shelf, status_at
 from fetchd.disk.part import make_folder, part_name
 from fetchd.disk.roots import HIDDEN, explained, shown
 from fetchd.disk.staging import find_made, read_made
@@ -42,6 +42,7 @@ class Changeover:
         self._shelf = shelf
         self._files = files
         self._passed_over = frozenset(passed_over)
+        self._with_steps = {group.name for group in shelf.job.groups if group.steps}
         self._tick = tick
 
     def carry_out(self) -> Completed:
@@ -114,7 +115,7 @@ class Changeover:
         shelf = self._shelf
         place = shelf.place(shelf.name, task.removeprefix("./"))
         with shelf.explained("looking for what was published"):
-            if not self._has_steps(group):
+            if group not in self._with_steps:
                 return status_at(place) is not None
             made = find_made(shelf.system, place.home)
             name = part_name(shelf.own.root, shelf.path_of(task))
@@ -123,22 +124,23 @@ class Changeover:
                 return False
             return all(record.is_at(place.folder.fd, same=False) for record in records)
 
-    def _has_steps(self, group: str) -> bool:
-        return any(one.name == group and one.steps for one in self._shelf.job.groups)
-
     def _carry(self, tasks: set[str], groups: frozenset[str], last: str) -> None:
         """Add what these tasks, and all tasks of these groups, have in another generation."""
         shelf = self._shelf
-        found = (
-            entry for entry in shelf.entries(last) if entry.task in tasks or entry.group in groups
-        )
-        lost: list[Entry] = []
+        found = self._entries(tasks, groups, last)
         while batch := list(islice(found, _TOGETHER)):
             self._tick()
-            lost += shelf.carry(last, batch)
-        for entry in lost:  # a line may be of an earlier file of its path
+            shelf.carry(last, batch)
+        # Only now: a line may be of an earlier file of its path, and the right one comes behind it.
+        for entry in self._entries(tasks, groups, last):
             if status_at(shelf.place(shelf.name, entry.path)) is None:
                 raise self._gone(f"{shelf.own.dest}/{FOLDER}/{last}/{entry.path}")
+
+    def _entries(self, tasks: set[str], groups: frozenset[str], last: str) -> Iterator[Entry]:
+        for entry in self._shelf.entries(last):
+            self._tick()
+            if entry.task in tasks or entry.group in groups:
+                yield entry
 
     def _gone(self, path: str) -> AttemptError:
         return AttemptError(
@@ -190,16 +192,22 @@ class Changeover:
             return Completed()
         closed: list[tuple[int, str]] = []
         begun: list[str] = []
+        unknown = self._names()
         with shelf.explained("looking for earlier generations"):
             for record in sorted(os.listdir(folder.fd)):  # noqa: PTH208 -- it has no path
                 name = record.removesuffix(OPEN)
-                if name == shelf.name or "." in name or not self._is_ours(name):
+                unknown.discard(name)
+                if record.endswith(COPY):  # of a copy that a crash has cut short
+                    shelf.system.unlink(record, dir_fd=folder.fd)
+                elif name == shelf.name or not self._is_ours(name):
                     continue
-                if record == name:
+                elif record == name:
                     changed_ns = os.stat(record, dir_fd=folder.fd).st_mtime_ns
                     closed.append((changed_ns, name))
                 else:
                     begun.append(name)
+        for name in unknown:  # made by a run that came to put nothing into them
+            self._remove_folders(name)
         newest = [name for _, name in sorted(closed, reverse=True)]
         gone = newest[shelf.own.keep - 1 :]
         left: list[str] = []
@@ -208,6 +216,14 @@ class Changeover:
         for name in gone:
             left += [name] if self._remove(name, name, ()) else []
         return Completed(removed=len(begun) + len(gone), left=tuple(left))
+
+    def _names(self) -> set[str]:
+        """Return the folders that are named like generations."""
+        shelf = self._shelf
+        above = shelf.root.place(f"{shelf.own.dest}/{FOLDER}/x").folder
+        with shelf.explained("looking for earlier generations"):
+            found = os.listdir(above.fd)  # noqa: PTH208 -- it has no path
+        return {name for name in found if NAME.fullmatch(name)}
 
     def _is_ours(self, name: str) -> bool:
         head = self._shelf.head(name)

@@ -34,9 +34,11 @@ from fetchd.threads import beat
 FOLDER = "generations"
 #: The end of the record's name as long as its generation is not complete.
 OPEN = ".open"
+#: The end of a copy's name as long as it is not whole.
+COPY = ".copy"
 #: So many lines are written at once.
 BATCH = 256
-_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]+")
+NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]+")
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _APPEND = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
 _NEW = os.O_CREAT | os.O_EXCL
@@ -183,7 +185,7 @@ class Shelf:
         except OSError:
             raise self._conflict("is no link") from None
         folder, _, name = target.rpartition("/")
-        if folder != FOLDER or not _NAME.fullmatch(name):
+        if folder != FOLDER or not NAME.fullmatch(name):
             raise self._conflict("is a link to elsewhere")
         head = self.head(name)
         if head is None:
@@ -438,7 +440,7 @@ class Shelf:
         """Do what a hard link would, where the file system has none, or no more of this file."""
         folder = self.records(make=True)
         assert folder is not None
-        draft = part_name(self.name, entry.path) + ".copy"
+        draft = part_name(self.name, entry.path) + COPY
         with suppress(FileNotFoundError):
             self.system.unlink(draft, dir_fd=folder.fd)
         if entry.is_at(source) and _is_link(source):
