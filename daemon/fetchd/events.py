@@ -355,15 +355,21 @@ class TaskStarted(TaskEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskProgressed(TaskEvent):
-    """``bytes`` more have arrived since the last such event of the attempt. Never logged."""
+    """``bytes`` more have arrived since the last such event of the attempt. Never logged.
+
+    The last ones are told by TaskVerified.
+    """
 
     bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskVerified(TaskEvent):
+    """``untold_bytes`` of it have arrived since the last TaskProgressed, if there was any."""
+
     attempt: int
     size_bytes: int
+    untold_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

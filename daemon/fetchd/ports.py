@@ -1276,6 +1276,8 @@ class Expander(Protocol):
 
 
 class Listener(Protocol):
-    def __call__(self, event: Event) -> None:
+    """One that has ``hears(kind)`` is told only of the kinds of events that this is true of."""
+
+    def __call__(self, event: Event, /) -> None:
         """Hear an event, on the thread where it happened. Must be quick; may fail."""
         ...

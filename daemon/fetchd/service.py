@@ -88,6 +88,17 @@ FILES_KEPT = 12
 NEW_OBJECTS_A_LOOK = 50_000
 #: So many failures a webhook is told of at the end of a run.
 MOST_FAILURES_TOLD = 10
+#: What the service itself acts upon.
+_HINTS = (
+    events.RunEnded,
+    events.JobRejected,
+    events.JobAccepted,
+    events.JobKept,
+    events.JobRemoved,
+    events.CommandObeyed,
+    events.WatchChanged,
+    events.FolderFailed,
+)
 EXIT_FINE, EXIT_FAILED, EXIT_STORE = 0, 1, 70
 
 
@@ -443,7 +454,8 @@ class Daemon:
     def _live(self, cores: Cores) -> int:
         settings = self._settings
         self._tell = listeners.fan_out(
-            [listeners.LogListener(), self._stats, self._note], listeners.log_failure
+            [listeners.LogListener(), self._stats, listeners.Only(_HINTS, self._note)],
+            listeners.log_failure,
         )
         self._notifier.extend_timeout(START_TIMEOUT_S)
         self._notifier.status("checking state")
@@ -641,15 +653,7 @@ class Daemon:
             self._folder.hint()
         elif isinstance(event, events.JobRejected):
             self._all_well = False
-        elif isinstance(
-            event,
-            events.JobAccepted
-            | events.JobKept
-            | events.JobRemoved
-            | events.CommandObeyed
-            | events.WatchChanged
-            | events.FolderFailed,
-        ):
+        else:
             self._inbox.put("wake")
 
     def _feed_watchdog(self) -> None:

@@ -149,6 +149,21 @@ def test_a_failing_listener_reaches_neither_the_work_nor_the_others():
     assert failures[0][:2] == (fails, DONE)
 
 
+def test_a_listener_that_says_what_it_hears_is_told_nothing_else():
+    heard: list[events.Event] = []
+    told: list[events.Event] = []
+    started = events.RunStarted(job="j", run=1)
+
+    tell = listeners.fan_out(
+        [listeners.Only([events.RunStarted], heard.append), told.append], listeners.log_failure
+    )
+    for event in (DONE, started, DONE):
+        tell(event)
+
+    assert heard == [started]
+    assert told == [DONE, started, DONE]
+
+
 def test_failures_of_a_listener_are_logged_once_a_minute_with_the_number_left_out():
     stream = io.StringIO()
     setup = logs.configure("info", "json", stream=stream)

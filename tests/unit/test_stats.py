@@ -57,6 +57,15 @@ def hear(stats, *happened):
     return stats.snapshot()
 
 
+def test_bytes_that_no_progress_told_of_are_counted_when_they_are_verified(stats):
+    verified = events.TaskVerified(**ABOUT, task=1, attempt=1, size_bytes=10, untold_bytes=4)
+
+    counted = hear(stats, started(1), progressed(6), verified)
+
+    assert counted["bytes_received"] == 10
+    assert counted["bytes_per_s_10s"] == 10.0
+
+
 def test_nothing_has_happened_is_all_zeros(stats):
     totals = stats.snapshot()
 

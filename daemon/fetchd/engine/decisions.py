@@ -259,6 +259,7 @@ class Decisions:
                 **about_task(attempt, attempt.source),
                 attempt=attempt.number,
                 size_bytes=intent.size_bytes,
+                untold_bytes=max(0, intent.received_bytes - out.progress.received_bytes),
             )
         )
 

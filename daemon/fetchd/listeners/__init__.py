@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from fetchd.events import Event, Tell
 from fetchd.listeners.log import LINES, LogListener
@@ -13,22 +13,45 @@ from fetchd.listeners.stats import Stats
 from fetchd.logs import get_logger
 from fetchd.ports import Listener
 
-__all__ = ["LINES", "FailureLog", "LogListener", "Stats", "fan_out", "log_failure"]
+__all__ = ["LINES", "FailureLog", "LogListener", "Only", "Stats", "fan_out", "log_failure"]
 
 OnError = Callable[[Listener, Event, Exception], None]
 
 
+class Only:
+    """Hears some kinds of events alone."""
+
+    def __init__(self, kinds: Collection[type[Event]], listener: Listener) -> None:
+        self._kinds = frozenset(kinds)
+        self._listener = listener
+
+    def hears(self, kind: type[Event]) -> bool:
+        return kind in self._kinds
+
+    def __call__(self, event: Event) -> None:
+        self._listener(event)
+
+
 def fan_out(listeners: Sequence[Listener], on_error: OnError) -> Tell:
     """Return a function that tells every listener; one that fails is handed to ``on_error``."""
+    hearing: dict[type[Event], list[Listener]] = {}
 
     def tell(event: Event) -> None:
-        for listener in listeners:
+        kind = type(event)
+        if kind not in hearing:
+            hearing[kind] = [listener for listener in listeners if _hears(listener, kind)]
+        for listener in hearing[kind]:
             try:
                 listener(event)
             except Exception as exc:  # noqa: BLE001 -- a listener must never touch the work
                 on_error(listener, event, exc)
 
     return tell
+
+
+def _hears(listener: Listener, kind: type[Event]) -> bool:
+    hears: Callable[[type[Event]], bool] | None = getattr(listener, "hears", None)
+    return hears is None or hears(kind)
 
 
 class FailureLog:

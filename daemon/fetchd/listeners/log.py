@@ -77,7 +77,7 @@ LINES: dict[type[Event], Line] = {
 
 
 class LogListener:
-    """Logs what the configured level lets through; for the rest an event costs one look-up."""
+    """Logs what the configured level lets through."""
 
     def __init__(self) -> None:
         logger = get_logger()
@@ -91,6 +91,9 @@ class LogListener:
             for kind, line in LINES.items()
             if logger.is_enabled_for(line.level)
         }
+
+    def hears(self, kind: type[Event]) -> bool:
+        return kind in self._lines
 
     def __call__(self, event: Event) -> None:
         line = self._lines.get(type(event))

@@ -26,8 +26,6 @@ class Stats:
         self._seconds: deque[tuple[int, int]] = deque()  # guarded by _lock; (second, bytes)
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, events.TaskVerified):
-            return  # as frequent as what is counted, and not counted
         with self._lock:
             self._count(event)
 
@@ -50,6 +48,9 @@ class Stats:
             case events.TaskProgressed():
                 count["bytes_received"] += event.bytes
                 self._add_bytes(event.bytes)
+            case events.TaskVerified():
+                count["bytes_received"] += event.untold_bytes
+                self._add_bytes(event.untold_bytes)
             case events.TaskStarted():
                 count["attempts"] += 1
                 self._running.add((event.run, event.task))
