@@ -148,6 +148,39 @@ def test_what_was_free_a_moment_ago_is_believed_only_briefly_and_only_where_it_i
     assert [*believed, space.is_ample(first, RESERVE)] == [True, False, False, False]
 
 
+def test_so_little_of_so_much_is_not_claimed_and_what_others_need_counts():
+    clock = FakeClock()
+    space = Space(RESERVE, clock)
+    little, other = Claim(device=1), Claim(device=1)
+    space.claim(other, 1024**3)
+    space.note_free(little, RESERVE + 2 * 1024**3 + 64 * 1024)
+
+    negligible = [space.is_negligible(little, size) for size in (0, 64 * 1024, 64 * 1024 + 1)]
+    negligible.append(space.is_negligible(other, 0))  # it has claimed before
+    space.claim(other, 1024**3 + 1)
+    space.note_free(little, RESERVE + 2 * 1024**3 + 64 * 1024)
+    negligible.append(space.is_negligible(little, 64 * 1024))
+    clock.advance(0.2)
+
+    assert [*negligible, space.is_negligible(little, 0)] == [True, True, False, False, False, False]
+
+
+def test_d01_a_little_file_is_refused_as_soon_as_the_disk_is_seen_to_be_full(tmp_path, system):
+    clock = FakeClock()
+    root = {"default": RootSpec(path=str(tmp_path))}
+    disk = build(root, system, reserve_bytes=RESERVE, clock=clock)
+    system.free = RESERVE + 10 * 1024**3
+    with disk.open_part("default", "a") as a, disk.open_part("default", "b") as b:
+        a.claim(1)
+        system.free = RESERVE
+        b.claim(1)  # as was free a moment ago
+        clock.advance(0.2)
+
+        with pytest.raises(AttemptError, match="1 bytes are missing"):
+            b.claim(1)
+    disk.close()
+
+
 # ---------------------------------------------------------------- room that the file system keeps
 
 LARGE = 8 * 1024**2

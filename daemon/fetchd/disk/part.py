@@ -241,6 +241,8 @@ class DiskPart:
     def claim(self, missing_bytes: int) -> None:
         if missing_bytes and self.size_bytes + missing_bytes <= self._reserved_bytes:
             return
+        if self._space.is_negligible(self._claim, missing_bytes):
+            return
         large = missing_bytes >= _WORTH_RESERVING_BYTES
         needed_bytes = self._space.claim(self._claim, missing_bytes)
         if not large and self._space.is_ample(self._claim, needed_bytes):

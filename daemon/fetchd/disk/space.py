@@ -25,6 +25,9 @@ class Claim:
 #: What was free a moment ago is believed so long, if it leaves so much: no disk fills faster.
 _BELIEVED_S = 0.1
 _AMPLE_BYTES = 1024**3
+#: So little is not counted where there is so much.
+_LITTLE_BYTES = 64 * 1024
+_NOTHING = (0, 0, 0.0)
 
 
 class Space:
@@ -42,8 +45,8 @@ class Space:
         self._reserve_bytes = reserve_bytes
         self._clock = clock
         self._measuring: dict[int, threading.Lock] = {}  # setdefault is one step
-        #: Device -> what was free, and until when that is believed (monotonic).
-        self._free: dict[int, tuple[int, float]] = {}  # replaced entry by entry, so any thread may
+        #: Device -> what was free, what of it nobody needed, and until when (monotonic).
+        self._free: dict[int, tuple[int, int, float]] = {}  # entry by entry, so any thread may
         self._lock = threading.Lock()
         self._claims: dict[Claim, None] = {}  # guarded by _lock
 
@@ -86,17 +89,31 @@ class Space:
 
     def note_free(self, claim: Claim, free_bytes: int) -> None:
         """Take in what is free on the claim's file system now."""
-        self._free[claim.device] = free_bytes, self._clock.monotonic() + _BELIEVED_S
+        with self._lock:
+            claimed = sum(c.missing_bytes for c in self._claims if c.device == claim.device)
+        left_bytes = free_bytes - self._reserve_bytes - claimed
+        self._free[claim.device] = free_bytes, left_bytes, self._clock.monotonic() + _BELIEVED_S
 
     def is_ample(self, claim: Claim, needed_bytes: int) -> bool:
         """Tell whether so much was free, and a lot more, a moment ago."""
-        free_bytes, until_s = self._free.get(claim.device, (0, 0.0))
+        free_bytes, _, until_s = self._free.get(claim.device, _NOTHING)
         return free_bytes - needed_bytes >= _AMPLE_BYTES and self._clock.monotonic() < until_s
+
+    def is_negligible(self, claim: Claim, missing_bytes: int) -> bool:
+        """Tell whether so little is missing, of so much that a moment ago nobody needed.
+
+        Then it need not be claimed.
+        """
+        if missing_bytes > _LITTLE_BYTES or claim.missing_bytes:
+            return False
+        _, left_bytes, until_s = self._free.get(claim.device, _NOTHING)
+        return left_bytes - missing_bytes >= _AMPLE_BYTES and self._clock.monotonic() < until_s
 
     def most_bytes(self, capacity_bytes: int) -> int:
         """Return how large a file may be at most on a file system of that size."""
         return max(0, capacity_bytes - self._reserve_bytes)
 
     def drop(self, claim: Claim) -> None:
-        with self._lock:
-            self._claims.pop(claim, None)
+        if claim in self._claims:  # which only its own part's thread changes
+            with self._lock:
+                self._claims.pop(claim, None)
