@@ -18,6 +18,8 @@ from fetchd.model import Attempt, Failure, Fetch, Finish, Outcome, Progress, Pub
 from fetchd.ports import A, WorkSource
 from fetchd.threads import Worker
 
+Exchange = Callable[[Sequence[tuple[Attempt, Outcome]]], Sequence[A]]
+
 
 class Pool(Generic[A]):
     """``size`` threads that take up to ``most`` attempts of one kind and settle each of them.
@@ -37,8 +39,11 @@ class Pool(Generic[A]):
         most: int,
         clock: Clock,
         tell: Tell,
+        exchange: Exchange[A] | None = None,
     ) -> None:
+        """``exchange``: settles and takes what is there at once, where that is cheaper."""
         self._source = source
+        self._exchange = exchange or self._settle
         self._kind = kind
         self._work = work
         self._most = most
@@ -84,27 +89,34 @@ class Pool(Generic[A]):
         return Worker(name, self._run, self._clock, self._died)
 
     def _run(self, worker: Worker) -> None:
-        while not worker.stopping:
-            worker.rest()
+        attempts: Sequence[A] = ()
+        while attempts or not worker.stopping:
             try:
-                attempts = self._source.take(self._kind, self._most)
+                if not attempts:
+                    worker.rest()
+                    attempts = self._source.take(self._kind, self._most)
                 worker.beat()
                 if not attempts:
                     return
-                self._carry_out(attempts)
+                attempts = self._carry_out(attempts)
             except StoreError:
                 return  # fatal to the service, which hears of it by itself
 
-    def _carry_out(self, attempts: Sequence[A]) -> None:
+    def _carry_out(self, attempts: Sequence[A]) -> Sequence[A]:
+        """Work on attempts and settle them; returns the next ones, if they are there at once."""
         try:
             with logs.bound(**_context(attempts)):
                 settled = self._work(attempts)
-            self._source.settle(settled)
+            return self._exchange(settled)
         except StoreError:
             raise
         except BaseException as exc:
             self._source.settle(_worker_died(attempts, exc))
             raise
+
+    def _settle(self, settled: Sequence[tuple[Attempt, Outcome]]) -> Sequence[A]:
+        self._source.settle(settled)
+        return ()
 
     def _died(self, worker: Worker, exc: BaseException) -> None:
         """Put a new thread in the place of a dead one (called on the dying thread)."""

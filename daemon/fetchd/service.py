@@ -214,6 +214,7 @@ class Works:
             most=1,
             clock=clock,
             tell=tell,
+            exchange=self.engine.exchange,
         )
         self._transfer = Transfer(
             self.disk,

@@ -32,6 +32,7 @@ from fetchd.model import (
     ListFile,
     Named,
     OriginBounds,
+    Pause,
     Position,
     Progress,
     Publish,
@@ -242,6 +243,45 @@ def test_a_stop_costs_no_attempt(hand):
         lambda db: db.execute("SELECT state, due, history FROM task").fetchall()
     )
     assert unfinished == (0, 0.0, None)
+
+
+def test_an_exchange_settles_a_fetch_and_takes_the_next_one_in_one_pass(hand):
+    hand.submit(job("a", group("a", spec("f"), spec("g"))))
+    first = hand.fetch()
+
+    (second,) = hand.engine.exchange([(first, Fetched(intent=intent_for(first)))])
+    nothing = hand.engine.exchange([(second, Fetched(intent=intent_for(second)))])
+    hand.publish_all()
+
+    assert (first.task.spec.path, second.task.spec.path, nothing) == ("f", "g", ())
+    assert hand.engine.idle()
+    assert [event.untold_bytes for event in of(hand, events.TaskVerified)] == [10, 10]
+
+
+@pytest.mark.parametrize("end", [Cancel(job="a"), Pause(job="a"), None])
+def test_an_exchange_begins_nothing_of_a_run_that_is_cancelled_or_held_nor_at_a_stop(hand, end):
+    hand.submit(job("a", group("a", spec("f"), spec("g"))))
+    first = hand.fetch()
+    if end is None:
+        hand.engine.stop()
+    else:
+        hand.engine.obey(end)
+
+    assert hand.engine.exchange([(first, Interrupted())]) == ()
+    hand.calm()
+    assert hand.engine._out == {}
+    assert hand.engine._queue._busy == {}
+
+
+def test_an_exchange_gives_a_place_at_its_origin_back_before_it_takes():
+    hand = EngineByHand(connections_per_origin=1)
+    hand.submit(job("a", group("a", spec("f"), spec("g"))))
+    first = hand.fetch()
+
+    (second,) = hand.engine.exchange([(first, failure(transient=False))])
+
+    assert second.task.spec.path == "g"
+    hand.close()
 
 
 def test_a_deferred_task_waits_without_being_charged(hand):

@@ -80,9 +80,17 @@ class Source:
             assert self.changed.wait_for(holds, PATIENCE_S)
 
 
-def pool_of(source, work, *, size=2, most=1, tell=lambda event: None, clock=None):
+def pool_of(source, work, *, size=2, most=1, tell=lambda event: None, clock=None, exchange=None):
     return Pool(
-        "fetcher", size, source, Fetch, work=work, most=most, clock=clock or FakeClock(), tell=tell
+        "fetcher",
+        size,
+        source,
+        Fetch,
+        work=work,
+        most=most,
+        clock=clock or FakeClock(),
+        tell=tell,
+        exchange=exchange,
     )
 
 
@@ -232,6 +240,46 @@ def test_an_error_of_settle_is_a_death_whose_attempt_is_settled_again():
     ((_, outcome),) = source.settled
     assert isinstance(outcome, Failure)
     assert outcome.code == "worker_died"
+
+
+def test_what_comes_in_exchange_is_worked_on_next_and_else_something_is_taken():
+    class Counting(Source):
+        takes = 0
+
+        def take(self, kind, most):
+            self.takes += 1
+            return super().take(kind, most)
+
+    source = Counting(*(fetch(number) for number in range(1, 5)))
+
+    def exchange(settled):
+        source.settle(settled)
+        ((attempt, _),) = settled
+        return source.take(Fetch, 1) if attempt.fence == 1 else ()
+
+    pool = pool_of(source, interrupted, size=1, exchange=exchange)
+    pool.start()
+    source.wait_until(lambda: len(source.settled) == 4)
+    source.close()
+
+    assert pool.join(PATIENCE_S) == 0
+    assert [attempt.fence for attempt, _ in source.settled] == [1, 2, 3, 4]
+    assert source.takes == 5  # 2 was taken within the exchange of 1, and the last brought nothing
+
+
+def test_what_came_in_exchange_before_a_stop_is_worked_on_and_settled():
+    source = Source(fetch(1))
+
+    def exchange(settled):
+        source.settle(settled)
+        pool.stop()
+        return [fetch(2)] if len(source.settled) == 1 else ()
+
+    pool = pool_of(source, interrupted, size=1, exchange=exchange)
+    pool.start()
+
+    assert pool.join(PATIENCE_S) == 0
+    assert [attempt.fence for attempt, _ in source.settled] == [1, 2]
 
 
 def test_after_a_failure_of_the_store_workers_go_home_untold():

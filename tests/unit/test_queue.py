@@ -42,6 +42,31 @@ def take_all(queue: TaskQueue, count: int) -> list[int]:
     return [queue.take().ready.task.id for _ in range(count)]
 
 
+def test_an_exchange_gives_back_and_takes_what_may_start_at_once():
+    queue = queue_with(entry(1), entry(2), per_origin=1)
+    first = queue.take()
+
+    second = queue.exchange([first])
+
+    assert second.ready.task.id == 2
+    assert queue.exchange([second]) is None
+    queue.put([entry(3)])
+    assert take_all(queue, 1) == [3]
+
+
+def test_an_exchange_brings_nothing_that_has_to_wait_nor_after_the_end():
+    clock = FakeClock()
+    queue = queue_with(entry(1), entry(2, due_s=clock.monotonic() + 5), clock=clock)
+
+    assert queue.exchange([queue.take()]) is None
+    clock.advance(6)
+    second = queue.exchange([])
+    assert second.ready.task.id == 2
+    queue.put([entry(3)])
+    queue.close()
+    assert queue.exchange([second]) is None
+
+
 def steps_of(act) -> int:
     """Count the calls of functions that an act makes."""
     counted: Counter[str] = Counter()

@@ -7,7 +7,7 @@ all that must happen outside: records, events, entries for the queue. They touch
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fetchd import events
@@ -112,28 +112,38 @@ class PutOff:
     due_s: float
 
 
-@dataclass(slots=True)
 class Effects:
-    """What is to happen because of decisions, after the lock is given back."""
+    """What is to happen because of decisions, after the lock is given back.
 
-    changes: list[Change] = field(default_factory=list)
-    happened: list[events.Event] = field(default_factory=list)
-    final: list[events.Event] = field(default_factory=list)  # told once the record is durable
-    entries: list[Entry] = field(default_factory=list)
-    released: list[Entry] = field(default_factory=list)
-    rulings: list[Ruling] = field(default_factory=list)
-    #: To publish, or to finish before, once the record is durable.
-    intended: list[Finish | Publish] = field(default_factory=list)
-    put_off: list[PutOff] = field(default_factory=list)
-    batches: list[tuple[Group, Batch]] = field(default_factory=list)
-    named: list[tuple[Group, Fetch, str]] = field(default_factory=list)  # and their paths
-    to_expand: list[Group] = field(default_factory=list)
-    reads: list[tuple[Group, str]] = field(default_factory=list)
-    ended: list[OpenedRun] = field(default_factory=list)
-    cancelled_runs: list[int] = field(default_factory=list)
-    failing_runs: list[OpenedRun] = field(default_factory=list)
-    sweep: bool = False  # a part may lie about that nobody needs
-    freed: bool = False  # a destination is free for whoever waited for it
+    ``final``: told once the record is durable; ``intended``: to publish, or to finish before, once
+    it is; ``named``: with their paths. ``sweep``: a part may lie about that nobody needs;
+    ``freed``: a destination is free for whoever waited for it.
+    """
+
+    __slots__ = (
+        *("batches", "cancelled_runs", "changes", "ended", "entries", "final", "freed"),
+        *("failing_runs", "happened", "intended", "named", "put_off", "reads", "released"),
+        *("rulings", "sweep", "to_expand"),
+    )
+
+    def __init__(self) -> None:  # written out: two of these are made for each task
+        self.changes: list[Change] = []
+        self.happened: list[events.Event] = []
+        self.final: list[events.Event] = []
+        self.entries: list[Entry] = []
+        self.released: list[Entry] = []
+        self.rulings: list[Ruling] = []
+        self.intended: list[Finish | Publish] = []
+        self.put_off: list[PutOff] = []
+        self.batches: list[tuple[Group, Batch]] = []
+        self.named: list[tuple[Group, Fetch, str]] = []
+        self.to_expand: list[Group] = []
+        self.reads: list[tuple[Group, str]] = []
+        self.ended: list[OpenedRun] = []
+        self.cancelled_runs: list[int] = []
+        self.failing_runs: list[OpenedRun] = []
+        self.sweep = False
+        self.freed = False
 
 
 class Decisions:

@@ -368,20 +368,38 @@ class Engine:
 
     def settle(self, settled: Sequence[tuple[Attempt, Outcome]]) -> None:
         with self._deciding() as effects:
-            for attempt, outcome in settled:
-                out = self._out.pop(attempt.fence, None)
-                if out is None:
-                    continue
+            self._settle_all(settled, effects)
+
+    def exchange(self, settled: Sequence[tuple[Attempt, Outcome]]) -> Sequence[Fetch]:
+        """Settle fetches and, in the same pass, take one that may start at once.
+
+        Empty: there is none; ``take`` waits for the next one.
+        """
+        with self._deciding() as effects:
+            self._settle_all(settled, effects)
+            for ruling in effects.rulings:  # before anything is released that they concern
+                self._queue.rule(ruling)
+            entry = self._queue.exchange(effects.released)
+            effects.rulings, effects.released = [], []
+            attempt = None if entry is None else self._start(entry, effects)
+        return () if attempt is None else (attempt,)
+
+    def _settle_all(self, settled: Sequence[tuple[Attempt, Outcome]], effects: Effects) -> None:
+        for attempt, outcome in settled:
+            out = self._out.pop(attempt.fence, None)
+            if out is None:
+                continue
+            if out.lent:
                 self._end_loans(out, out.lent)
-                if out.group is self._suspect and isinstance(attempt, Expand):
-                    self._let_others_start()
-                self._note_room(attempt, outcome, effects)
-                self._origin_records.note(out, outcome, effects)
-                # While it is frozen, all but transfers are waited for.
-                if not (out.group.run.frozen and isinstance(attempt, Fetch)):
-                    self._settle(out, outcome, effects)
-                else:
-                    out.group.run.late.append((out, outcome))
+            if out.group is self._suspect and isinstance(attempt, Expand):
+                self._let_others_start()
+            self._note_room(attempt, outcome, effects)
+            self._origin_records.note(out, outcome, effects)
+            # While it is frozen, all but transfers are waited for.
+            if not (out.group.run.frozen and isinstance(attempt, Fetch)):
+                self._settle(out, outcome, effects)
+            else:
+                out.group.run.late.append((out, outcome))
 
     def _settle(self, out: Out, outcome: Outcome, effects: Effects) -> None:
         if out.stale and isinstance(out.attempt, Fetch):

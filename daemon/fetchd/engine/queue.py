@@ -102,7 +102,7 @@ class TaskQueue:
     then runs in turn, then the run's origins in turn, then first in, first out. Each fourth start
     is for an overdue run, if one can start, whatever its class. At most
     ``connections_per_origin`` taken entries of an origin, or as many as it was ruled, and
-    ``concurrency`` of a run are out at a time; each ``take`` is paired with one ``release``. What
+    ``concurrency`` of a run are out at a time; what is taken is released once. What
     no entry needs may be lent to one that is out, and counts like an entry. The lanes of an origin
     that is shut are passed over. A take costs O(entries out + origins),
     whatever the number of runs; not-before times cost O(log n).
@@ -197,16 +197,7 @@ class TaskQueue:
         with self._changed:
             while not self._closed:
                 now_s = self._clock.monotonic()
-                while self._later and self._later[0][0] <= now_s:
-                    self._line_up(heapq.heappop(self._later)[2], now_s)
-                while self._openings and self._openings[0][0] <= now_s:
-                    self._open(*heapq.heappop(self._openings))
-                while self._patience and self._patience[0][0] <= now_s:
-                    self._lose_patience(heapq.heappop(self._patience)[2], now_s)
-                if (entry := self._next(now_s)) is not None:
-                    if entry.origin in self._intervals_s:
-                        self._pace(entry.origin, now_s)
-                    self._wake_another(entry)
+                if (entry := self._look(now_s)) is not None:
                     return entry
                 self._freed.clear()
                 until_s = now_s + _LONGEST_WAIT_S
@@ -216,6 +207,13 @@ class TaskQueue:
                     until_s = min(until_s, self._openings[0][0])
                 self._clock.wait(self._changed, until_s - now_s)
             return None
+
+    def exchange(self, released: Iterable[Entry]) -> Entry | None:
+        """Give entries back and take one that may start at once; None: there is none."""
+        with self._changed:
+            for entry in released:
+                self._release(entry)
+            return None if self._closed else self._look(self._clock.monotonic())
 
     def rule(self, ruling: Ruling) -> None:
         """Let it hold from now on; whoever waits looks again."""
@@ -247,22 +245,7 @@ class TaskQueue:
     def release(self, entry: Entry) -> None:
         """Give back what ``take`` occupied."""
         with self._changed:
-            self._out -= 1
-            if entry.alone:
-                self._lonely = False
-            left = self._busy[entry.origin] - 1
-            if left:
-                self._busy[entry.origin] = left
-            else:
-                del self._busy[entry.origin]
-            run = self._runs.get(entry.run)
-            if run is not None and entry in run.out:
-                run.out.remove(entry)
-                if not run.out:
-                    del self._busy_runs[entry.run]
-            self._freed.append((entry.run, entry.origin))
-            if entry.alone:
-                self._changed.notify_all()
+            self._release(entry)
 
     def lend(self, entry: Entry) -> bool:
         """Occupy the entry's origin once more, unless it is full or shut, or somebody waits."""
@@ -321,6 +304,39 @@ class TaskQueue:
         with self._changed:
             lined_up = sum(len(lane) for run in self._runs.values() for lane in run.lanes.values())
             return lined_up + len(self._later) + len(self._alone)
+
+    def _release(self, entry: Entry) -> None:
+        self._out -= 1
+        if entry.alone:
+            self._lonely = False
+        left = self._busy[entry.origin] - 1
+        if left:
+            self._busy[entry.origin] = left
+        else:
+            del self._busy[entry.origin]
+        run = self._runs.get(entry.run)
+        if run is not None and entry in run.out:
+            run.out.remove(entry)
+            if not run.out:
+                del self._busy_runs[entry.run]
+        self._freed.append((entry.run, entry.origin))
+        if entry.alone:
+            self._changed.notify_all()
+
+    def _look(self, now_s: float) -> Entry | None:
+        """Take an entry that may start now."""
+        while self._later and self._later[0][0] <= now_s:
+            self._line_up(heapq.heappop(self._later)[2], now_s)
+        while self._openings and self._openings[0][0] <= now_s:
+            self._open(*heapq.heappop(self._openings))
+        while self._patience and self._patience[0][0] <= now_s:
+            self._lose_patience(heapq.heappop(self._patience)[2], now_s)
+        entry = self._next(now_s)
+        if entry is not None:
+            if entry.origin in self._intervals_s:
+                self._pace(entry.origin, now_s)
+            self._wake_another(entry)
+        return entry
 
     def _limit(self, origin: str) -> int:
         return self._limits.get(origin, self._per_origin)
