@@ -464,6 +464,28 @@ class Part(Protocol):
         ...
 
 
+class FreshPart(Protocol):
+    """The place of a small file's part, where none lies yet. One thread.
+
+    ``size_bytes``, ``name``, ``home``: as of ``Part``.
+    """
+
+    size_bytes: int
+    name: str
+    home: str
+
+    def keep(self, whole: memoryview) -> bool:
+        """Make the part, with all that it will ever hold; False: there is little room by now.
+
+        Raises AttemptError (disk_full, disk_error, ...), PartBusy: somebody else has made one.
+        """
+        ...
+
+    def identity(self) -> tuple[int, int]:
+        """Return (device, inode) of what was kept."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Existing:
     """What stands at a destination: a regular file, or a symbolic link (``link``).
@@ -665,6 +687,14 @@ class Disk(Protocol):
 
     def open_part(self, root: str, path: str) -> AbstractContextManager[Part]:
         """Open (or make) the destination's part, locked; raises AttemptError, PartBusy."""
+        ...
+
+    def fresh(self, root: str, path: str) -> FreshPart | None:
+        """Return where the part of a small file goes, without a claim or lock; raises AttemptError.
+
+        None: something stands at the destination, a part lies there already, or it is not known
+        that room is plenty. Then ``existing`` and ``open_part`` tell more.
+        """
         ...
 
     def home(self, root: str, path: str) -> str:

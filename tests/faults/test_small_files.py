@@ -17,6 +17,8 @@ from faults.downloader import Downloader, attempt_at
 from faults.scenarios import chunks, flipped, partial, wire
 from faults.server import Exchange, Handler, Server, content, file, html, redirect, status
 from fetchd.digests import Digest
+from fetchd.disk import part_name, space
+from fetchd.disk.part import WholePart
 from fetchd.model import Failure, Fetched, Magic, SizeRange, Verify
 from fetchd.transfer import attempt as attempts
 
@@ -37,11 +39,15 @@ def for_a_cookie(exchange: Exchange) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """``right``: what is visible in the end; ``code``: of the failure, "": there is none."""
+    """``right``: what is visible in the end; ``code``: of the failure, "": there is none.
+
+    ``at_once``: the short way is enough for it.
+    """
 
     handler: Callable[[], Handler]
     right: bytes = SMALL
     code: str = ""
+    at_once: bool = True
     verified: Verify = Verify.LENGTH
     refused: bytes | None = None  # what lies in quarantine
     asked: Mapping[str, Any] = field(default_factory=dict)
@@ -53,7 +59,7 @@ def good(handler: Handler, right: bytes = SMALL, **case: Any) -> Case:
 
 
 def bad(code: str, handler: Handler, **case: Any) -> Case:
-    return Case(handler=lambda: handler, code=code, **case)
+    return Case(handler=lambda: handler, code=code, at_once=False, **case)
 
 
 MAGIC = Magic(hex=SMALL[:4].hex())
@@ -61,8 +67,7 @@ CASES = {
     "plain": good(file(SMALL)),
     "of-no-bytes": good(file(b""), b""),
     "of-one-byte": good(file(b"x"), b"x"),
-    "as-long-as-may-be": good(file(content("edge", 65536)), content("edge", 65536)),
-    "longer-than-small": good(file(content("edge", 65537)), content("edge", 65537)),
+    "longer-than-small": good(file(content("edge", 65537)), content("edge", 65537), at_once=False),
     "its-digest": good(file(SMALL), verified=Verify.DIGEST, asked={"digests": sha256(SMALL)}),
     "two-digests": good(
         file(SMALL),
@@ -76,7 +81,7 @@ CASES = {
     "a-magic-at-its-end": good(
         file(SMALL), asked={"magic": (Magic(hex=SMALL[-4:].hex(), offset_bytes=4092),)}
     ),
-    "in-chunks": good(wire(chunks(SMALL), "Transfer-Encoding: chunked")),
+    "in-chunks": good(wire(chunks(SMALL), "Transfer-Encoding: chunked"), at_once=False),
     "behind-a-redirect": good(redirect("/g"), more={"/g": file(SMALL)}),
     "behind-a-cookie": good(
         lambda exchange: exchange.head(
@@ -156,6 +161,10 @@ class Ended:
         with Server() as server:
             server.routes.update({"/f": case.handler(), **case.more})
             downloader = Downloader(folder)
+            with downloader.disk.open_part("default", "other") as other:
+                other.claim(0)  # so that it is known how much is free
+                other.discard()
+            self.part = part_name("default", "f")
             attempt = attempt_at(server.url("/f"), path="f", **case.asked)
             self.outcome = downloader.fetch(attempt)
             self.code = self.outcome.code if isinstance(self.outcome, Failure) else ""
@@ -178,14 +187,31 @@ def files(folder) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.glob("*"))]
 
 
-@pytest.mark.parametrize("way", ["short", "long"])
-@pytest.mark.parametrize("name", CASES)
-def test_a_small_file_is_judged_like_any_other(name, way, tmp_path, monkeypatch):
-    if way == "long":
+@pytest.fixture(params=["short", "long"])
+def kept(request, monkeypatch):
+    """Take one of the ways; returns what the short one has kept."""
+    kept: list[str] = []
+    keep = WholePart.keep
+
+    def noted(part: WholePart, whole: memoryview) -> bool:
+        kept.append(part.name)
+        return keep(part, whole)
+
+    monkeypatch.setattr(WholePart, "keep", noted)
+    if request.param == "long":
         monkeypatch.setattr(attempts, "_SMALL_BYTES", -1)
-    case = CASES[name]
+    monkeypatch.setattr(space, "_AMPLE_BYTES", 0)  # whatever the disk of the tests has
+    monkeypatch.setattr(space, "_BELIEVED_S", 3600.0)
+    return request.param, kept
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_small_file_is_judged_like_any_other(name, kept, tmp_path):
+    case, (way, small) = CASES[name], kept
 
     ended = Ended(case, tmp_path)
+
+    assert (ended.part in small) == (way == "short" and case.at_once)
 
     assert ended.code == case.code, ended.outcome
     assert ended.next == b"next"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fetchd.disk import DownloadDisk, RootSpec, SystemOs, build, part_name
+from fetchd.disk import DownloadDisk, RootSpec, SystemOs, build, part_name, space
 from fetchd.errors import AttemptError
 from fetchd.model import Validator
 from fetchd.ports import Mending, PartBusy, PartJournal
@@ -773,3 +774,122 @@ def test_bytes_that_are_overwritten_leave_the_length_as_it_is(disk):
         part.checkpoint(journal(10, 10))
 
     assert content(disk, "a") == b"0123xyz789"
+
+
+# ---------------------------------------------------------------- small files, kept at once
+
+
+@pytest.fixture
+def roomy(tmp_path, system, monkeypatch):
+    """A disk that has just been seen to have plenty of room."""
+    monkeypatch.setattr(system, "device", lambda fd: os.fstat(fd).st_dev)
+    monkeypatch.setattr(space, "_AMPLE_BYTES", 0)
+    monkeypatch.setattr(space, "_BELIEVED_S", 3600.0)
+    disk = build({"default": RootSpec(path=str(tmp_path))}, system)
+    with disk.open_part("default", "other") as other:
+        other.claim(0)
+        other.discard()
+    yield disk
+    disk.close()
+
+
+def test_a_small_file_becomes_a_part_like_any_other_in_one_call(roomy, tmp_path):
+    fresh = roomy.fresh("default", "a")
+
+    assert fresh.keep(memoryview(b"data"))
+    assert names(tmp_path) == [part_name("default", "a")] == [fresh.name]
+    found = (hidden(tmp_path) / fresh.name).stat()
+    assert fresh.identity() == (found.st_dev, found.st_ino)
+    assert (fresh.size_bytes, fresh.home) == (4, "")
+    with roomy.open_part("default", "a") as part:  # without a journal it vouches for nothing
+        assert (part.identity(), part.size_bytes) == (fresh.identity(), 0)
+
+
+def test_a_file_is_not_fresh_where_something_stands_or_lies_or_nothing_may_be_written(
+    roomy, system, tmp_path
+):
+    (tmp_path / "stands").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("nowhere")
+    leave(roomy, "lies", b"x")
+
+    assert [roomy.fresh("default", path) for path in ("stands", "link", "lies")] == [None] * 3
+    system.writable = False
+    assert roomy.fresh("default", "a") is None
+    with pytest.raises(AttemptError) as caught:
+        roomy.fresh("default", "../a")
+    assert caught.value.code == "dest_denied"
+
+
+def test_d01_a_file_is_not_fresh_while_it_is_not_known_that_room_is_plenty(
+    roomy, disk, monkeypatch
+):
+    fresh = roomy.fresh("default", "a")
+    monkeypatch.setattr(space, "_AMPLE_BYTES", 2**63)
+
+    assert disk.fresh("default", "a") is None
+    assert not fresh.keep(memoryview(b"data"))
+
+
+def test_d13_who_has_begun_the_part_since_keeps_it(roomy, tmp_path):
+    fresh = roomy.fresh("default", "a")
+    with roomy.open_part("default", "a") as part:
+        part.write(memoryview(b"theirs"))
+
+        with pytest.raises(PartBusy):
+            fresh.keep(memoryview(b"data"))
+    with pytest.raises(PartBusy):
+        fresh.keep(memoryview(b"data"))
+
+    assert (hidden(tmp_path) / fresh.name).read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("meanwhile", ["written", "published", "swept"])
+def test_a_part_that_another_process_had_before_it_was_locked_is_left_alone(
+    roomy, tmp_path, monkeypatch, meanwhile
+):
+    fresh = roomy.fresh("default", "a")
+    made = hidden(tmp_path) / fresh.name
+    flock = fcntl.flock
+
+    def late(fd, how):
+        if meanwhile == "written":
+            made.write_bytes(b"theirs")
+        elif meanwhile == "published":
+            os.link(made, tmp_path / "a")
+        else:
+            made.unlink()
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(PartBusy):
+        fresh.keep(memoryview(b"data"))
+
+    left = [file.read_bytes() for file in (made, tmp_path / "a") if file.exists()]
+    assert left == {"written": [b"theirs"], "published": [b"", b""], "swept": []}[meanwhile]
+
+
+def test_the_journal_of_a_part_that_somebody_has_removed_goes_durably(roomy, system, tmp_path):
+    leave(roomy, "a", b"old bytes", 9)
+    (hidden(tmp_path) / part_name("default", "a")).unlink()
+    system.calls.clear()
+
+    assert roomy.fresh("default", "a").keep(memoryview(b"new"))
+
+    assert names(tmp_path) == [part_name("default", "a")]
+    assert system.calls == ["unlink .json", "fsync", "write"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, "disk_full"), (errno.EIO, "disk_error")]
+)
+def test_d04_a_small_file_that_cannot_be_written_leaves_nothing(
+    roomy, system, tmp_path, number, code
+):
+    system.faults["write"] = [None, number]
+    system.most_bytes = 2
+
+    with pytest.raises(AttemptError) as caught:
+        roomy.fresh("default", "a").keep(memoryview(b"data"))
+
+    assert caught.value.code == code
+    assert names(tmp_path) == []

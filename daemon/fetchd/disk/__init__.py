@@ -25,6 +25,7 @@ from fetchd.disk.part import (
     Unjournalled,
     drop_quarantined,
     find_folder,
+    find_fresh,
     homes,
     lock,
     names,
@@ -53,7 +54,17 @@ from fetchd.disk.staging import (
 from fetchd.disk.system import SystemOs
 from fetchd.errors import AttemptError
 from fetchd.model import Attempt, Fetch, FileView, Finish, Job, Outcome, Publish, Run, StepSpec
-from fetchd.ports import Completed, Existing, GivenFile, Leftover, Os, Part, PartBusy, Staging
+from fetchd.ports import (
+    Completed,
+    Existing,
+    FreshPart,
+    GivenFile,
+    Leftover,
+    Os,
+    Part,
+    PartBusy,
+    Staging,
+)
 
 __all__ = ["DownloadDisk", "RootSpec", "SystemOs", "build", "part_name"]
 
@@ -151,6 +162,11 @@ class DownloadDisk:
         if self.shelf is not None and at != path:
             self.shelf.check_open()
         return open_part(self._system, self._space, self._unjournalled, self._root(root), path, at)
+
+    def fresh(self, root: str, path: str) -> FreshPart | None:
+        if self._at(root, path) != path:  # a file of a generation may stand in the one before
+            return None
+        return find_fresh(self._system, self._space, self._unjournalled, self._root(root), path)
 
     def stage(self, attempt: Finish) -> AbstractContextManager[Staging | None]:
         intent = attempt.intent

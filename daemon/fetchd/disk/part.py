@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, NamedTuple, Self
 
-from fetchd.disk.roots import HIDDEN, Folder, Root, explain, explained, shown
+from fetchd.disk.roots import HIDDEN, Folder, Root, existing_at, explain, explained, shown
 from fetchd.disk.space import Claim, Space
 from fetchd.errors import AttemptError
 from fetchd.model import Validator
@@ -349,6 +349,98 @@ class DiskPart:
         return memoryview(json.dumps(document, ensure_ascii=True).encode("ascii"))
 
 
+class WholePart:
+    """The part of a small file, made with all its bytes. See ``ports.FreshPart``."""
+
+    def __init__(
+        self,
+        system: Os,
+        space: Space,
+        unjournalled: Unjournalled,
+        root: str,
+        path: str,
+        home: Folder,
+        folder: Folder,
+        name: str,
+    ) -> None:
+        self.size_bytes = 0
+        self.name = name
+        self.home = home.home_path
+        self._system = system
+        self._space = space
+        self._unjournalled = unjournalled
+        self._root = root
+        self._path = path
+        self._folder = folder
+        self._device = home.device
+        self._inode = 0
+
+    def keep(self, whole: memoryview) -> bool:
+        if not self._space.has_plenty(self._device, len(whole)):
+            return False
+        folder_fd, name = self._folder.fd, self.name
+        with explained(self._root, self._path, "writing the part"):
+            try:
+                fd = self._system.open(
+                    name, _PART | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder_fd
+                )
+            except FileExistsError:
+                raise _busy(name) from None
+            locked = _locked(fd, folder_fd, name, new=True)
+            if locked is None:
+                raise _busy(name)
+            try:
+                if not locked.new or locked.names > 1:
+                    raise _busy(name)
+                self._fill(fd, whole)
+            finally:
+                os.close(fd)
+        self._device, self._inode = locked.device, locked.inode
+        self.size_bytes = len(whole)
+        self._unjournalled.note(name, locked.inode)
+        return True
+
+    def _fill(self, fd: int, whole: memoryview) -> None:
+        """Write all, or leave nothing."""
+        system, folder_fd, name = self._system, self._folder.fd, self.name
+        try:
+            # Of a part that somebody has removed without it.
+            if forget_journal(system, folder_fd, name, draft=False):
+                system.fsync(folder_fd)
+            _write_all(system, fd, whole, 0)
+        except OSError:
+            with suppress(OSError):
+                system.unlink(name, dir_fd=folder_fd)
+            raise
+
+    def identity(self) -> tuple[int, int]:
+        return self._device, self._inode
+
+
+def find_fresh(
+    system: Os, space: Space, unjournalled: Unjournalled, root: Root, path: str
+) -> WholePart | None:
+    """Return where the part of a small file goes; None: see ``ports.Disk.fresh``."""
+    place = root.place(path)
+    home = place.home
+    if existing_at(place, root.name, path) is not None or not space.has_plenty(home.device, 0):
+        return None
+    with suppress(OSError):  # who opens the part is told
+        folder, name = find_folder(system, home), part_name(root.name, path)
+        if folder is None or not system.may_write(place.folder.fd) or _is_there(folder.fd, name):
+            return None
+        return WholePart(system, space, unjournalled, root.name, path, home, folder, name)
+    return None
+
+
+def _is_there(folder_fd: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def open_part(
     system: Os, space: Space, unjournalled: Unjournalled, root: Root, path: str, at: str
 ) -> DiskPart:
@@ -619,11 +711,15 @@ def _note_place(system: Os, root: Root, home: str) -> None:
         os.close(fd)
 
 
+def _busy(name: str) -> PartBusy:
+    return PartBusy(f"another transfer has the part {shown(name)} open")
+
+
 def _flock(fd: int, name: str) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise PartBusy(f"another transfer has the part {shown(name)} open") from None
+        raise _busy(name) from None
     except OSError as exc:
         if exc.errno not in _NO_LOCKS:
             raise

@@ -100,14 +100,17 @@ class Space:
         return free_bytes - needed_bytes >= _AMPLE_BYTES and self._clock.monotonic() < until_s
 
     def is_negligible(self, claim: Claim, missing_bytes: int) -> bool:
-        """Tell whether so little is missing, of so much that a moment ago nobody needed.
+        """Tell whether so little is missing, where there is plenty, that it need not be claimed."""
+        return not claim.missing_bytes and self.has_plenty(claim.device, missing_bytes)
 
-        Then it need not be claimed.
-        """
-        if missing_bytes > _LITTLE_BYTES or claim.missing_bytes:
-            return False
-        _, left_bytes, until_s = self._free.get(claim.device, _NOTHING)
-        return left_bytes - missing_bytes >= _AMPLE_BYTES and self._clock.monotonic() < until_s
+    def has_plenty(self, device: int, missing_bytes: int) -> bool:
+        """Tell whether so little is missing of so much that a moment ago nobody needed."""
+        _, left_bytes, until_s = self._free.get(device, _NOTHING)
+        return (
+            missing_bytes <= _LITTLE_BYTES
+            and left_bytes - missing_bytes >= _AMPLE_BYTES
+            and self._clock.monotonic() < until_s
+        )
 
     def most_bytes(self, capacity_bytes: int) -> int:
         """Return how large a file may be at most on a file system of that size."""

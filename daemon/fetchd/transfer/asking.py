@@ -15,6 +15,29 @@ from fetchd.transfer.watch import Watch
 _EXPIRED = {401, 403, 410}
 
 
+def request_of(
+    attempt: Fetch,
+    asked: Plan,
+    deadline_s: float | None,
+    stop: int | None = None,
+    unless: Validator | None = None,
+) -> Request:
+    """Return the question for what is planned, up to ``stop``."""
+    rules = attempt.group.rules
+    return Request(
+        url=attempt.source,
+        start=asked.start,
+        stop=stop,
+        if_range=asked.if_range,
+        unless=unless,
+        headers=rules.headers,
+        connect_s=rules.timeouts.connect_s,
+        stall_s=rules.timeouts.stall_s,
+        deadline_s=deadline_s,
+        share=attempt.share,
+    )
+
+
 class Asking:
     """The questions of one attempt to its source. One thread, but for ``open`` and ``note_ranges``.
 
@@ -29,9 +52,11 @@ class Asking:
         watch: Watch,
         buffer: memoryview,
         unless: Validator | None,
+        unused: list[Stream],
         *,
         digest_decides: bool,
     ) -> None:
+        """``unused``: an answer to the question for the whole, if that was asked already."""
         self.gives_ranges: bool | None = None
         self._transport = transport
         self._attempt = attempt
@@ -39,6 +64,7 @@ class Asking:
         self._watch = watch
         self._buffer = buffer
         self._unless = unless
+        self._unused = unused
         self._digest_decides = digest_decides
         self._misled = False  # another rest than the one that was asked for came once
 
@@ -51,7 +77,7 @@ class Asking:
         while instead is not None:
             asked = instead
             try:
-                stream = self.open(asked)
+                stream = self._unused.pop() if self._unused else self.open(asked)
             except OtherRange:
                 if not asked.start:
                     raise
@@ -82,19 +108,8 @@ class Asking:
         self, asked: Plan, stop: int | None = None, wanted: Callable[[], bool] | None = None
     ) -> Stream:
         """Ask once, and judge nothing; raises as ``Transport.open``."""
-        timeouts = self._attempt.group.rules.timeouts
-        request = Request(
-            url=self._attempt.source,
-            start=asked.start,
-            stop=stop,
-            if_range=asked.if_range,
-            unless=None if asked.start else self._unless,
-            headers=self._attempt.group.rules.headers,
-            connect_s=timeouts.connect_s,
-            stall_s=timeouts.stall_s,
-            deadline_s=self._watch.deadline_s,
-            share=self._attempt.share,
-        )
+        unless = None if asked.start else self._unless
+        request = request_of(self._attempt, asked, self._watch.deadline_s, stop, unless)
         try:
             return self._transport.open(request, wanted or self._watch.wanted)
         except AttemptError as exc:

@@ -29,10 +29,10 @@ from fetchd.model import (
     Validator,
     Verify,
 )
-from fetchd.ports import Disk, Loans, Part, PartBusy, PartJournal, Stream, Transport
+from fetchd.ports import Disk, FreshPart, Loans, Part, PartBusy, PartJournal, Stream, Transport
 from fetchd.secrets import hide
 from fetchd.threads import Worker
-from fetchd.transfer.asking import Asking
+from fetchd.transfer.asking import Asking, request_of
 from fetchd.transfer.crew import LeftAlone, Mismatch
 from fetchd.transfer.dossier import REFUSALS, START_BYTES, describe
 from fetchd.transfer.kept import Kept
@@ -184,6 +184,10 @@ class _Fetch:
         self._start = b""  # the first bytes that came, written or not
         self._repaired = False  # in vain: all is as this source has it, and wrong
         self._one_stream = False  # several connections have met a mismatch
+        # The answer to the question of the short way, and so many bytes of it are in the buffer.
+        self._first: Stream | None = None
+        self._got = 0
+        self._unused: list[Stream] = []  # it is here until somebody uses it
 
     def run(self) -> Outcome:
         outcome = self._run()
@@ -202,7 +206,17 @@ class _Fetch:
             named = learn_name(self._transfer.transport, self._attempt, self._watch)
             self._transfer.failpoints.pass_by("transfer.named")
             return named
-        disk = self._disk
+        try:
+            if not (spec.sums or self._attempt.group.steps):
+                fresh = self._disk.fresh(self._rules.root, self._path)
+                if fresh is not None and (fetched := self._fetch_small(fresh)):
+                    return fetched
+            return self._fetch_any()
+        finally:
+            self._drop_unused()
+
+    def _fetch_any(self) -> Outcome:
+        spec, disk = self._attempt.task.spec, self._disk
         standing = self._standing()
         if standing is not None and (outcome := standing.unconditional()):
             return outcome
@@ -224,6 +238,8 @@ class _Fetch:
             )
         with disk.open_part(self._rules.root, self._path) as part:
             self.home = part.home
+            if part.journal is not None:
+                self._drop_unused()  # somebody else has begun the file since that was asked for
             kept = self._kept = self._watch.kept = self._take_over(part)
             began_bytes = kept.durable_bytes
             try:
@@ -267,6 +283,7 @@ class _Fetch:
             self._watch,
             self._buffer,
             unless,
+            self._unused,
             digest_decides=bool(self._wanted),
         )
         if not kept.passes(self._rules):
@@ -319,6 +336,59 @@ class _Fetch:
             self.spread = True
             self._transfer.cores.spread()
 
+    # ------------------------------------------------------------ the short way
+
+    def _fetch_small(self, fresh: FreshPart) -> Fetched | None:
+        """Fetch a small file that comes at once and proves to be right: it needs no journal.
+
+        None: any other goes the long way with the answer that has come. What is wrong with it is
+        found there, where each fault has its name.
+        """
+        watch, buffer = self._watch, self._buffer
+        request = request_of(self._attempt, WHOLE, watch.deadline_s)
+        stream = self._first = self._transfer.transport.open(request, watch.wanted)
+        self._unused.append(stream)
+        total = stream.total
+        if total is None or total > _SMALL_BYTES or stream.start or stream.wish:
+            return None
+        self._got = got = watch.read(stream, buffer[:_SMALL_BYTES])
+        if got != total:
+            return None
+        if more := stream.readinto(buffer[got:]):
+            self._got += more
+            return None
+        whole = buffer[:got]
+        try:
+            verified = self._prove(stream, whole)
+        except AttemptError as exc:
+            let_go(exc)
+            return None
+        if not fresh.keep(whole):
+            return None
+        self._transfer.failpoints.pass_by("transfer.received")
+        return self._fetched(
+            self._attempt.source, stream.final_url, stream.validator, verified, fresh
+        )
+
+    def _prove(self, stream: Stream, whole: memoryview) -> Verify:
+        """Hold a whole file against all that is asked of it; raises AttemptError."""
+        rules, size_bytes = self._rules, len(whole)
+        check_type(self._path, rules, stream.content_type)
+        verified = grade(rules, self._wanted, delimited=True)
+        check_size(rules, size_bytes)
+        self._watch.check_limits(size_bytes)
+        check_start(self._path, rules, whole)
+        check_magic(rules, whole, 0)
+        if self._wanted:
+            hashes = Hashes(digest.algorithm for digest in self._wanted)
+            hashes.update(whole)
+            check_digests(self._wanted, hashes.digests())
+        return verified
+
+    def _drop_unused(self) -> None:
+        while self._unused:
+            self._unused.pop().close()
+
     # ------------------------------------------------------------ receiving
 
     def _receive(self, asked: Plan, stream: Stream) -> Outcome:
@@ -335,10 +405,6 @@ class _Fetch:
             check_start(self._path, self._rules, self._buffer[:got])
             check_magic(self._rules, self._buffer[:got], 0)
             kept.empty()
-            if got == stream.total and got <= _SMALL_BYTES:
-                got += watch.read(stream, self._buffer[got:])  # nothing more, if all is well
-                if got == stream.total and self._proves(self._buffer[:got]):
-                    return self._keep_whole(stream, self._buffer[:got], verified)
         else:
             if not self._one_stream:
                 kept.resumed_from_bytes = kept.held_bytes
@@ -382,7 +448,7 @@ class _Fetch:
         check_digests(self._wanted, kept.hashes.digests())
         watch.tell()
         said = stream.validator if _says_something(stream.validator) else vouched
-        return self._fetched(self._attempt.source, stream.final_url, said, verified)
+        return self._kept_of(self._attempt.source, stream.final_url, said, verified)
 
     def _check_head(self, stream: Stream) -> Verify:
         """Refuse what can be refused before a byte is kept; return what the body will prove."""
@@ -401,30 +467,13 @@ class _Fetch:
 
     def _read_start(self, stream: Stream) -> int:
         """Fill the buffer with the first bytes, as many as their type can be told from."""
-        got = 0
-        while got < SNIFF_BYTES and got != stream.total:
+        got = self._got if stream is self._first else 0
+        while got < SNIFF_BYTES:
             more = self._watch.read(stream, self._buffer[got:])
             if more == 0:
                 break
             got += more
         return got
-
-    def _proves(self, whole: memoryview) -> bool:
-        """Tell whether these bytes have the digests that are wanted."""
-        if not self._wanted:
-            return True
-        hashes = Hashes(digest.algorithm for digest in self._wanted)
-        hashes.update(whole)
-        return set(self._wanted) <= set(hashes.digests())
-
-    def _keep_whole(self, stream: Stream, whole: memoryview, verified: Verify) -> Fetched:
-        """Write a small file that is known to be right: it needs no journal and no progress.
-
-        What is not right goes the long way, where each fault has its name.
-        """
-        self._kept.part.write(whole)
-        self._transfer.failpoints.pass_by("transfer.received")
-        return self._fetched(self._attempt.source, stream.final_url, stream.validator, verified)
 
     def _keep(self, data: memoryview) -> None:
         kept = self._kept
@@ -489,7 +538,7 @@ class _Fetch:
         self._watch.tell()
         # What was not compared may be other bytes there, so its validator vouches for nothing.
         said = Validator(last_modified=repair.stream.validator.last_modified)
-        fetched = self._fetched(self._attempt.source, repair.stream.final_url, said, Verify.DIGEST)
+        fetched = self._kept_of(self._attempt.source, repair.stream.final_url, said, Verify.DIGEST)
         return replace(
             fetched,
             repaired=Repaired(
@@ -518,16 +567,38 @@ class _Fetch:
         check_size(self._rules, part.size_bytes)
         self._kept.resumed_from_bytes = part.size_bytes
         journal = part.journal
-        return self._fetched(journal.url, journal.final_url, journal.validator, Verify.DIGEST)
+        return self._kept_of(journal.url, journal.final_url, journal.validator, Verify.DIGEST)
 
-    def _fetched(self, url: str, final_url: str, validator: Validator, verified: Verify) -> Fetched:
-        part, clock = self._kept.part, self._transfer.clock
+    def _kept_of(self, url: str, final_url: str, validator: Validator, verified: Verify) -> Fetched:
+        """Say that the open part is the file."""
+        return self._fetched(
+            url,
+            final_url,
+            validator,
+            verified,
+            self._kept.part,
+            resumed_from_bytes=self._kept.resumed_from_bytes,
+            ranges=self._asking.gives_ranges,
+        )
+
+    def _fetched(
+        self,
+        url: str,
+        final_url: str,
+        validator: Validator,
+        verified: Verify,
+        part: Part | FreshPart,
+        *,
+        resumed_from_bytes: int = 0,
+        ranges: bool | None = None,
+    ) -> Fetched:
+        clock = self._transfer.clock
         device, inode = part.identity()
         modified_s = http_date_s(validator.last_modified)
         self._transfer.failpoints.pass_by("transfer.verified")
         return Fetched(
-            home=self.home,
-            ranges=self._asking.gives_ranges,
+            home=part.home,
+            ranges=ranges,
             intent=Intent(
                 root=self._rules.root,
                 path=self._path,
@@ -545,7 +616,7 @@ class _Fetch:
                 mtime_s=modified_s
                 if modified_s is not None and 0 <= modified_s <= _LATEST_S
                 else clock.wall(),
-                resumed_from_bytes=self._kept.resumed_from_bytes,
+                resumed_from_bytes=resumed_from_bytes,
                 received_bytes=self._watch.received_bytes,
                 elapsed_s=clock.monotonic() - self._watch.began_s,
             ),
