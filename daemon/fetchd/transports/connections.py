@@ -9,6 +9,7 @@ import struct
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import requests
@@ -31,6 +32,7 @@ _MOST_ORIGINS = 32  # whose idle connections are kept
 _MOST_KEYS = 256
 #: So much after the watch should have ended a wait, the kernel does.
 _BEHIND_S = 5.0
+_LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,9 +72,12 @@ class Call:
     def begin_head(self, sock: socket.socket, host: str) -> None:
         self.phase = Phase.HEAD
         self.bind(sock)
-        self.watch.begin(
-            self.stall_s, "stalled", f"no complete answer from {host} within {self.stall_s:g} s"
-        )
+        self.watch.begin(self.stall_s, "stalled", _no_answer(host, self.stall_s))
+
+
+@lru_cache(maxsize=64)  # said before each request, and told of few
+def _no_answer(host: str, stall_s: float) -> str:
+    return f"no complete answer from {host} within {stall_s:g} s"
 
 
 #: urllib3 makes connections deep inside a request and offers no way to hand something down.
@@ -91,7 +96,7 @@ class _Watched(HTTPConnection):
         if sock is None or sock.gettimeout() is not None:
             return super().is_connected
         try:
-            sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            sock.recv(1, _LOOK)
         except BlockingIOError:
             return True
         except OSError:
@@ -363,6 +368,7 @@ class Adapter(HTTPAdapter):
         self.proxied = proxy is not None
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
         self._keys: dict[tuple[str, str, int], tuple[Any, dict[str, Any]]] = {}  # as a cache
+        self._latest: tuple[tuple[str, str, int], _Pool] | None = None  # replaced as a whole
         super().__init__(
             pool_connections=_MOST_ORIGINS, pool_maxsize=workers, max_retries=Retry(total=False)
         )
@@ -401,8 +407,10 @@ class Adapter(HTTPAdapter):
         return _Direct(pool, conn)
 
     def _pool(self, question: Question) -> _Pool:
-        manager = self.poolmanager
-        place = question.place
+        """Return the pool of a place, known or new; the one that was asked for last is at hand."""
+        manager, place, latest = self.poolmanager, question.place, self._latest
+        if latest is not None and latest[0] == place and latest[1].pool is not None:
+            return latest[1]
         known = self._keys.get(place)
         if known is None:
             if len(self._keys) >= _MOST_KEYS:
@@ -418,6 +426,7 @@ class Adapter(HTTPAdapter):
         key, context = known
         # It may make the pool again, and takes the context to pieces then.
         pool: _Pool = manager.connection_from_pool_key(key, {**context})
+        self._latest = place, pool
         return pool
 
     def _by_proxy(self, question: Question, call: Call) -> Carrier:

@@ -94,8 +94,9 @@ class Watch:
 
     def close(self) -> None:
         """End the supervision of this attempt."""
-        self._limit = None
-        threads.beat()
+        if self._limit is not None:
+            self._limit = None
+            threads.beat()
         self.release()
         self._forget(self)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import urldefrag, urljoin, urlsplit
 
@@ -16,6 +16,7 @@ from fetchd.transports.disposition import file_name
 from fetchd.transports.ratelimit import QUOTAS, used_up_s
 from fetchd.transports.wire import RawHead
 from fetchd.urls import check_url, redact_url
+from fetchd.values import dataclass
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 425, 429})
@@ -60,12 +61,14 @@ class Head:
     def one(self, name: str) -> str | None:
         """Return the header's value; None if it is missing, or there are several different."""
         values = self.all(name)
-        return values[0] if len(set(values)) == 1 else None
+        if len(values) > 1 and len(set(values)) > 1:
+            return None
+        return values[0] if values else None
 
     def content_type(self) -> str | None:
         """Return the media type; raises AttemptError where the server names several."""
         types = self.all("content-type")
-        if len({each.lower() for each in types}) > 1:
+        if len(types) > 1 and len({each.lower() for each in types}) > 1:
             raise AttemptError("bad_response", "the answer has several different Content-Type")
         return types[0] if types else None
 
@@ -90,8 +93,7 @@ class Head:
 
     def keeps_connection(self) -> bool:
         """Tell whether the connection may serve another request (RFC 9112 §9.3)."""
-        values = self.all("connection")
-        options = {option.strip().lower() for value in values for option in value.split(",")}
+        options = _options(tuple(self.all("connection")))
         return "close" not in options and (not self.old or "keep-alive" in options)
 
     def wish_s(self, now_s: float) -> float | None:
@@ -123,6 +125,11 @@ class Head:
             retry_after_s=wish_s,
             status=self.status,
         )
+
+
+@lru_cache(maxsize=64)  # most answers say the same, or nothing
+def _options(values: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(option.strip().lower() for value in values for option in value.split(","))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -110,7 +110,6 @@ class HttpStream:
         self._answer: _Answer | None = answer  # None: the connection is gone or given back
         self._watch = watch
         self._stall_s = stall_s
-        self._stalled = f"no data for {stall_s:g} s from {answer.host}"
         self._body = answer.body(extent) if extent else None
         if self._body is None or self._body.ended:
             self._finish()
@@ -120,10 +119,12 @@ class HttpStream:
             return 0
         try:
             if self._body.waits():
-                self._watch.begin(self._stall_s, "stalled", self._stalled)
-            count = self._body.readinto(buffer)
-            # The end of a connection that was cut from outside looks like any other.
-            self._watch.end()
+                self._watch.begin(self._stall_s, "stalled", self._stalled())
+                count = self._body.readinto(buffer)
+                # The end of a connection that was cut from outside looks like any other.
+                self._watch.end()
+            else:
+                count = self._body.readinto(buffer)
         except Exception as exc:
             host = self._answer.host
             self.close()
@@ -140,6 +141,10 @@ class HttpStream:
         if answer is not None:
             answer.drop()
             self._watch.close()
+
+    def _stalled(self) -> str:
+        assert self._answer is not None
+        return f"no data for {self._stall_s:g} s from {self._answer.host}"
 
     def _finish(self) -> None:
         answer, self._answer = self._answer, None

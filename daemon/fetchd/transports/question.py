@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import requests
@@ -73,12 +74,17 @@ class Question:
         if self.port != DEFAULT_PORTS[self.scheme]:
             host = f"{host}:{self.port}"
         start = f"{self.method} {self.target} HTTP/1.1"
-        fields = "".join(map(_field, self.headers, self.headers.values()))
+        fields = _fields(tuple(self.headers.items()))
         if not _REQUEST_LINE.fullmatch(start):
             raise ValueError("not the head of a request")
         self._head = f"{start}\r\nHost: {host}\r\n{fields}\r\n".encode("latin-1")
         self._head += self.body or b""
         return self._head
+
+
+@lru_cache(maxsize=256)  # most requests to an origin have the same
+def _fields(headers: tuple[tuple[str, str], ...]) -> str:
+    return "".join(_field(name, value) for name, value in headers)
 
 
 def _field(name: str, value: str) -> str:

@@ -137,6 +137,8 @@ class Received:
     def _head_block(self) -> bytes:
         """Return the bytes up to and without the empty line."""
         seen = 0  # so many bytes hold no end, nor the beginning of one
+        if self._at == len(self._data) and not self._receive():
+            raise http.client.RemoteDisconnected("")
         while (end := self._data.find(b"\r\n\r\n", self._at + seen)) < 0:
             self._refuse_early(seen)
             seen = max(0, len(self._data) - self._at - 3)
