@@ -18,6 +18,7 @@ from fetchd.urls import redact_url
 MOST_FAILURES = 100
 
 _LINES_A_PIECE = 200
+_line_of = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def report_name(job: str) -> str:
@@ -55,7 +56,7 @@ def file_lines(files: Iterable[FileView]) -> Iterator[bytes]:
     """Yield the content of ``NAME.files.jsonl``, many lines a piece."""
     lines: list[str] = []
     for file in files:
-        lines.append(json.dumps(_file(file), ensure_ascii=False) + "\n")
+        lines.append(_line_of(_file(file)) + "\n")
         if len(lines) == _LINES_A_PIECE:
             yield _encoded("".join(lines))
             lines.clear()

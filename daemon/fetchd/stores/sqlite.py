@@ -87,6 +87,8 @@ _NUMBERS = {state: number for number, state in enumerate(STATES)}
 #: Tasks that become due this soon are read ahead, so that their wait ends on time.
 _AHEAD_S = 60.0
 _PAGE = 1000
+#: Changes of a task that tell more than that it was started.
+_COVERING = (Intends, Waits, Failed)
 #: A start looks at the pages of the database for no longer than this.
 _CHECK_S = 3.0
 _STEPS_A_LOOK = 100_000  # of SQLite's machine, between two looks at the clock
@@ -697,7 +699,7 @@ def _without_covered(changes: Sequence[Change]) -> list[Change]:
         if isinstance(change, Started):
             if change.task in covered:
                 continue
-        elif isinstance(change, Intends | Waits | Failed):
+        elif isinstance(change, _COVERING):
             covered.add(change.task)
         kept.append(change)
     kept.reverse()
