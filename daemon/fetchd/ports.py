@@ -865,11 +865,15 @@ class RestEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSucceeded:
-    """The group has ended well with these files of groups that it needs; ``seen``: as in Expand."""
+    """The group has ended well with these files of groups that it needs; ``seen``: as in Expand.
+
+    ``run``: in which it has, None where nobody is going to ask for what it has made.
+    """
 
     job: str
     group: str
     seen: Mapping[str, str]
+    run: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -1219,6 +1223,10 @@ class Store(Protocol):
         ...
 
     def run_view(self, run: int) -> RunView | None: ...
+
+    def last_success(self, job: str, group: str) -> RunView | None:
+        """Return the run in which a group ended well last, None: nobody had it put down."""
+        ...
 
     def open_runs(self) -> list[OpenRun]:
         """Return every run that has not ended, in the order of acceptance."""

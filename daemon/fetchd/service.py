@@ -405,7 +405,14 @@ class Works:
         return lookup_of(attempt, lambda: steps.summary_of(attempt, self._records))
 
     def _given(self, attempt: Finish) -> Iterator[GivenFile]:
-        return given_to(attempt, self.store.files(attempt.run.id))
+        """Yield what a task that fetches nothing works on: of this run, or what stands for it."""
+        needs, run = attempt.group.needs, attempt.run
+        yield from given_to(attempt.job, run, needs, self.store.files(run.id))
+        for name in attempt.passed_over:
+            if (last := self.store.last_success(attempt.job.name, name)) is not None:
+                assert last.scheduled_for_s is not None
+                earlier = replace(run, id=last.id, scheduled_for_s=last.scheduled_for_s)
+                yield from given_to(attempt.job, earlier, (name,), self.store.files(last.id))
 
     def _publish(self, attempts: Sequence[Publish]) -> list[tuple[Attempt, Outcome]]:
         self._failpoints.pass_by("publish.intended")

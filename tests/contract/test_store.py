@@ -958,6 +958,41 @@ def test_what_a_group_has_succeeded_with_is_known_as_long_as_its_job_is_kept(sto
     assert seen() == [{}]
 
 
+def test_the_run_is_kept_in_which_a_group_has_made_what_others_ask_for(store):
+    made = job("a", group("one", spec("f")))
+    first = add(store, made)
+    end(store, first, NOW_S)
+    store.record([GroupSucceeded(job="a", group="one", seen={}, run=first.run.id)])
+    later = add(store, made)  # it has passed the group over
+    end(store, later, NOW_S)
+    end(store, add(store, job("b", group("one", spec("g")))), NOW_S)  # the newest run stays
+
+    assert pruned(store, ended_after_s=NOW_S + 1).runs == 1
+    assert store.run_view(later.run.id) is None
+    # Nobody can ask for it any more: there is no newer run of its job, and that is not kept.
+    assert pruned(store, ended_after_s=NOW_S + 1).runs == 1
+    assert store.last_success("a", "one") is None
+
+
+def test_the_run_that_a_group_has_succeeded_in_last_is_known_until_another_takes_its_place(store):
+    made = job("a", group("one", spec("f")))
+    store.add_jobs([], [NewKept(kept=Kept(job=made, file="a.yaml", stamp="s", last_s=0.0))])
+    runs = []
+    for _ in range(2):
+        opened = add(store, made)
+        end(store, opened, NOW_S)
+        store.record([GroupSucceeded(job="a", group="one", seen={}, run=opened.run.id)])
+        runs.append(opened.run.id)
+    end(store, add(store, job("b", group("one", spec("g")))), NOW_S)
+
+    assert pruned(store, ended_after_s=NOW_S + 1).runs == 1
+    found = store.last_success("a", "one")
+    assert found is not None
+    assert found.id == runs[1]
+    assert store.last_success("a", "two") is None
+    assert store.last_success("b", "one") is None
+
+
 def test_a_task_that_is_skipped_from_the_start_takes_no_destination(store):
     unmet = replace(spec("f"), skip=True)
     opened = add(store, job("a", group("a", unmet, spec("g"))))

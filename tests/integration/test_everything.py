@@ -216,7 +216,7 @@ def test_the_example_with_every_key_runs_night_after_night_as_it_stands(tmp_path
         "generation.link_made",
         "generation.swapped",
         "generation.shown",
-        "finish.step_begun:7",
+        "finish.step_begun:6",
         "outbox.reported",
     ],
 )
@@ -230,6 +230,7 @@ def test_p01_the_example_with_every_key_survives_a_kill_at_this_stage(tmp_path, 
         machine.set_clock("2026-11-27 02:26")
         killed = machine.wait(60)
         machine.boot()
+        wait_until(lambda: len(machine.events("service.started")) == 2, what="the second life")
         await_run(machine, 1, [{}, seen])
         code = machine.terminate()
 

@@ -149,9 +149,10 @@ def test_it_is_made_again_when_what_it_is_made_of_has_changed(tmp_path, server):
             made.append(details(daemon)["list"])
         sums = (daemon.downloads / "ubuntu/SUMS").read_text()
 
-    # The condition of the packages is not met by the second run, so it is given fewer files.
-    assert made == ["made", "made", "up_to_date", "made", "made", "made"]
-    assert sums == f"{hashlib.md5(b'another').hexdigest()}  u.iso\n"
+    # The packages, passed over from the second run on, are given as they were made by the first.
+    assert made == ["made", "up_to_date", "up_to_date", "made", "made", "made"]
+    assert f"{hashlib.md5(b'another').hexdigest()}  u.iso\n" in sums
+    assert f"{hashlib.md5(PACKAGE).hexdigest()}  bin/tool\n" in sums
     assert "packages" not in details(daemon)
 
 
@@ -260,3 +261,22 @@ tasks:
 
         assert str((daemon.downloads / "d/latest").readlink()) == "u.iso"
         assert seen(daemon)["d/u.iso.sha256"] == f"{sha256(ISO)}  u.iso\n".encode()
+
+
+def test_of_a_task_that_was_passed_over_the_files_are_given_that_it_had_made_before(
+    tmp_path, server
+):
+    newer = content("newer", 30_000)
+    tool = {"bin/tool": PACKAGE, "readme": b"read"}
+    with DaemonProcess(tmp_path) as daemon:
+        daemon.drop("j.yaml", job(server))
+        assert daemon.run_once() == 0
+        # What has its index is as before: it is not looked at.
+        server.routes = {**server.routes, "/u.iso": file(newer), "/p.tgz": file(b"not asked for")}
+        daemon.drop("j.yaml", job(server))
+        assert daemon.run_once() == 0
+
+        wanted = {"u.iso": newer, **tool}
+        lines = (f"{sha256(data)}  {name}\n" for name, data in sorted(wanted.items()))
+        assert (daemon.downloads / "ubuntu" / "SHA256SUMS").read_text() == "".join(lines)
+        assert len(server.asked("/p.tgz")) == 1

@@ -12,15 +12,9 @@ from fetchd.expand import Scope, expand, given_to
 from fetchd.jobfile import load
 from fetchd.model import (
     FileView,
-    Finish,
-    History,
-    Intent,
     Job,
     Run,
-    Task,
     TaskState,
-    Validator,
-    Verify,
 )
 from fetchd.ports import GivenFile
 from fetchd.urls import HERE
@@ -78,27 +72,6 @@ def test_files_of_others_appear_below_what_is_the_same_of_their_folders(others, 
 
 
 def given_of(made: Job, *groups: str, state=TaskState.SUCCEEDED) -> list[GivenFile]:
-    group = made.groups[-1]
-    intent = Intent(
-        root="default",
-        path="./list",
-        part="",
-        device=0,
-        inode=0,
-        size_bytes=0,
-        verified=Verify.NONE,
-        digests=(),
-        clobber=True,
-        url=HERE,
-        final_url=HERE,
-        validator=Validator(),
-        mtime_s=0.0,
-        resumed_from_bytes=0,
-        received_bytes=0,
-        elapsed_s=0.0,
-    )
-    task = Task(id=9, group=2, spec=spec_of(made), history=History())
-    attempt = Finish(fence=1, job=made, run=RUN, group=group, task=task, intent=intent)
     files = [
         FileView(
             task=1,
@@ -119,7 +92,7 @@ def given_of(made: Job, *groups: str, state=TaskState.SUCCEEDED) -> list[GivenFi
         )
         for name in groups
     ]
-    return list(given_to(attempt, files))
+    return list(given_to(made, RUN, made.groups[-1].needs, files))
 
 
 @pytest.mark.parametrize("state", TaskState)

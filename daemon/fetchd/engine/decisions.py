@@ -792,9 +792,15 @@ class Decisions:
             done = list(run.groups.values()) if seen else []
         for one in done:
             whole = one.succeeded() and not one.counts[TaskState.FAILED]  # some may fail
-            if one.seen and one.wanted and whole and not run.cancelled:
+            given = run.is_given(one)
+            if (one.seen or given) and one.wanted and whole and not run.cancelled:
                 effects.changes.append(
-                    GroupSucceeded(job=run.job.name, group=one.name, seen=one.seen)
+                    GroupSucceeded(
+                        job=run.job.name,
+                        group=one.name,
+                        seen=one.seen,
+                        run=run.run.id if given else None,
+                    )
                 )
 
     def end_rest(self, group: Group, state: TaskState, reason: str, effects: Effects) -> None:
@@ -974,7 +980,7 @@ class Decisions:
             previous=of.previous,
             intent=intent,
             recovered=recovered,
-            passed_over=group.run.passed_over() if group.end is RunEnd.PUBLISH else (),
+            passed_over=_passed_over(group),
         )
 
     def publication(
@@ -1033,6 +1039,15 @@ def _unread(failure: Failure) -> Batch:
     problem = (failure.code, failure.reason)
     bad = TaskSpec(key="", path="", sources=("",), problem=problem)
     return Batch(specs=(bad,), position=None)
+
+
+def _passed_over(group: Group) -> tuple[str, ...]:
+    """Return the groups whose earlier files are of this one's concern."""
+    if group.end is RunEnd.PUBLISH:
+        return group.run.passed_over()
+    if not group.opened.group.gathers:
+        return ()
+    return tuple(name for name in group.run.passed_over() if name in group.opened.group.needs)
 
 
 def source_of(task: Task, history: History) -> str:

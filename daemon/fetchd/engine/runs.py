@@ -128,6 +128,17 @@ class Group:
         cancelled = self.counts[TaskState.CANCELLED]
         return not (cancelled or self.upstream_failed or self.hurt())
 
+    def was_passed_over(self) -> bool:
+        """Whether its condition did not hold, of a group that has ended.
+
+        An earlier life may have decided that: then items are still to be read, or all are skipped.
+        """
+        when, counts = self.opened.group.when, self.counts
+        if when is None or when.each or self.phase is not Phase.ENDED:
+            return False
+        skipped = counts[TaskState.SKIPPED]
+        return self.wanted is False or self.expanding or 0 < skipped == sum(counts.values())
+
     def hurt(self) -> bool:
         """Whether a task has failed that may not."""
         return bool(self.counts[TaskState.FAILED]) and not self.opened.group.may_fail
@@ -306,14 +317,14 @@ class OpenedRun:
         left = [group.end for group in self.left.values()]
         return not any(other is None or other.comes_before(end) for other in left)
 
-    def passed_over(self) -> tuple[str, ...]:
-        """Return the groups whose condition did not hold, once all others have ended.
+    def is_given(self, group: Group) -> bool:
+        """Whether a task that fetches nothing works on the files of a group."""
+        others = (other.opened.group for other in self.groups.values())
+        return any(other.gathers and group.name in other.needs for other in others)
 
-        What is still to be read of one then is what a condition has kept from being read, though
-        an earlier life has decided that.
-        """
-        groups = [group for group in self.groups.values() if group.end is None]
-        return tuple(group.name for group in groups if group.wanted is False or group.expanding)
+    def passed_over(self) -> tuple[str, ...]:
+        """Return the groups whose condition did not hold, of those that have ended."""
+        return tuple(group.name for group in self.groups.values() if group.was_passed_over())
 
     def counts(self) -> TaskCounts:
         counts = [group.counts for group in self.groups.values()]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from fetchd.errors import ValueProblem
 from fetchd.expand.tasks import Lookup, Scope, folder_above
-from fetchd.model import FileView, Finish, TaskGroup, TaskState
+from fetchd.model import FileView, Finish, Job, Run, TaskGroup, TaskState
 from fetchd.ports import GivenFile
 
 _NO_VALUES: Mapping[str, str] = MappingProxyType({})
@@ -50,11 +50,12 @@ def lookup_of(attempt: Finish, summary: Callable[[], str] = lambda: "") -> Looku
     return step_lookup(scope, attempt.group, intent.url, intent.path, values, summary)
 
 
-def given_to(attempt: Finish, files: Iterable[FileView]) -> Iterator[GivenFile]:
-    """Yield what a task that fetches nothing begins with. ``files``: all of its run."""
-    scope = Scope(attempt.job, attempt.run)
-    groups = {group.name: group for group in attempt.job.groups}
-    needed = {name: groups[name] for name in attempt.group.needs if name in groups}
+def given_to(
+    job: Job, run: Run, needs: Collection[str], files: Iterable[FileView]
+) -> Iterator[GivenFile]:
+    """Yield what a run has published for these groups. ``files``: all of that run."""
+    scope = Scope(job, run)
+    needed = {group.name: group for group in job.groups if group.name in needs}
     above = {name: folder_above(scope, group) for name, group in needed.items()}
     for file in files:
         if file.state is TaskState.SUCCEEDED and file.group in needed:

@@ -72,3 +72,11 @@ ALTER TABLE task_group ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;
 -- A server may name the file of a task.
 ALTER TABLE task ADD COLUMN key BLOB;
 CREATE INDEX task_key ON task (key, run) WHERE key IS NOT NULL;
+-- In which run a group has succeeded last, whose files others ask for.
+CREATE TABLE success (
+    job TEXT NOT NULL,
+    grp TEXT NOT NULL,
+    run INTEGER NOT NULL,
+    PRIMARY KEY (job, grp)
+) WITHOUT ROWID;
+CREATE INDEX success_of_run ON success (run);

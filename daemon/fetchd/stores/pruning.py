@@ -60,6 +60,7 @@ class Pruning:
                 return True
             db.execute(self._q["prune_groups"], (run,))
             db.execute(self._q["prune_run"], (run,))
+            db.execute(self._q["prune_success"], (run,))
             db.execute(self._q["prune_seen"], (job,))
             db.execute(self._q["prune_job"], (job,))
             self._runs += 1

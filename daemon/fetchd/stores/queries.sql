@@ -107,6 +107,15 @@ UPDATE run SET filed = 1 WHERE id = ? AND finished_at IS NOT NULL;
 -- name: keep_seen
 INSERT OR REPLACE INTO seen (job, grp, needed, fingerprint) VALUES (?, ?, ?, ?);
 
+-- name: keep_success
+INSERT OR REPLACE INTO success (job, grp, run) VALUES (?, ?, ?);
+
+-- name: last_success
+SELECT run FROM success WHERE job = ? AND grp = ?;
+
+-- name: prune_success
+DELETE FROM success WHERE run = ?;
+
 -- name: seen
 SELECT grp, needed, fingerprint FROM seen WHERE job = ?;
 
@@ -293,9 +302,18 @@ SELECT EXISTS (SELECT 1 FROM task WHERE path = ?1 AND root = ?2)
     OR EXISTS (SELECT 1 FROM file WHERE root = ?2 AND path = ?1);
 
 -- name: old_runs
--- The newest run stays, so that no id is given twice.
+-- The newest run stays, so that no id is given twice; and one of whose groups files are still asked
+-- for, as long as there are newer runs of its job, or that is kept.
 SELECT id, job FROM run
-WHERE finished_at IS NOT NULL AND id < (SELECT max(id) FROM run) AND (
+WHERE NOT EXISTS (
+    SELECT 1 FROM success AS s WHERE s.run = run.id AND (
+        EXISTS (SELECT 1 FROM kept_job WHERE name = s.job)
+        OR EXISTS (
+            SELECT 1 FROM job AS j JOIN run AS r ON r.job = j.id
+            WHERE j.name = s.job AND r.id > run.id
+        )
+    )
+) AND finished_at IS NOT NULL AND id < (SELECT max(id) FROM run) AND (
     filed = 2
     OR filed = 1 AND (
         finished_at < ? OR id <= (SELECT id FROM run ORDER BY id DESC LIMIT 1 OFFSET ?)

@@ -100,6 +100,14 @@ CREATE TABLE seen (                     -- with which file of another group a gr
     PRIMARY KEY (job, grp, needed)
 ) WITHOUT ROWID;
 
+CREATE TABLE success (                  -- in which run a group, whose files others ask for, ended well
+    job TEXT NOT NULL,
+    grp TEXT NOT NULL,
+    run INTEGER NOT NULL,
+    PRIMARY KEY (job, grp)
+) WITHOUT ROWID;
+CREATE INDEX success_of_run ON success (run);
+
 CREATE TABLE kept_job (                     -- the jobs whose files stay in the drop folder
     name     TEXT PRIMARY KEY,
     job      INTEGER NOT NULL REFERENCES job (id),      -- the revision in force

@@ -298,6 +298,13 @@ class SqliteStore:
     def run_view(self, run: int) -> RunView | None:
         return self._ledger.read(lambda db: self._view(db, run))
 
+    def last_success(self, job: str, group: str) -> RunView | None:
+        def read(db: sqlite3.Connection) -> RunView | None:
+            row = db.execute(Q["last_success"], (job, group)).fetchone()
+            return None if row is None else self._view(db, row[0])
+
+        return self._ledger.read(read)
+
     def open_runs(self) -> list[OpenRun]:
         ids = self._ledger.read(lambda db: [row[0] for row in db.execute(Q["open_runs"])])
         return [self.open_run(run) for run in ids]
@@ -737,8 +744,10 @@ def _apply_one(db: sqlite3.Connection, change: Change) -> None:
             db.execute(Q["end_rest"], (_NUMBERS[state], reason, run, group))
             if state is TaskState.CANCELLED:
                 db.execute(Q["end_list"], (group,))
-        case GroupSucceeded(job=job, group=name, seen=seen):
+        case GroupSucceeded(job=job, group=name, seen=seen, run=run):
             db.executemany(Q["keep_seen"], [(job, name, *one) for one in seen.items()])
+            if run is not None:
+                db.execute(Q["keep_success"], (job, name, run))
         case RunChanged(run=run, state=state, at_s=at_s):
             db.execute(Q["end_run" if state.ended else "start_run"], (state, at_s, run))
         case RunCancelled(run=run):
