@@ -1157,7 +1157,8 @@ class Store(Protocol):
 
         Tasks are told apart by group and path. Those that are the same stay as they are. None may
         be publishing, and nothing of the run may be recorded meanwhile. A group whose tasks come
-        in batches, before or now, has to be the same.
+        in batches, before or now, has to be the same. Those of what is done at the run's end are
+        forgotten, as by ``reopen``.
         """
         ...
 
@@ -1261,6 +1262,7 @@ class Store(Protocol):
 
         A list of which not all could be read is going to be read from its beginning, and the
         failed task that says so is gone; what it has brought already is not added again.
+        The tasks of what is done at its end are forgotten: they are made anew when they are due.
         """
         ...
 

@@ -36,6 +36,7 @@ from fetchd.model import (
     RetryPolicy,
     Rules,
     Run,
+    RunEnd,
     RunState,
     SizeRange,
     Staged,
@@ -75,6 +76,7 @@ from fetchd.rates import Rate, Span
 from fetchd.stores import SqliteStore, codec, ledger, sqlite
 from fetchd.stores.pruning import Pruning
 from fetchd.threads import Worker
+from fetchd.urls import HERE
 from harness import FakeClock, group, job, spec
 
 NOW_S = 1_700_000_000.0
@@ -95,8 +97,8 @@ def add(store, made: Job, *, file: str = "a.yaml", expanding: bool = False):
     groups = tuple(
         NewGroup(
             group=g,
-            specs=() if isinstance(g.items, ListFile) else SPECS[g.items],
-            expanding=isinstance(g.items, ListFile),
+            specs=() if isinstance(g.items, ListFile) or g.end else SPECS[g.items],
+            expanding=isinstance(g.items, ListFile) or g.end is not None,
         )
         for g in made.groups
     )
@@ -752,6 +754,60 @@ def test_an_ended_run_is_counted_once_and_anew_after_a_retry(store):
     assert [view.tasks.failed for view in views] == [2, 2, 2, 2]
     assert len(counts) == 1
     assert store.run_view(run).tasks.cancelled == 2
+
+
+def at_the_end(*ends: RunEnd) -> list[TaskGroup]:
+    return [TaskGroup(name=end, items=(), end=end) for end in ends]
+
+
+def add_with_ends(store, *ends: RunEnd):
+    """Add a run that has done all of its ends, with one failed task."""
+    made = job("a", group("g", spec("f"), spec("s")), *at_the_end(*ends))
+    opened = add(store, made)
+    failed, succeeded = (r.task for r in window(store, opened.groups[0].id).tasks)
+    store.record([Failed(task=failed.id, code="c", reason="r", history=History())])
+    done = [(opened.groups[0], succeeded)]
+    for end, one in zip(ends, opened.groups[1:], strict=True):
+        path = end.path_in("a")
+        store.append_tasks(one, opened.run.id, (spec(path, HERE),), None, lambda _: None)
+        (ready_,) = window(store, one.id).tasks
+        done.append((one, ready_.task))
+    for one, task in done:
+        unchanged = UpToDate(size_bytes=1, verified=Verify.LENGTH, digests=(), how="present")
+        store.record(
+            [
+                Succeeded(
+                    task=task.id,
+                    root=one.group.rules.root,
+                    path=task.spec.path,
+                    url="u",
+                    detail="up_to_date",
+                    unchanged=unchanged,
+                    record=None,
+                )
+            ]
+        )
+    return opened
+
+
+def test_what_is_done_at_the_end_of_a_run_is_on_record_with_its_group(store):
+    opened = add_with_ends(store, RunEnd.ON_FAILURE)
+
+    again = store.open_run(opened.run.id)
+    assert [one.group.end for one in again.groups] == [None, RunEnd.ON_FAILURE]
+    assert [one.expanding for one in again.groups] == [False, False]
+    assert [file.path for file in store.files(opened.run.id)] == ["f", "s", "./a/on_failure"]
+
+
+def test_reopen_forgets_what_was_done_at_the_end(store):
+    opened = add_with_ends(store, RunEnd.ON_SUCCESS, RunEnd.ON_FAILURE)
+    store.record([RunChanged(run=opened.run.id, state=RunState.FAILED, at_s=NOW_S)])
+
+    again = store.reopen(opened.run.id)
+
+    assert [one.expanding for one in again.groups] == [False, True, True]
+    assert [file.path for file in store.files(opened.run.id)] == ["f", "s"]
+    assert (again.groups[0].counts.ready, again.groups[0].counts.succeeded) == (1, 1)
 
 
 A, B = (

@@ -502,7 +502,7 @@ def test_at_the_end_of_a_run_a_crash_knows_what_had_begun(bench, monkeypatch, be
                 given.begin_unrepeatable()
         monkeypatch.setattr(staging, "remove_staging", lambda *_: None)  # nobody comes to that
     monkeypatch.undo()
-    assert len(list((bench.root / ".fetchd/staging").iterdir())) == 1
+    assert len(list(bench.root.glob(".fetchd/staging/*"))) == begun
     recovered = replace(attempt, recovered=True)
 
     if begun:
@@ -511,4 +511,27 @@ def test_at_the_end_of_a_run_a_crash_knows_what_had_begun(bench, monkeypatch, be
         assert raised.value.code == "needs_attention"
     with bench.disk.stage_end(attempt if begun else recovered):
         pass
+    assert bench.left() == []
+
+
+def test_at_the_end_of_a_run_what_needs_no_disk_asks_for_none(bench):
+    attempt = bench.attempt("./j/on_failure", "checksum_file")
+    with bench.disk.stage_end(attempt) as working, working.bench(lambda: None) as given:
+        given.carry()
+
+    assert list(bench.root.iterdir()) == []
+
+
+def test_what_had_begun_before_a_retry_is_forgotten_by_it(bench, monkeypatch):
+    attempt = bench.attempt("./j/on_success", "checksum_file")
+    with bench.disk.stage_end(attempt) as working, working.bench(lambda: None) as given:
+        given.begin_unrepeatable()
+        given.begin_unrepeatable()  # by another step
+        monkeypatch.setattr(staging, "remove_staging", lambda *_: None)  # nobody comes to that
+    monkeypatch.undo()
+    with bench.disk.stage_end(attempt):  # may be taken twice by now
+        pass
+    with bench.disk.stage_end(replace(attempt, recovered=True)):
+        pass
+
     assert bench.left() == []

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NoReturn
 
 from fetchd.disk.part import make_folder, part_name
 from fetchd.disk.roots import Root, explained
-from fetchd.disk.staging import Held, OwnFolder, left_by_crash, note_begun, own_folder
+from fetchd.disk.staging import (
+    Held,
+    find_staging,
+    left_by_crash,
+    note_begun,
+    own_folder,
+    remove_staging,
+)
 from fetchd.errors import AttemptError
 from fetchd.model import Finish, Staged
 from fetchd.ports import BenchFile, Os
@@ -18,16 +25,30 @@ from fetchd.ports import BenchFile, Os
 def stage_end(
     system: Os, held: Held, root: Root, attempt: Finish, sync: Callable[[int], None]
 ) -> Iterator[EndStaging]:
-    """See ``ports.Disk.stage_end``. The folder only holds what must survive a crash."""
-    intent = attempt.intent
-    name = part_name(intent.root, intent.path)
+    """See ``ports.Disk.stage_end``.
+
+    There is a folder only to say that something has begun: of a failure people want to be told
+    also when the disk is full.
+    """
+    path = attempt.intent.path
+    name = part_name(root.name, path)
     place = root.place(name)  # one in the root itself
     if attempt.recovered:
         left_by_crash(system, held, root, attempt, place, name)
-    with explained(root.name, intent.path, "making the staging folder"):
-        make_folder(system, root, place.home)
-    with own_folder(system, held, root, intent.path, name, place.home, sync) as folder:
-        yield EndStaging(system, root, intent.path, folder)
+    else:
+        with explained(root.name, path, "removing what another attempt has left"):
+            staging = find_staging(system, place.home)
+            if staging is not None:
+                remove_staging(system, staging, name)
+    with ExitStack() as stack:
+
+        def begin() -> None:
+            with explained(root.name, path, "noting what is begun"):
+                make_folder(system, root, place.home)
+                folder = own_folder(system, held, root, path, name, place.home, sync)
+                note_begun(system, stack.enter_context(folder).fd)
+
+        yield EndStaging(root, begin)
 
 
 class EndStaging:
@@ -36,19 +57,19 @@ class EndStaging:
     taken = 0
     stands = False
 
-    def __init__(self, system: Os, root: Root, path: str, folder: OwnFolder) -> None:
-        self._system = system
+    def __init__(self, root: Root, begin: Callable[[], None]) -> None:
         self._root = root
-        self._path = path
-        self._folder = folder
+        self._begin = begin
+        self._begun = False
 
     @contextmanager
     def bench(self, tick: Callable[[], None]) -> Iterator[EndBench]:
         yield EndBench(self._root, tick, self._note_begun)
 
     def _note_begun(self) -> None:
-        with explained(self._root.name, self._path, "noting what is begun"):
-            note_begun(self._system, self._folder.fd)
+        if not self._begun:
+            self._begin()
+        self._begun = True
 
     def seal(self, tick: Callable[[], None]) -> Staged:  # noqa: ARG002 -- there is nothing to do
         return Staged(files=0, bytes=0)
