@@ -211,6 +211,13 @@ BAD = {
             "work on the files of the tasks that it needs"
         ),
     ),
+    "steps over nothing": (
+        "steps: [ checksum_file ]\n",
+        (
+            "iso.yaml:1:1: has no url and no urls; a task without them has steps, which work on "
+            "the files of the tasks that it needs"
+        ),
+    ),
     "steps over the files of nobody": (
         "tasks:\n  a:\n    steps: [ checksum_file ]\n  b:\n    url: https://example.org/b\n",
         (

@@ -184,9 +184,9 @@ def _steps(draft: Draft, settings: Settings, complaints: Complaints) -> tuple[St
 
 def _gathers(draft: Draft) -> bool:
     """Tell whether the task fetches nothing, and its steps work on files of other tasks."""
-    has_items = any(draft.get(key) for key in ("url", "urls", "from"))
-    unread = draft.hurt & {"url", "urls", "from", "tasks"}
-    return bool(draft.get("steps")) and not (has_items or unread)
+    if not draft.prefix or draft.hurt & {"url", "urls", "from", "tasks"}:
+        return False
+    return bool(draft.get("steps")) and not any(map(draft.get, ("url", "urls", "from")))
 
 
 def _built_of_needs(
@@ -196,7 +196,7 @@ def _built_of_needs(
 
     Keys above the tasks that say how others are fetched mean nothing here.
     """
-    for key in _OF_FETCHING if draft.prefix else ():
+    for key in _OF_FETCHING:
         if getattr(draft.own, _field(key)) is not None:
             complaints.add(
                 draft.place(key),
