@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain
 
 from fetchd.disk.generations import COPY, FOLDER, NAME, OPEN, Entry, Shelf, status_at
 from fetchd.disk.part import make_folder, part_name
@@ -127,10 +127,7 @@ class Changeover:
     def _carry(self, tasks: set[str], groups: frozenset[str], last: str) -> None:
         """Add what these tasks, and all tasks of these groups, have in another generation."""
         shelf = self._shelf
-        found = self._entries(tasks, groups, last)
-        while batch := list(islice(found, _TOGETHER)):
-            self._tick()
-            shelf.carry(last, batch)
+        shelf.carry(last, self._entries(tasks, groups, last))
         # Only now: a line may be of an earlier file of its path, and the right one comes behind it.
         for entry in self._entries(tasks, groups, last):
             if status_at(shelf.place(shelf.name, entry.path)) is None:

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, NamedTuple
 
 from fetchd.clock import Failpoints
@@ -131,6 +132,7 @@ class Shelf:
         self._head = {"job": job.name, "run": run.id, "scheduled_for_s": run.scheduled_for_s}
         self._lock = lock
         self._key = part_name(root.name, self.own.dest)
+        self._records: Folder | None = None  # once it was found
 
     def below(self, path: str) -> str | None:
         """Return a path of the run as one below its generation, None: it is none of these."""
@@ -206,10 +208,9 @@ class Shelf:
 
     def before(self, root: str, path: str) -> Place | None:
         """Return where a path lies in the generation before, None: it lies in none."""
-        below = self.below(path)
-        if below is None or root != self.own.root or (last := self.last()) is None:
-            return None
-        return self.place(last, below)
+        below = self.below(path) if root == self.own.root else None
+        last = None if below is None else self.last()
+        return None if below is None or last is None else self.place(last, below)
 
     def _conflict(self, what: str) -> AttemptError:
         return AttemptError(
@@ -228,6 +229,11 @@ class Shelf:
 
     def records(self, *, make: bool = False) -> Folder | None:
         """Return the folder of the records, None: there is none."""
+        if self._records is None:
+            self._records = self._find_records(make=make)
+        return self._records
+
+    def _find_records(self, *, make: bool) -> Folder | None:
         home = self.place(self.name, "x").home
         path = f"{HIDDEN}/{FOLDER}/{self._key}"
         with self.explained("the folder of the records"):
@@ -361,9 +367,10 @@ class Shelf:
     def keep(self, attempt: Fetch | Finish) -> None:
         """Let what a task has in the generation before be in this one; raises AttemptError."""
         path, last = attempt.task.spec.path, self.last()
-        before = self.before(attempt.group.rules.root, path)
-        if last is None or before is None:
+        below = self.below(path)
+        if last is None or below is None:
             return
+        before = self.place(last, below)
         with self.explained("looking at what stays as it is"):
             found: os.stat_result | Iterable[Record] | None
             if attempt.group.steps:
@@ -373,43 +380,45 @@ class Shelf:
             else:
                 found = status_at(before)
             entries = [] if found is None else list(self.entries_of(attempt, found))
-        if lost := self.carry(last, entries):
+        if (lost := self.carry(last, entries)) is not None:
             raise AttemptError(
                 "disk_error",
-                f"{self.own.root}:{shown(lost[0].path)}: somebody changes it while it is kept",
+                f"{self.own.root}:{shown(lost.path)}: somebody changes it while it is kept",
             )
 
-    def carry(self, last: str, entries: Sequence[Entry]) -> list[Entry]:
-        """Let files of another generation be ones of this too; returns those that are not there.
+    def carry(self, last: str, entries: Iterable[Entry]) -> Entry | None:
+        """Let files of another generation be ones of this too; returns one that is not there.
 
         What this one has already stays. Raises AttemptError.
         """
-        lost: list[Entry] = []
-        wanted: list[Entry] = []
-        for entry in entries:
-            beat()
-            with self.explained("looking for an unchanged file"):
-                if status_at(self.place(self.name, entry.path)) is not None:
-                    continue
-                there = entry.is_at(self.place(last, entry.path))
-            (wanted if there else lost).append(entry)
-        for first in range(0, len(wanted), BATCH):
-            batch = wanted[first : first + BATCH]
-            self.note(batch)
-            self.failpoints.pass_by("generation.noted")
+        lost: Entry | None = None
+        entries = iter(entries)
+        while batch := list(islice(entries, BATCH)):
+            wanted: list[tuple[Entry, Place, Place]] = []
             for entry in batch:
                 beat()
+                with self.explained("looking for an unchanged file"):
+                    source, target = (self.place(name, entry.path) for name in (last, self.name))
+                    if status_at(target) is not None:
+                        continue
+                    if entry.is_at(source):
+                        wanted.append((entry, source, target))
+                    else:
+                        lost = entry
+            if wanted:
+                self.note([entry for entry, _, _ in wanted])
+                self.failpoints.pass_by("generation.noted")
+            for entry, source, target in wanted:
+                beat()
                 with explained(self.root.name, entry.path, "linking an unchanged file"):
-                    if not self._carry(last, entry):
-                        lost.append(entry)
+                    if not self._carry(last, entry, source, target):
+                        lost = entry
                 self.failpoints.pass_by("generation.linked")
         return lost
 
-    def _carry(self, last: str, entry: Entry) -> bool:
-        source = self.place(last, entry.path)
-        new = self.place(self.name, entry.path).missing
-        target = self.place(self.name, entry.path, make=True)
-        if new:
+    def _carry(self, last: str, entry: Entry, source: Place, target: Place) -> bool:
+        if target.missing:
+            target = self.place(self.name, entry.path, make=True)
             self._like(last, entry.path)
         names = {"src_dir_fd": source.folder.fd, "dst_dir_fd": target.folder.fd}
         try:
