@@ -678,10 +678,10 @@ class Disk(Protocol):
     ) -> Completed:
         """Let the outputs of a run that appear together be seen, in one step; and so only once.
 
-        ``files``: its tasks, all ended; ``passed_over``: groups whose condition did not hold, and
-        which keep the files that they had. ``tick`` is called often, and may raise. May be called
-        again whatever happened. Raises AttemptError: dest_conflict where not all is there, or
-        somebody else has the place.
+        ``files``: its tasks, all ended; ``passed_over``: groups whose tasks were not made, since
+        their condition did not hold, and which keep the files that they had. ``tick`` is called
+        often, and may raise. May be called again whatever happened. Raises AttemptError:
+        generation_broken where not all is there, dest_conflict where somebody else has the place.
         """
         ...
 

@@ -326,6 +326,46 @@ def test_a_failure_that_may_be_leaves_the_file_that_was_there(tmp_path, server):
         assert whole(daemon, 2)
 
 
+def test_an_index_that_is_broken_takes_nothing_away_where_it_may_be(tmp_path, server):
+    text = job(server).replace("    dest: ch/pool", "    dest: ch/pool\n    may_fail: true")
+    with DaemonProcess(tmp_path) as daemon:
+        assert run(daemon, text) == 0
+        serve(server, 2)
+        server.routes["/index.json"] = file(b'[{"url": "p0"}, {"ur', etag='"cut"')
+        assert run(daemon, text) == 1
+
+        assert daemon.report("channel")["state"] == "partial"
+        pools = {name: data[0] for name, data in current(daemon).items() if "pool" in name}
+        assert pools == {"pool/p0": "2", "pool/p1": "1", "pool/p2": "1", "pool/p3": "1"}
+
+
+KEPT = """
+name: kept
+keep: true
+{publish}base: {base}
+dest: {dest}
+url: stamp
+"""
+
+
+def test_an_edit_to_and_from_generations_begins_in_another_place(tmp_path, server):
+    places = {"base": server.url("/"), "dest": "one"}
+    together = "publish: { atomic: true }\n"
+    with DaemonProcess(tmp_path) as daemon:
+        assert run(daemon, KEPT.format(publish="", **places), "kept.yaml") == 0
+        serve(server, 2)
+        assert run(daemon, KEPT.format(publish=together, **places), "kept.yaml") == 0
+        serve(server, 3)
+        other = {**places, "dest": "two"}
+        assert run(daemon, KEPT.format(publish=together, **other), "kept.yaml") == 0
+        serve(server, 4)
+        assert run(daemon, KEPT.format(publish="", **places), "kept.yaml") == 0
+
+        assert (daemon.downloads / "one/stamp").read_text() == "4"
+        assert current(daemon, "one") == {"stamp": "2"}
+        assert current(daemon, "two") == {"stamp": "3"}
+
+
 def test_a_current_that_is_not_ours_fails_the_run_and_stays(tmp_path, server):
     with DaemonProcess(tmp_path) as daemon:
         mine = daemon.downloads / "ch/current/mine"

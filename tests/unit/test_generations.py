@@ -548,19 +548,19 @@ def test_a_task_that_was_skipped_or_may_fail_keeps_the_file_that_it_had(mirror, 
     assert mirror.current() == {"a": "2", "b": "1"}
 
 
-def test_tasks_that_have_no_file_in_the_generation_are_passed_by(mirror):
+def test_a_group_with_an_item_that_nobody_understands_keeps_all_that_it_had(mirror):
     mirror.begin()
-    mirror.publish("a", "1")
-    mirror.views["x"] = FileView(
-        **{
-            **{name: getattr(mirror.views["a"], name) for name in FileView.__slots__},
-            "path": "./packages:3",
-            "state": TaskState.FAILED,
-        }
-    )
+    mirror.publish("p/a", "1", "packages")
+    mirror.publish("p/b", "1", "packages")
+    mirror.publish("gone", "1")
+    mirror.end()
+    mirror.begin()
+    mirror.publish("p/a", "2", "packages")
+    bad = {name: getattr(mirror.views["p/a"], name) for name in FileView.__slots__}
+    mirror.views["bad"] = FileView(**{**bad, "path": "./index:2", "state": TaskState.FAILED})
     mirror.end()
 
-    assert mirror.current() == {"a": "1"}
+    assert mirror.current() == {"p/a": "2", "p/b": "1"}
 
 
 def test_a_group_that_cannot_be_carried_whole_fails_the_run(mirror):

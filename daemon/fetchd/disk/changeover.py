@@ -35,7 +35,7 @@ class Changeover:
         passed_over: Collection[str],
         tick: Callable[[], None],
     ) -> None:
-        """``files``: the tasks of the run; ``passed_over``: groups whose condition did not hold.
+        """``files``: the tasks of the run; ``passed_over``: groups whose tasks were not made.
 
         ``tick`` is called often, and may raise.
         """
@@ -79,13 +79,15 @@ class Changeover:
 
     def _gather(self, last: str | None) -> None:
         """See that what the run has published is there; add what others of its tasks had before."""
-        groups = self._passed_over
+        groups = set(self._passed_over)
         needed = dict[str, str]()  # of tasks without which it is not whole, and their groups
         wanted = set[str]()
         for file in self._files:
             self._tick()
             task = self._shelf.task_at(file.path)
             if task is None:
+                if file.state is TaskState.FAILED:  # what it was to be, nobody knows
+                    groups.add(file.group)
                 continue
             if file.state is not TaskState.SUCCEEDED:
                 wanted.add(task)
@@ -94,11 +96,10 @@ class Changeover:
                     raise self._gone(file.path)
                 needed[task] = file.group
             if len(wanted) + len(needed) >= _TOGETHER:
-                self._add(wanted, needed, groups, last)
-                groups = frozenset()
+                self._add(wanted, needed, frozenset(), last)
                 needed.clear()
                 wanted.clear()
-        self._add(wanted, needed, groups, last)
+        self._add(wanted, needed, frozenset(groups), last)
 
     def _add(
         self, wanted: set[str], needed: dict[str, str], groups: frozenset[str], last: str | None

@@ -1044,7 +1044,7 @@ def _unread(failure: Failure) -> Batch:
 def _passed_over(group: Group) -> tuple[str, ...]:
     """Return the groups whose earlier files are of this one's concern."""
     if group.end is RunEnd.PUBLISH:
-        return group.run.passed_over()
+        return group.run.unmade()
     if not group.opened.group.gathers:
         return ()
     return tuple(name for name in group.run.passed_over() if name in group.opened.group.needs)
