@@ -295,7 +295,7 @@ def test_a_file_that_somebody_added_to_an_old_generation_survives(tmp_path, serv
 
 
 @pytest.mark.parametrize("failpoint", FAILPOINTS)
-def test_a06_a_daemon_that_is_killed_at_any_step_comes_to_the_same_end(tmp_path, server, failpoint):
+def test_c01_a_daemon_that_is_killed_at_any_step_comes_to_the_same_end(tmp_path, server, failpoint):
     with DaemonProcess(tmp_path, "retry.poison=0") as daemon:
         assert run(daemon, job(server)) == 0
         serve(server, 2)
@@ -366,7 +366,7 @@ def test_an_edit_to_and_from_generations_begins_in_another_place(tmp_path, serve
         assert current(daemon, "two") == {"stamp": "3"}
 
 
-def test_a_current_that_is_not_ours_fails_the_run_and_stays(tmp_path, server):
+def test_d10_a_current_that_is_not_ours_fails_the_run_and_stays(tmp_path, server):
     with DaemonProcess(tmp_path) as daemon:
         mine = daemon.downloads / "ch/current/mine"
         mine.parent.mkdir(parents=True)
@@ -379,7 +379,7 @@ def test_a_current_that_is_not_ours_fails_the_run_and_stays(tmp_path, server):
         assert current(daemon) == {"mine": "x"}
 
 
-def test_two_jobs_never_mix_below_one_dest(tmp_path, server):
+def test_d13_two_jobs_never_mix_below_one_dest(tmp_path, server):
     other = job(server).replace("name: channel", "name: other")
     with DaemonProcess(tmp_path) as daemon:
         assert run(daemon, job(server)) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import stat
@@ -78,9 +79,10 @@ class CrashAt(Failpoints):
 
 
 class FaultyOs(SystemOs):
-    """Notes calls in their order; fails those that are named."""
+    """Notes calls in their order; fails those that are named, or that have a number."""
 
     def __init__(self) -> None:
+        self.fails_at = 0
         self.faults: dict[str, int] = {}
         self.calls: list[str] = []
 
@@ -100,8 +102,22 @@ class FaultyOs(SystemOs):
         self._note("unlink", path)
         super().unlink(path, dir_fd=dir_fd)
 
+    def mkdir(self, path, mode, *, dir_fd):
+        self._note("mkdir", path)
+        super().mkdir(path, mode, dir_fd=dir_fd)
+
+    def write(self, fd, data, offset):
+        self._note("write", "")
+        return super().write(fd, data, offset)
+
+    def open(self, path, flags, mode=0o666, *, dir_fd=None):
+        self._note("open", path)
+        return super().open(path, flags, mode, dir_fd=dir_fd)
+
     def _note(self, call: str, name: str) -> None:
         self.calls.append(f"{call} {name}")
+        if len(self.calls) == self.fails_at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         if (number := self.faults.get(f"{call} {name}") or self.faults.get(call)) is not None:
             raise OSError(number, os.strerror(number))
 
@@ -594,7 +610,7 @@ def test_a_generation_that_is_not_whole_is_not_shown(mirror):
 
 
 @pytest.mark.parametrize("what", ["folder", "file", "elsewhere", "absolute", "unknown"])
-def test_a_current_that_is_not_ours_fails_clearly_and_stays(mirror, what):
+def test_d10_a_current_that_is_not_ours_fails_clearly_and_stays(mirror, what):
     mirror.dest.mkdir()
     current = mirror.dest / "current"
     if what == "folder":
@@ -631,7 +647,7 @@ def test_a_link_to_another_folder_that_has_the_name_of_a_generation_is_not_ours(
     assert "is a link to elsewhere" in failed(mirror)[1]
 
 
-def test_two_jobs_never_mix_below_one_dest(mirror):
+def test_d13_two_jobs_never_mix_below_one_dest(mirror):
     mirror.make({"a": "1"})
     other = Mirror(mirror.folder, job="other")
     other.number = 7
@@ -791,7 +807,7 @@ def test_where_there_are_no_more_links_an_unchanged_file_is_copied(mirror, numbe
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename current", "unlink a", "link"])
-def test_d02_an_error_of_the_disk_is_one_of_the_end_which_may_be_tried_again(mirror, call):
+def test_d04_an_error_of_the_disk_is_one_of_the_end_which_may_be_tried_again(mirror, call):
     mirror.make({"a": "1", "b": "1"})
     mirror.make({"a": "2"}, "b")
     mirror.begin()
@@ -809,7 +825,7 @@ def test_d02_an_error_of_the_disk_is_one_of_the_end_which_may_be_tried_again(mir
     assert len(mirror.generations()) == 2
 
 
-def test_d03_a_file_is_named_only_after_its_line_is_durable(mirror):
+def test_d04_a_file_is_named_only_after_its_line_is_durable(mirror):
     mirror.begin()
     mirror.system.faults["fsync 19700102T000000Z-1.open"] = errno.EIO
 
@@ -820,7 +836,7 @@ def test_d03_a_file_is_named_only_after_its_line_is_durable(mirror):
     assert not mirror.file("a", 1).exists()
 
 
-def test_the_link_is_replaced_after_all_that_it_leads_to_is_durable(mirror):
+def test_d14_the_link_is_replaced_after_all_that_it_leads_to_is_durable(mirror):
     mirror.make({"a": "1"})
     mirror.begin()
     mirror.publish("sub/a", "2")
@@ -837,7 +853,7 @@ def test_the_link_is_replaced_after_all_that_it_leads_to_is_durable(mirror):
     assert "fsync ch" in calls[swap:]
 
 
-def test_a_record_goes_after_what_it_tells_of_is_gone_for_certain(mirror):
+def test_d14_a_record_goes_after_what_it_tells_of_is_gone_for_certain(mirror):
     mirror.make({"a": "1"})
     mirror.make({"b": "2"})
     mirror.begin()
@@ -850,7 +866,7 @@ def test_a_record_goes_after_what_it_tells_of_is_gone_for_certain(mirror):
     assert "fsync generations" in calls[gone:forgotten]
 
 
-def test_a_link_that_a_power_cut_has_lost_is_made_again(mirror):
+def test_d14_a_link_that_a_power_cut_has_lost_is_made_again(mirror):
     mirror.make({"a": "1", "b": "1"})
     mirror.begin()
     mirror.publish("a", "2")
@@ -899,7 +915,7 @@ WANTED = {"a": "3", "b": "1", "p/c": "1"}
 
 @pytest.mark.parametrize("name", FAILPOINTS)
 @pytest.mark.parametrize("passed", [1, 2])
-def test_a06_after_a_crash_at_any_step_the_end_is_the_same(tmp_path, name, passed):
+def test_c01_after_a_crash_at_any_step_the_end_is_the_same(tmp_path, name, passed):
     mirror = before_the_third_run(tmp_path)
     mirror.points.name, mirror.points.left = name, passed
 
@@ -914,6 +930,28 @@ def test_a06_after_a_crash_at_any_step_the_end_is_the_same(tmp_path, name, passe
     assert len(mirror.records()) == 2
     assert list((tmp_path / ".fetchd").glob("current.*")) == []
     mirror.disk.close()
+
+
+@pytest.mark.parametrize("first", range(1, 9))
+def test_d04_whichever_call_fails_the_next_try_comes_to_the_same_end(tmp_path, first):
+    for number in itertools.count(first, 8):
+        mirror = before_the_third_run(tmp_path / str(number))
+        mirror.system.calls.clear()
+        mirror.system.fails_at = number
+        with suppress(AttemptError):
+            third_run(mirror)
+        met = len(mirror.system.calls) >= number
+        mirror.system.fails_at = 0
+        assert mirror.current() in ({"a": "2", "b": "1", "p/c": "1"}, WANTED)
+        third_run(mirror)
+
+        assert mirror.current() == WANTED
+        assert [files["a"] for files in mirror.generations().values()] == ["2", "3"]
+        assert len(mirror.records()) == 2
+        mirror.disk.close()
+        if not met:
+            break
+    assert number > 50
 
 
 def test_every_failpoint_of_a_generation_is_passed(tmp_path):
@@ -932,7 +970,7 @@ def test_every_failpoint_of_a_generation_is_passed(tmp_path):
         st.tuples(st.sampled_from(FAILPOINTS), st.integers(min_value=1, max_value=4)), max_size=5
     )
 )
-def test_a06_however_often_a_run_is_cut_short_a_reader_sees_one_set_or_the_other(
+def test_c01_however_often_a_run_is_cut_short_a_reader_sees_one_set_or_the_other(
     tmp_path_factory, crashes: Iterable[tuple[str, int]]
 ):
     mirror = before_the_third_run(tmp_path_factory.mktemp("mirror"))
