@@ -476,6 +476,11 @@ class TaskSpec:
         return self.fetches and self.path.startswith(UNNAMED)
 
     @property
+    def named(self) -> bool:
+        """Whether its server has said how its file is called."""
+        return self.key != self.path
+
+    @property
     def folder(self) -> str:
         """The folder of its file below the root, "" for the root itself."""
         return self.path.removeprefix(UNNAMED).rpartition("/")[0]

@@ -204,6 +204,15 @@ def test_a_mirror_that_answers_first_speaks_for_all_sources_by_their_paths_there
     assert bench.of(attempt("d/a.iso", sums=(ONE, TWO))) == (A,)
 
 
+def test_the_line_of_a_file_that_its_server_has_named_is_that_of_its_name():
+    bench = Bench(one=f"{A.hex}  export\n{B.hex}  pub/report.csv\n".encode())
+    asking = attempt(sources=("http://one.example/data/export?id=7",))
+    spec = replace(asking.task.spec, key="./d/export~1", path="d/report.csv")
+
+    assert bench.of(asking) == (A,)
+    assert bench.of(replace(asking, task=replace(asking.task, spec=spec))) == (B,)
+
+
 def test_names_in_urls_are_decoded():
     bench = Bench(one=f"{A.hex}  a b/c d.iso\n".encode())
 

@@ -105,8 +105,10 @@ class SumsFiles:
             return spec.digests
         told = self._told(attempt, wanted, deadline_s)
         source = next((s for s in spec.sources if path_beside(s, told.url)), spec.sources[0])
+        # What a server calls its file is what the publisher's line calls it, too.
+        name = spec.path.rpartition("/")[2] if spec.named else file_name_of(source)
         try:
-            found = told.sums.of(path_beside(source, told.url), file_name_of(source))
+            found = told.sums.of(path_beside(source, told.url), name)
             return _together(spec.digests, found)
         except ValueProblem as exc:
             raise _named(AttemptError("expectation_failed", str(exc)), told.url) from None
