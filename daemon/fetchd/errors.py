@@ -53,7 +53,10 @@ CODES: dict[str, Code] = {
     "generation_broken": Code(
         False, "what the outputs of a run need to be whole was taken away or changed"
     ),
-    "bad_item": Code(False, "a line of a list, or an item of a manifest, makes no task"),
+    "bad_item": Code(
+        False,
+        "a line of a list, or an item of a manifest, makes no task, or nothing names its file",
+    ),
     "bad_manifest": Code(False, "a file that `from` names is not of its format"),
     "dest_denied": Code(False, "the destination may not be created or replaced"),
     "exists": Code(False, "the destination exists and `if_exists: fail` forbids to replace it"),
