@@ -113,6 +113,9 @@ def test_of_two_files_with_one_name_the_second_fails_and_the_other_is_whole(tmp_
 
     assert code == 1
     assert [one["detail"] for one in failed] == ["dest_conflict"] * 3
+    assert {one["reason"] for one in failed} == {
+        "d/same.bin: another task of this run has the same destination"
+    }
     ((path, body),) = seen(daemon).items()
     assert path == "d/same.bin"
     assert body in BODIES.values()

@@ -293,7 +293,7 @@ class Decisions:
                 events.TaskFailed(
                     **(about | {"path": path}),
                     code="dest_conflict",
-                    reason=TAKEN,
+                    reason=f"{path}: {TAKEN}",
                     attempts=task.history.attempts,
                 )
             )

@@ -689,7 +689,8 @@ def _name_task(
     if found is None:  # an edit has removed it meanwhile
         return Naming.GIVEN
     if db.execute(Q["has_dest"], (place, *found)).fetchone():
-        db.execute(Q["fail_task"], ("dest_conflict", TAKEN, codec.history_text(history), task))
+        reason = codec.plain_text(f"{path}: {TAKEN}")
+        db.execute(Q["fail_task"], ("dest_conflict", reason, codec.history_text(history), task))
         return Naming.TAKEN
     if db.execute(Q["is_wanted"], (place, found[0])).fetchone():
         db.execute(Q["name_later"], (later_at_s, task))
