@@ -231,10 +231,11 @@ def _credentials(spec: TaskSpec, settings: Settings) -> dict[str, list[str]]:
     return {name: said for name, said in given.items() if said}
 
 
-def _place(path: str) -> str:
+def _place(task: dict[str, Any]) -> str:
     from fetchd.model import UNNAMED  # noqa: PLC0415
 
-    if not path.startswith(UNNAMED):
+    path: str = task["path"]
+    if not (task["sources"] and path.startswith(UNNAMED)):
         return path
     above, slash, _ = path.removeprefix(UNNAMED).rpartition("/")
     return f"{above}{slash}(as its server calls it)"
@@ -263,7 +264,7 @@ def _print(checked: Checked) -> None:
     for limit in checked.limits:
         click.echo(f"  {limit}")
     for task in checked.tasks:
-        click.echo(f"  {task['root']}:{printable(_place(task['path']))}")
+        click.echo(f"  {task['root']}:{printable(_place(task))}")
         for number, source in enumerate(task["sources"]):
             click.echo(f"    {'or  ' if number else 'from'} {source}")
         if task["size_bytes"] is not None:
