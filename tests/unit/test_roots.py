@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fetchd.disk import RootSpec, SystemOs, build
-from fetchd.disk.roots import Root, explain
+from fetchd.disk.roots import Root, explain, held
 from fetchd.errors import AttemptError, ConfigError
+from fetchd.threads import Worker
+from harness import FakeClock
 
 
 class Recorder(SystemOs):
@@ -402,3 +405,36 @@ def test_any_number_of_threads_may_make_the_same_folders(tmp_path):
     made = {str(tmp_path / path).rsplit("/", 2)[0] for path in paths}
     assert made <= set(system.synced)
     root.close()
+
+
+class Contended:
+    """A lock that somebody else has until ``free`` is set."""
+
+    def __init__(self) -> None:
+        self.asked, self.free = threading.Event(), threading.Event()
+
+    def acquire(self) -> None:
+        self.asked.set()
+        self.free.wait(10)
+
+    def release(self) -> None:
+        pass
+
+
+def test_who_waits_for_another_to_make_folders_is_not_taken_for_stuck():
+    lock, clock, died = Contended(), FakeClock(), []
+
+    def work(me: Worker) -> None:
+        me.beat()
+        with held(lock):  # type: ignore[arg-type]
+            pass
+
+    worker = Worker("fetcher-0", work, clock, lambda _, exc: died.append(exc))
+    worker.start()
+    assert lock.asked.wait(10)
+    clock.advance(300)
+    age_s = worker.age_s()
+    lock.free.set()
+
+    assert worker.join(10)
+    assert (age_s, died) == (0.0, [])

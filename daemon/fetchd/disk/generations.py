@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from fetchd.clock import Failpoints
 from fetchd.disk.part import make_folder, part_name
-from fetchd.disk.roots import HIDDEN, Folder, Place, Root, explained, shown
+from fetchd.disk.roots import HIDDEN, Folder, Place, Root, explained, held, shown
 from fetchd.disk.staging import NO_LINKS, Record, find_made, read_made, write_all
 from fetchd.errors import AttemptError
 from fetchd.model import Fetch, Finish, Generations, Job, Publish, Run
@@ -339,7 +339,7 @@ class Shelf:
     def _open_record(self) -> int:
         folder = self.records(make=True)
         assert folder is not None
-        with self._lock:
+        with held(self._lock):
             self.check_open()
             with suppress(FileNotFoundError):
                 fd = self.system.open(self.name + OPEN, _APPEND, dir_fd=folder.fd)

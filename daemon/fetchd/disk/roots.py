@@ -7,13 +7,14 @@ import grp
 import os
 import stat
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from fetchd.errors import AttemptError, ConfigError
 from fetchd.ports import Existing, Os
+from fetchd.threads import ANOTHER
 
 #: The folder of fetchd's own, at the top of each file system below a root; never a destination.
 HIDDEN = ".fetchd"
@@ -218,7 +219,7 @@ class Root:
         *folders, name = self._components(path)
         if not make:
             return self._walk(folders, name, path, make=False)
-        with self._making:
+        with held(self._making):
             return self._walk(folders, name, path, make=True)
 
     def folder(self, path: str) -> Folder:
@@ -395,6 +396,17 @@ class Root:
                     self._system.unlink(_PROBE, dir_fd=hidden_fd)
         finally:
             os.close(hidden_fd)
+
+
+@contextmanager
+def held(lock: threading.Lock) -> Iterator[None]:
+    """Hold a lock under which others may wait for a disk."""
+    with ANOTHER:
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def existing_at(place: Place, root: str, path: str) -> Existing | None:
