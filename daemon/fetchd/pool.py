@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic
 
 from fetchd import logs, threads
@@ -105,7 +106,7 @@ class Pool(Generic[A]):
     def _carry_out(self, attempts: Sequence[A]) -> Sequence[A]:
         """Work on attempts and settle them; returns the next ones, if they are there at once."""
         try:
-            with logs.bound(**_context(attempts)):
+            with logs.bound(partial(_context, attempts)):
                 settled = self._work(attempts)
             return self._exchange(settled)
         except StoreError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import fcntl
 import hashlib
@@ -34,13 +33,18 @@ _BESIDE = f"../{_QUARANTINE}"
 _WORTH_RESERVING_BYTES = 4 * 1024 * 1024
 #: The file system reserves nothing, or not so much; a write will tell.
 _NO_RESERVING = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EFBIG}
+#: Two digits of base 32 in lower case, by their ten bits; and where those lie in a name's bits.
+_DIGITS = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
+_SHIFTS = tuple(range(126, 5, -10))
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def part_name(root: str, path: str) -> str:
     """Return the name of a destination's part: short whatever the path, the same in every life."""
     digest = hashlib.sha256(os.fsencode(root) + b"\0" + os.fsencode(path)).digest()
-    return base64.b32encode(digest[:20]).decode().lower()[:26]
+    bits = int.from_bytes(digest[:17])  # 26 digits of five bits each, and six bits more
+    return "".join([_PAIRS[bits >> shift & 1023] for shift in _SHIFTS])
 
 
 class Locked(NamedTuple):

@@ -478,7 +478,7 @@ class Decisions:
                 outcome=detail,
                 final_url=intent.final_url,
                 size_bytes=intent.size_bytes,
-                verified=intent.verified if task.spec.fetches else "",
+                verified=intent.verified.value if task.spec.fetches else "",
                 digests=tuple(map(str, intent.digests)),
                 attempts=task.history.attempts + 1,
                 resumed_from_bytes=intent.resumed_from_bytes,

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, TextIO
 
 import structlog
@@ -28,7 +28,10 @@ __all__ = ["LogWriter", "Logs", "bound", "configure", "emitter", "get_logger", "
 
 Fields = MutableMapping[str, Any]
 
-_context: ContextVar[Mapping[str, object]] = ContextVar("context", default=MappingProxyType({}))
+#: What every line of the thread bears, asked for when there is one.
+_context: ContextVar[Callable[[], Mapping[str, object]] | None] = ContextVar(
+    "context", default=None
+)
 
 #: Libraries that talk about every connection; only their warnings are worth a line.
 _TALKATIVE = ("urllib3", "watchdog", "charset_normalizer")
@@ -119,13 +122,20 @@ def emitter() -> Callable[[str, Fields], None]:
 
 
 class bound:  # noqa: N801 -- reads like the function that it stands for
-    """Put fields into every line that this thread logs within the context."""
+    """Put fields into every line that this thread logs within the context.
 
-    def __init__(self, **fields: object) -> None:
-        self._fields = fields
+    ``later`` returns them, and is called for each line: most work logs none.
+    """
+
+    def __init__(
+        self, later: Callable[[], Mapping[str, object]] | None = None, /, **fields: object
+    ) -> None:
+        self._fields = later or (lambda: fields)
 
     def __enter__(self) -> None:
-        self._before = _context.set({**_context.get(), **self._fields})
+        outer, inner = _context.get(), self._fields
+        both = inner if outer is None else lambda: {**outer(), **inner()}
+        self._before = _context.set(both)
 
     def __exit__(self, *exc: object) -> None:
         _context.reset(self._before)
@@ -133,7 +143,7 @@ class bound:  # noqa: N801 -- reads like the function that it stands for
 
 def _in_context(_logger: object, _method: str, line: Fields) -> Fields:
     context = _context.get()
-    return {**context, **line} if context else line
+    return line if context is None else {**context(), **line}
 
 
 def _stamped(wall: Callable[[], float]) -> Callable[[object, str, Fields], Fields]:

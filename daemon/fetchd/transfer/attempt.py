@@ -162,16 +162,24 @@ class Transfer:
 class _Fetch:
     """The attempt under way: what is done in which order. One thread."""
 
+    # How each attempt begins; most of it stays so for a small file.
+    progressed = False
+    overflowed = False  # as of Kept
+    elsewhere = False  # the disk is too full for this source, perhaps not for another
+    home = ""  # of the part's file system
+    spread = False  # the thread may use all cores
+    dossier: Dossier | None = None
     _kept: Kept  # both from open_part on
     _asking: Asking
+    _answered = False  # a head came, with a body to receive
+    _start = b""  # the first bytes that came, written or not
+    _repaired = False  # in vain: all is as this source has it, and wrong
+    _one_stream = False  # several connections have met a mismatch
+    # The answer to the question of the short way, and so many bytes of it are in the buffer.
+    _first: Stream | None = None
+    _got = 0
 
     def __init__(self, transfer: Transfer, attempt: Fetch) -> None:
-        self.progressed = False
-        self.overflowed = False  # as of Kept
-        self.elsewhere = False  # the disk is too full for this source, perhaps not for another
-        self.home = ""  # of the part's file system
-        self.spread = False  # the thread may use all cores
-        self.dossier: Dossier | None = None
         self._transfer = transfer
         self._disk = transfer.disk.of(attempt.job, attempt.run)
         self._attempt = attempt
@@ -180,14 +188,7 @@ class _Fetch:
         self._path = attempt.task.spec.path
         self._wanted = attempt.task.spec.digests
         self._watch = Watch(attempt, transfer.clock, transfer.report)
-        self._answered = False  # a head came, with a body to receive
-        self._start = b""  # the first bytes that came, written or not
-        self._repaired = False  # in vain: all is as this source has it, and wrong
-        self._one_stream = False  # several connections have met a mismatch
-        # The answer to the question of the short way, and so many bytes of it are in the buffer.
-        self._first: Stream | None = None
-        self._got = 0
-        self._unused: list[Stream] = []  # it is here until somebody uses it
+        self._unused: list[Stream] = []  # that answer, until somebody uses it
 
     def run(self) -> Outcome:
         outcome = self._run()

@@ -50,15 +50,13 @@ class Watch:
         return got
 
     def check_limits(self, size_bytes: int) -> None:
-        limits = (
-            ("limits.file", self._attempt.group.rules.max_bytes),
-            ("limits.total", self._attempt.budget_bytes),
-        )
-        for name, most_bytes in limits:
-            if most_bytes is not None and size_bytes > most_bytes:
-                raise AttemptError(
-                    "too_large", f"{size_bytes} bytes are more than {name} leaves ({most_bytes})"
-                )
+        most_bytes, name = self._attempt.group.rules.max_bytes, "limits.file"
+        if most_bytes is None or size_bytes <= most_bytes:
+            most_bytes, name = self._attempt.budget_bytes, "limits.total"
+        if most_bytes is not None and size_bytes > most_bytes:
+            raise AttemptError(
+                "too_large", f"{size_bytes} bytes are more than {name} leaves ({most_bytes})"
+            )
 
     def tell(self, wish: tuple[str, float] | None = None) -> None:
         """Report what was received and what is held; raises NotWanted. ``wish``: see Progress."""
