@@ -15,7 +15,17 @@ import pytest
 
 from faults.downloader import Downloader, attempt_at
 from faults.scenarios import chunks, flipped, partial, wire
-from faults.server import Exchange, Handler, Server, content, file, html, redirect, status
+from faults.server import (
+    Exchange,
+    Handler,
+    Server,
+    content,
+    file,
+    flapping,
+    html,
+    redirect,
+    status,
+)
 from fetchd.digests import Digest
 from fetchd.disk import part_name, space
 from fetchd.disk.part import WholePart
@@ -67,6 +77,8 @@ CASES = {
     "plain": good(file(SMALL)),
     "of-no-bytes": good(file(b""), b""),
     "of-one-byte": good(file(b"x"), b"x"),
+    "as-long-as-may-be": good(file(content("edge", 65536)), content("edge", 65536)),
+    "in-pieces": good(file(SMALL, rate=100_000)),
     "longer-than-small": good(file(content("edge", 65537)), content("edge", 65537), at_once=False),
     "its-digest": good(file(SMALL), verified=Verify.DIGEST, asked={"digests": sha256(SMALL)}),
     "two-digests": good(
@@ -161,9 +173,7 @@ class Ended:
         with Server() as server:
             server.routes.update({"/f": case.handler(), **case.more})
             downloader = Downloader(folder)
-            with downloader.disk.open_part("default", "other") as other:
-                other.claim(0)  # so that it is known how much is free
-                other.discard()
+            see_room(downloader)
             self.part = part_name("default", "f")
             attempt = attempt_at(server.url("/f"), path="f", **case.asked)
             self.outcome = downloader.fetch(attempt)
@@ -181,6 +191,13 @@ class Ended:
             self.next = downloader.publish(after, fetched)[0].read_bytes()
             self.left = files(folder / ".fetchd/parts")
             downloader.close()
+
+
+def see_room(downloader: Downloader) -> None:
+    """Let it be known how much is free."""
+    with downloader.disk.open_part("default", "other") as other:
+        other.claim(0)
+        other.discard()
 
 
 def files(folder) -> list[bytes]:
@@ -225,3 +242,22 @@ def test_a_small_file_is_judged_like_any_other(name, kept, tmp_path):
     else:
         assert ended.visible is None
         assert ended.refused == ([] if case.refused is None else [case.refused])
+
+
+def test_what_came_of_a_small_file_before_a_cut_is_kept_and_the_rest_is_asked_for(kept, tmp_path):
+    body = content("edge", 60_000)
+    with Server() as server:
+        server.routes["/f"] = flapping(file(body, cut_after=30_000), file(body))
+        downloader = Downloader(tmp_path)
+        see_room(downloader)
+        attempt = attempt_at(server.url("/f"), path="f")
+
+        cut, whole = downloader.fetch(attempt), downloader.fetch(attempt)
+
+        assert isinstance(cut, Failure)
+        assert (cut.code, cut.progressed) == ("short_body", True)
+        assert isinstance(whole, Fetched)
+        assert whole.intent.resumed_from_bytes == 30_000
+        assert downloader.publish(attempt, whole)[0].read_bytes() == body
+        assert server.requests[1].header("Range") == "bytes=30000-"
+        downloader.close()

@@ -175,9 +175,11 @@ class _Fetch:
     _start = b""  # the first bytes that came, written or not
     _repaired = False  # in vain: all is as this source has it, and wrong
     _one_stream = False  # several connections have met a mismatch
-    # The answer to the question of the short way, and so many bytes of it are in the buffer.
+    # The answer to the question of the short way; so many bytes of it are in the buffer, and that
+    # has ended it.
     _first: Stream | None = None
     _got = 0
+    _late: AttemptError | NotWanted | None = None
 
     def __init__(self, transfer: Transfer, attempt: Fetch) -> None:
         self._transfer = transfer
@@ -340,10 +342,10 @@ class _Fetch:
     # ------------------------------------------------------------ the short way
 
     def _fetch_small(self, fresh: FreshPart) -> Fetched | None:
-        """Fetch a small file that comes at once and proves to be right: it needs no journal.
+        """Fetch a small file into memory and, if it proves to be right, write it once.
 
-        None: any other goes the long way with the answer that has come. What is wrong with it is
-        found there, where each fault has its name.
+        None: any other goes the long way with the answer and what has come of it. What is wrong
+        with it is found there, where each fault has its name.
         """
         watch, buffer = self._watch, self._buffer
         request = request_of(self._attempt, WHOLE, watch.deadline_s)
@@ -352,13 +354,17 @@ class _Fetch:
         total = stream.total
         if total is None or total > _SMALL_BYTES or stream.start or stream.wish:
             return None
-        self._got = got = watch.read(stream, buffer[:_SMALL_BYTES])
-        if got != total:
+        try:
+            while self._got < total and (more := watch.read(stream, buffer[self._got : total])):
+                self._got += more
+            self._got += stream.readinto(buffer[self._got :])  # nothing: it ends there
+        except (AttemptError, NotWanted) as exc:
+            let_go(exc)
+            self._late = exc.with_traceback(None)
             return None
-        if more := stream.readinto(buffer[got:]):
-            self._got += more
+        if self._got != total:
             return None
-        whole = buffer[:got]
+        whole = buffer[:total]
         try:
             verified = self._prove(stream, whole)
         except AttemptError as exc:
@@ -437,7 +443,7 @@ class _Fetch:
                 self._spread()
                 sharing.receive_in_pieces(stream, lending, lent=False)
                 break
-            got = watch.read(stream, self._buffer)
+            got = self._read(stream, self._buffer)
             if got == 0:
                 break
         if stream.total is not None and part.size_bytes < stream.total:
@@ -470,11 +476,16 @@ class _Fetch:
         """Fill the buffer with the first bytes, as many as their type can be told from."""
         got = self._got if stream is self._first else 0
         while got < SNIFF_BYTES:
-            more = self._watch.read(stream, self._buffer[got:])
+            more = self._read(stream, self._buffer[got:])
             if more == 0:
                 break
             got += more
         return got
+
+    def _read(self, stream: Stream, buffer: memoryview) -> int:
+        if self._late is not None:
+            raise self._late
+        return self._watch.read(stream, buffer)
 
     def _keep(self, data: memoryview) -> None:
         kept = self._kept
