@@ -853,6 +853,41 @@ def test_d14_the_link_is_replaced_after_all_that_it_leads_to_is_durable(mirror):
     assert "fsync ch" in calls[swap:]
 
 
+def test_d04_a_folder_that_cannot_be_entered_for_now_keeps_its_generation_on_record(mirror):
+    mirror.make({"old/a": "1"})
+    mirror.make({"a": "2"})
+    mirror.begin()
+    mirror.publish("a", "3")
+    mirror.restart()  # so that no folder is known
+    mirror.system.faults["open old"] = errno.EIO
+
+    with pytest.raises(AttemptError, match="'old'"):
+        mirror.end()
+    mirror.system.faults.clear()
+    mirror.end()
+
+    assert len(mirror.generations()) == len(mirror.records()) == 2
+
+
+def test_a_file_that_is_replaced_while_it_is_linked_is_not_taken(mirror):
+    mirror.make({"a": "1", "b": "1"})
+    mirror.begin()
+    mirror.publish("a", "2")
+    link = mirror.system.link
+
+    def replaced(*names, **folders):
+        mirror.system.link = link
+        mirror.file("b", 1).unlink()
+        mirror.file("b", 1).write_text("somebody's")
+        link(*names, **folders)
+
+    mirror.system.link = replaced
+    with pytest.raises(AttemptError, match="somebody changes it"):
+        mirror.keep("b")
+
+    assert not mirror.file("b", 2).exists()
+
+
 def test_d14_a_record_goes_after_what_it_tells_of_is_gone_for_certain(mirror):
     mirror.make({"a": "1"})
     mirror.make({"b": "2"})

@@ -22,6 +22,8 @@ from fetchd.threads import DISK, beat
 
 #: Tasks whose files are looked for together: once for all of them a record is read.
 _TOGETHER = 10_000
+#: How a path is refused on which somebody has put a link, or a file where a folder was.
+_IN_THE_WAY = {"dest_denied", "dest_conflict"}
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -249,8 +251,10 @@ class Changeover:
         shelf = self._shelf
         try:
             place = shelf.place(name, entry.path)
-        except AttemptError:
-            return  # somebody has put something else in the way
+        except AttemptError as exc:
+            if exc.code not in _IN_THE_WAY:
+                raise
+            return
         with explained(shelf.own.root, entry.path, "removing a file of an earlier generation"):
             if entry.is_at(place):
                 shelf.system.unlink(place.name, dir_fd=place.folder.fd)

@@ -12,6 +12,7 @@ of the generation is there. What no line tells of, or not as it is now, is someb
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -180,12 +181,15 @@ class Shelf:
         place = self.root.place(self.own.current)
         if place.missing:
             return None
-        try:
-            target = os.readlink(place.name, dir_fd=place.folder.fd)
-        except FileNotFoundError:
-            return None
-        except OSError:
-            raise self._conflict("is no link") from None
+        with self.explained("reading the link to the current generation"):
+            try:
+                target = os.readlink(place.name, dir_fd=place.folder.fd)
+            except FileNotFoundError:
+                return None
+            except OSError as exc:
+                if exc.errno != errno.EINVAL:
+                    raise
+                raise self._conflict("is no link") from None
         folder, _, name = target.rpartition("/")
         if folder != FOLDER or not NAME.fullmatch(name):
             raise self._conflict("is a link to elsewhere")
@@ -431,8 +435,9 @@ class Shelf:
             if exc.errno not in NO_LINKS:
                 raise
             return self._copy(source, target, entry)
-        if entry.is_at(target):
-            return True
+        made, now = status_at(target), status_at(source)
+        if made is None or now is None or entry.is_at(target) or made.st_ino != now.st_ino:
+            return True  # as it should be, or another task has published its own since
         self.system.unlink(target.name, dir_fd=target.folder.fd)  # it was replaced in between
         return False
 
