@@ -1,9 +1,10 @@
 """The download roots: safe paths, parts with journals, durable publication.
 
 The only room that touches a root. ``roots`` walks, ``part`` is what transfers write, ``staging``
-where steps work, ``gathering`` what they begin with where nothing was fetched, ``ending`` where
-they work at the end of a run, ``publish`` alone makes anything visible, ``space`` lets no more
-transfers begin than fit, ``source`` is what jobs copy; ``system`` is the machine behind them.
+keeps the folders where steps work, ``bench`` is what they work at, ``gathering`` what they begin
+with where nothing was fetched, ``ending`` where they work at the end of a run, ``publish`` alone
+makes anything visible, ``space`` lets no more transfers begin than fit, ``source`` is what jobs
+copy; ``system`` is the machine behind them.
 """
 
 from __future__ import annotations

@@ -10,21 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
+from fetchd.disk.bench import NO_LINKS, DiskBench, look_alike, walk
 from fetchd.disk.part import make_folder, part_name
 from fetchd.disk.roots import Place, Root, explained, shown
 from fetchd.disk.space import Space
 from fetchd.disk.staging import (
-    NO_LINKS,
-    DiskBench,
     DiskStaging,
     Held,
     OwnFolder,
     find_made,
     left_by_crash,
-    look_alike,
     own_folder,
     read_made,
-    walk,
 )
 from fetchd.errors import AttemptError
 from fetchd.model import Finish, IfExists

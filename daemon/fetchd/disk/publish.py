@@ -12,6 +12,7 @@ from itertools import islice
 
 from fetchd import threads
 from fetchd.clock import Clock, Failpoints
+from fetchd.disk.bench import NO_LINKS
 from fetchd.disk.generations import BATCH, Entry, Shelf, Shelves, path_in
 from fetchd.disk.part import (
     Locked,
@@ -28,7 +29,6 @@ from fetchd.disk.part import (
 from fetchd.disk.roots import HIDDEN, Folder, Place, Root, existing_at, explain, shown
 from fetchd.disk.staging import (
     MADE,
-    NO_LINKS,
     TREE,
     Held,
     find_made,
