@@ -2,9 +2,9 @@
 
 The only room that touches a root. ``roots`` walks, ``part`` is what transfers write, ``staging``
 keeps the folders where steps work, ``bench`` is what they work at, ``gathering`` what they begin
-with where nothing was fetched, ``ending`` where they work at the end of a run, ``publish`` alone
-makes anything visible, ``space`` lets no more transfers begin than fit, ``source`` is what jobs
-copy; ``system`` is the machine behind them.
+with where nothing was fetched, ``made`` the record of what came of it, ``ending`` where they work
+at the end of a run, ``publish`` alone makes anything visible, ``space`` lets no more transfers
+begin than fit, ``source`` is what jobs copy; ``system`` is the machine behind them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fetchd.disk.changeover import Changeover
 from fetchd.disk.ending import stage_end
 from fetchd.disk.gathering import Gathering, gather
 from fetchd.disk.generations import FOLDER, Shelf, Shelves, path_in, status_at
+from fetchd.disk.made import by_steps, find_made, made_of, read_made
 from fetchd.disk.part import (
     Unjournalled,
     drop_quarantined,
@@ -42,12 +43,8 @@ from fetchd.disk.source import SourceFile
 from fetchd.disk.space import Space
 from fetchd.disk.staging import (
     Held,
-    by_steps,
     drop_paused,
-    find_made,
     find_staging,
-    made_of,
-    read_made,
     remove_staging,
     stage,
     what_of,

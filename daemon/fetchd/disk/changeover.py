@@ -12,9 +12,9 @@ from contextlib import suppress
 from itertools import chain
 
 from fetchd.disk.generations import COPY, FOLDER, NAME, OPEN, Entry, Shelf, status_at
+from fetchd.disk.made import find_made, read_made
 from fetchd.disk.part import make_folder, part_name
 from fetchd.disk.roots import HIDDEN, explained, shown
-from fetchd.disk.staging import find_made, read_made
 from fetchd.errors import AttemptError
 from fetchd.model import FileView, TaskState
 from fetchd.ports import Completed

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from fetchd.disk.bench import NO_LINKS, DiskBench, look_alike, walk
+from fetchd.disk.made import find_made, read_made
 from fetchd.disk.part import make_folder, part_name
 from fetchd.disk.roots import Place, Root, explained, shown
 from fetchd.disk.space import Space
@@ -18,10 +19,8 @@ from fetchd.disk.staging import (
     DiskStaging,
     Held,
     OwnFolder,
-    find_made,
     left_by_crash,
     own_folder,
-    read_made,
 )
 from fetchd.errors import AttemptError
 from fetchd.model import Finish, IfExists

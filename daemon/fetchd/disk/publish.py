@@ -14,6 +14,7 @@ from fetchd import threads
 from fetchd.clock import Clock, Failpoints
 from fetchd.disk.bench import NO_LINKS
 from fetchd.disk.generations import BATCH, Entry, Shelf, Shelves, path_in
+from fetchd.disk.made import MADE, find_made, make_made, read_made
 from fetchd.disk.part import (
     Locked,
     Unjournalled,
@@ -28,14 +29,10 @@ from fetchd.disk.part import (
 )
 from fetchd.disk.roots import HIDDEN, Folder, Place, Root, existing_at, explain, shown
 from fetchd.disk.staging import (
-    MADE,
     TREE,
     Held,
-    find_made,
     find_staging,
     has_digests,
-    make_made,
-    read_made,
     remove_staging,
 )
 from fetchd.errors import AttemptError

@@ -409,6 +409,23 @@ def held(lock: threading.Lock) -> Iterator[None]:
         lock.release()
 
 
+def find_hidden(system: Os, home: Folder, path: str) -> Folder | None:
+    """Return one of the hidden folders of a file system, None: there is none."""
+    try:
+        return home.inner(system, path)
+    except FileNotFoundError:
+        return None
+
+
+def make_hidden(system: Os, home: Folder, name: str, sync: Callable[[int], None]) -> Folder:
+    """Make one of the hidden folders of a file system that has parts."""
+    hidden = home.inner(system, HIDDEN)
+    with suppress(FileExistsError):
+        system.mkdir(name, 0o700, dir_fd=hidden.fd)
+    sync(hidden.fd)
+    return home.inner(system, f"{HIDDEN}/{name}")
+
+
 def existing_at(place: Place, root: str, path: str) -> Existing | None:
     """Return what stands at a place, None: nothing; raises AttemptError for what is no file."""
     if place.missing:

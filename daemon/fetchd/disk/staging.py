@@ -1,4 +1,4 @@
-"""Staging: the hidden folders in which steps work, and what is known of what they have made.
+"""Staging: the hidden folders in which steps work.
 
 A folder of this name lies beside the parts of each file system, and in it one for each task whose
 steps are taken, named like its part::
@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import hashlib
 import json
-import math
 import os
 import shutil
 import stat
@@ -29,18 +27,26 @@ from typing import Any, NamedTuple
 
 from fetchd.digests import Digest, Hashes
 from fetchd.disk.bench import NO_LINKS, DiskBench, walk, write_all
+from fetchd.disk.made import ANY, MADE, Record, by_steps, find_made, read_made
 from fetchd.disk.part import Locked, find_folder, lock, read_journal, say_whose
-from fetchd.disk.roots import HIDDEN, Folder, Place, Root, explained, shown
+from fetchd.disk.roots import (
+    HIDDEN,
+    Folder,
+    Place,
+    Root,
+    explained,
+    find_hidden,
+    make_hidden,
+    shown,
+)
 from fetchd.disk.space import Claim, Space
 from fetchd.errors import DISK_WAITS, AttemptError
-from fetchd.model import Finish, Staged, StepSpec
+from fetchd.model import Finish, Staged
 from fetchd.ports import Os, PartBusy
 from fetchd.threads import DISK, beat
 
 TREE = "tree"
-MADE = "made"
 _STAGING = f"{HIDDEN}/staging"
-_ALL_MADE = f"{HIDDEN}/{MADE}"
 _WHAT = "what"
 _BEGUN = "begun"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -51,8 +57,6 @@ _BUFFER_BYTES = 1024 * 1024
 _ROOM_BYTES = 64 * 1024 * 1024
 #: More files are synced with all else on their file system, which then takes less time.
 _FEW_FILES = 64
-_LONGEST_HEAD = 64 * 1024
-_ANY: Mapping[str, str] = {}
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -103,96 +107,9 @@ class Held:
             self.let_go(root, part)
 
 
-class Record(NamedTuple):
-    """One file, or link, that steps have made; ``path`` is below the destination's folder."""
-
-    path: str
-    size_bytes: int
-    mtime_ns: int
-    inode: int
-
-    def is_at(self, folder_fd: int, *, same: bool) -> bool:
-        """Tell whether it stands there; ``same``: and was not changed since."""
-        try:
-            found = os.stat(self.path, dir_fd=folder_fd, follow_symlinks=False)
-        except OSError:
-            return False
-        now = (found.st_size, found.st_mtime_ns, found.st_ino)
-        return not same or now == (self.size_bytes, self.mtime_ns, self.inode)
-
-
 def find_staging(system: Os, home: Folder) -> Folder | None:
     """Return the folder of the stagings of a file system, None: there is none."""
-    return _inner(system, home, _STAGING)
-
-
-def find_made(system: Os, home: Folder) -> Folder | None:
-    """Return the folder of the records of what was made, None: there is none."""
-    return _inner(system, home, _ALL_MADE)
-
-
-def make_made(system: Os, home: Folder, sync: Callable[[int], None]) -> Folder:
-    """Return the folder of the records, made if need be."""
-    return find_made(system, home) or _make(system, home, MADE, sync)
-
-
-def read_made(
-    system: Os, folder: Folder, part: str, said: Mapping[str, str] = _ANY
-) -> Iterator[Record] | None:
-    """Return the records of what steps have made under a name, None: there are none.
-
-    ``said``: what the head of the record has to say, such as ``by_steps`` does. They are read from
-    the disk as they are asked for.
-    """
-    try:
-        fd = system.open(part, _FILE, dir_fd=folder.fd)
-    except FileNotFoundError:
-        return None
-    return _records(fd, said)
-
-
-def made_of(system: Os, folder: Folder, part: str) -> tuple[str, str, float]:
-    """Return whose record this is, root and path, "" where nothing tells, and since when it is."""
-    try:
-        fd = system.open(part, _FILE, dir_fd=folder.fd)
-    except OSError:
-        return "", "", math.inf
-    since_s = os.fstat(fd).st_ctime
-    with os.fdopen(fd, encoding="ascii", errors="strict") as file:
-        try:
-            head = json.loads(file.readline(_LONGEST_HEAD))
-            return str(head["root"]), str(head["path"]), since_s
-        except (ValueError, KeyError, TypeError):
-            return "", "", since_s
-
-
-def _records(fd: int, said: Mapping[str, str]) -> Iterator[Record] | None:
-    file = os.fdopen(fd, encoding="ascii", errors="strict")
-    try:
-        head = file.readline()
-        if said and not said.items() <= json.loads(head).items():
-            file.close()
-            return None
-    except (ValueError, AttributeError):
-        file.close()
-        return None
-
-    def lines() -> Iterator[Record]:
-        with file:
-            for line in file:
-                try:
-                    yield Record(*json.loads(line))
-                except (ValueError, TypeError):  # it was torn: nothing is like it
-                    yield Record("", -1, -1, -1)
-
-    return lines()
-
-
-def by_steps(steps: Sequence[StepSpec], values: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
-    """Return what tells these steps with these values from others, for the head of a record."""
-    said: list[object] = [[step.name, dict(step.options)] for step in steps]
-    text = json.dumps([*said, *([dict(values)] if values else [])], sort_keys=True)
-    return {"steps": hashlib.sha256(text.encode()).hexdigest()}
+    return find_hidden(system, home, _STAGING)
 
 
 @contextmanager
@@ -272,7 +189,7 @@ def own_folder(
 ) -> Iterator[OwnFolder]:
     """Make a staging folder, for which whatever has its name is removed, or go on in one."""
     with explained(root.name, path, "making the staging folder"):
-        staging = find_staging(system, home) or _make(system, home, "staging", sync)
+        staging = find_staging(system, home) or make_hidden(system, home, "staging", sync)
         if resumed is None:
             held.let_go(root.name, name)
             remove_staging(system, staging, name)
@@ -375,7 +292,7 @@ def left_by_crash(
             )
         made = find_made(system, place.home)
         # Of a task that fetches nothing it says more, and whoever sealed has replaced it.
-        said = _ANY
+        said = ANY
         if attempt.task.spec.fetches:
             said = by_steps(attempt.group.steps, attempt.task.spec.values)
         records = read_made(system, made, name, said) if sealed and made else None
@@ -661,22 +578,6 @@ class PartStaging(DiskStaging):
                 beat()
         finally:
             os.close(fd)
-
-
-def _inner(system: Os, home: Folder, path: str) -> Folder | None:
-    try:
-        return home.inner(system, path)
-    except FileNotFoundError:
-        return None
-
-
-def _make(system: Os, home: Folder, name: str, sync: Callable[[int], None]) -> Folder:
-    """Make one of the hidden folders of a file system that has parts."""
-    hidden = home.inner(system, HIDDEN)
-    with suppress(FileExistsError):
-        system.mkdir(name, 0o700, dir_fd=hidden.fd)
-    sync(hidden.fd)
-    return home.inner(system, f"{HIDDEN}/{name}")
 
 
 def _sync_all(fd: int) -> bool:
