@@ -12,13 +12,14 @@ T = TypeVar("T")
 
 class Desk(Generic[T]):
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._waiting: deque[T] = deque()  # guarded by _changed
-        self._idle = False  # guarded by _changed: somebody waits, and nobody woke them yet
-        self._closed = False  # guarded by _changed
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting: deque[T] = deque()  # guarded by _lock
+        self._idle = False  # guarded by _lock: somebody waits, and nobody woke them yet
+        self._closed = False  # guarded by _lock
 
     def put(self, items: Iterable[T]) -> None:
-        with self._changed:
+        with self._lock:
             self._waiting.extend(items)
             if self._idle:
                 self._idle = False
@@ -26,7 +27,7 @@ class Desk(Generic[T]):
 
     def take(self, most: int) -> list[T]:
         """Block until something lies here; at most ``most``. Empty: closed, and all was taken."""
-        with self._changed:
+        with self._lock:
             while not self._waiting:
                 if self._closed:
                     return []
@@ -41,10 +42,10 @@ class Desk(Generic[T]):
 
     def close(self) -> None:
         """Let takers go home once all that lies here is taken."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
 
     def __len__(self) -> int:
-        with self._changed:
+        with self._lock:
             return len(self._waiting)

@@ -123,8 +123,10 @@ class TaskQueue:
         self._clock = clock
         self._per_origin = connections_per_origin
         self._intervals_s = intervals_s
-        self._changed = threading.Condition(threading.Lock())
-        # All of the following is guarded by _changed.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        # All of the following is guarded by _lock. Who does not wait takes it itself: the condition
+        # would call it from two methods.
         self._runs: dict[int, _Run] = {}
         self._waiting: dict[Priority, _Waiting] = {p: OrderedDict() for p in Priority}
         self._overdue: _Waiting = OrderedDict()  # those of all classes, which wait above as well
@@ -156,7 +158,7 @@ class TaskQueue:
         out: Iterable[Entry] = (),
     ) -> None:
         """``out``: entries of the run that are out since before it was dropped."""
-        with self._changed:
+        with self._lock:
             self._runs[run] = made = _Run(priority, concurrency)
             made.out.update(out)
             if made.out:
@@ -164,7 +166,7 @@ class TaskQueue:
 
     def drop_run(self, run: int) -> None:
         """Forget the run and its waiting entries; those that are out are released as ever."""
-        with self._changed:
+        with self._lock:
             gone = self._runs.pop(run, None)
             if gone is None:
                 return
@@ -179,7 +181,7 @@ class TaskQueue:
 
     def put(self, entries: Iterable[Entry]) -> None:
         """Add entries of known runs; those of others are dropped."""
-        with self._changed:
+        with self._lock:
             now_s = self._clock.monotonic()
             count = 0
             for entry in entries:
@@ -194,7 +196,7 @@ class TaskQueue:
 
     def take(self) -> Entry | None:
         """Block until an entry may start; None: the queue is closed."""
-        with self._changed:
+        with self._lock:
             while not self._closed:
                 now_s = self._clock.monotonic()
                 if (entry := self._look(now_s)) is not None:
@@ -210,14 +212,14 @@ class TaskQueue:
 
     def exchange(self, released: Iterable[Entry]) -> Entry | None:
         """Give entries back and take one that may start at once; None: there is none."""
-        with self._changed:
+        with self._lock:
             for entry in released:
                 self._release(entry)
             return None if self._closed else self._look(self._clock.monotonic())
 
     def rule(self, ruling: Ruling) -> None:
         """Let it hold from now on; whoever waits looks again."""
-        with self._changed:
+        with self._lock:
             origin, connections, shut_until_s = ruling
             self._limits[origin] = connections
             if connections == self._per_origin:
@@ -232,7 +234,7 @@ class TaskQueue:
     def held_up(self) -> dict[int, int]:
         """Return how many entries of each run wait for an origin that is shut by ruling."""
         held: dict[int, int] = {}
-        with self._changed:
+        with self._lock:
             now_s = self._clock.monotonic()
             for origin, until_s in self._gates.items():
                 if until_s <= now_s:
@@ -244,12 +246,12 @@ class TaskQueue:
 
     def release(self, entry: Entry) -> None:
         """Give back what ``take`` occupied."""
-        with self._changed:
+        with self._lock:
             self._release(entry)
 
     def lend(self, entry: Entry) -> bool:
         """Occupy the entry's origin once more, unless it is full or shut, or somebody waits."""
-        with self._changed:
+        with self._lock:
             origin = entry.origin
             free = self._busy.get(origin, 0) < self._limit(origin) and not self._is_shut(origin)
             if self._closed or self._hushed or not free or self._is_awaited(origin):
@@ -259,14 +261,14 @@ class TaskQueue:
 
     def recalled(self, entry: Entry) -> bool:
         """Tell whether what is lent of the entry's origin is too much, or somebody waits for it."""
-        with self._changed:
+        with self._lock:
             origin = entry.origin
             left = self._limit(origin) - self._busy.get(origin, 0)
             return bool(self._alone) or left < 0 or (left == 0 and self._is_awaited(origin))
 
     def ask(self, entry: Entry) -> bool:
         """Count one more request to the entry's origin as a start; False: the origin is shut."""
-        with self._changed:
+        with self._lock:
             if self._is_shut(entry.origin):
                 return False
             if entry.origin in self._intervals_s:
@@ -275,12 +277,12 @@ class TaskQueue:
 
     def left_alone_s(self, origin: str) -> float:
         """Return for how long an origin is shut by ruling yet."""
-        with self._changed:
+        with self._lock:
             return max(0.0, self._gates.get(origin, 0.0) - self._clock.monotonic())
 
     def give_back(self, entry: Entry, count: int) -> None:
         """End ``count`` loans of an entry that is out; whoever waited for them is woken."""
-        with self._changed:
+        with self._lock:
             self._busy[entry.origin] -= count
             self._changed.notify(count)
 
@@ -296,12 +298,12 @@ class TaskQueue:
 
     def close(self) -> None:
         """Let every ``take``, now and later, return None."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
 
     def __len__(self) -> int:
-        with self._changed:
+        with self._lock:
             lined_up = sum(len(lane) for run in self._runs.values() for lane in run.lanes.values())
             return lined_up + len(self._later) + len(self._alone)
 

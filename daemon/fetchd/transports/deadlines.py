@@ -133,9 +133,10 @@ class Deadlines:
 
     def __init__(self, clock: Clock, on_death: Callable[[Worker, BaseException], None]) -> None:
         self._clock = clock
-        self._condition = threading.Condition()
-        self._watches: set[Watch] = set()  # guarded by _condition
-        self._idle = False  # guarded by _condition
+        self._lock = threading.Lock()
+        self._condition = threading.Condition(self._lock)
+        self._watches: set[Watch] = set()  # guarded by _lock
+        self._idle = False  # guarded by _lock
         self.worker = Worker("deadlines", self._work, clock, on_death)
         self.worker.start()
 
@@ -145,7 +146,7 @@ class Deadlines:
         ``wanted`` is also called by the supervisor's thread; it must be quick.
         """
         watch = Watch(self._clock, wanted, deadline_s, self._forget)
-        with self._condition:
+        with self._lock:
             self._watches.add(watch)
             if self._idle:
                 self._condition.notify()
@@ -158,7 +159,7 @@ class Deadlines:
         self.worker.join(5)
 
     def _forget(self, watch: Watch) -> None:
-        with self._condition:
+        with self._lock:
             self._watches.discard(watch)
 
     def _work(self, worker: Worker) -> None:
