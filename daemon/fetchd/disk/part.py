@@ -427,22 +427,16 @@ def find_fresh(
     """Return where the part of a small file goes; None: see ``ports.Disk.fresh``."""
     place = root.place(path)
     home = place.home
-    if existing_at(place, root.name, path) is not None or not space.has_plenty(home.device, 0):
+    if not space.has_plenty(home.device, 0) or existing_at(place, root.name, path) is not None:
         return None
     with suppress(OSError):  # who opens the part is told
         folder, name = find_folder(system, home), part_name(root.name, path)
-        if folder is None or not system.may_write(place.folder.fd) or _is_there(folder.fd, name):
+        if folder is None or not system.may_write(place.folder.fd):
+            return None
+        if os.access(name, os.F_OK, dir_fd=folder.fd, follow_symlinks=False):
             return None
         return WholePart(system, space, unjournalled, root.name, path, home, folder, name)
     return None
-
-
-def _is_there(folder_fd: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def open_part(
