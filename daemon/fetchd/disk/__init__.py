@@ -3,8 +3,8 @@
 The only room that touches a root. ``roots`` walks, ``part`` is what transfers write, ``staging``
 keeps the folders where steps work, ``bench`` is what they work at, ``gathering`` what they begin
 with where nothing was fetched, ``made`` the record of what came of it, ``ending`` where they work
-at the end of a run, ``publish`` alone makes anything visible, ``space`` lets no more transfers
-begin than fit, ``source`` is what jobs copy; ``system`` is the machine behind them.
+at the end of a run, ``publish`` and its ``tree`` alone make anything visible, ``space`` lets no
+more transfers begin than fit, ``source`` is what jobs copy; ``system`` is the machine behind them.
 """
 
 from __future__ import annotations
