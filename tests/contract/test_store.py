@@ -73,7 +73,7 @@ from fetchd.ports import (
     Window,
 )
 from fetchd.rates import Rate, Span
-from fetchd.stores import SqliteStore, codec, ledger, sqlite
+from fetchd.stores import SqliteStore, codec, ledger, opening, queries
 from fetchd.stores.pruning import Pruning
 from fetchd.threads import Worker
 from fetchd.urls import HERE
@@ -859,7 +859,7 @@ def test_no_query_looks_at_more_tasks_than_it_has_to(store):
             lambda db: [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {plain}", values)]
         )
 
-    plans = {name: plan(query) for name, query in sqlite.Q.items()}
+    plans = {name: plan(query) for name, query in queries.Q.items()}
     assert [s for s in plans.pop("old_runs") if s.startswith("SCAN")] == ["SCAN run"]
     steps = {step for plan in plans.values() for step in plan}
     sorting = {name for name, plan in plans.items() if any("TEMP B-TREE" in s for s in plan)}
@@ -1152,7 +1152,7 @@ def test_a_run_that_is_half_forgotten_can_be_no_more_tried_again(store):
     add(store, job("new", group("new", spec("n"))))
     pass_ = Pruning(
         store._ledger,
-        sqlite.Q,
+        queries.Q,
         Keep(ended_after_s=NOW_S + 1, runs=9, published_after_s=0),
         lambda _: None,
     )
@@ -1459,7 +1459,7 @@ def test_the_look_at_a_large_database_ends_in_time(filled):
 
     clock = Slow()
     db = sqlite3.connect(filled)
-    sqlite._look_for_damage(db, clock)
+    opening._look_for_damage(db, clock)
     db.close()
 
     assert clock.looks == 3
@@ -1490,7 +1490,7 @@ def test_s06_a_newer_schema_is_refused_and_both_versions_are_named(tmp_path):
     db.close()
 
     with pytest.raises(
-        ConfigError, match=f"version 99, this fetchd knows up to {sqlite.SCHEMA_VERSION}"
+        ConfigError, match=f"version 99, this fetchd knows up to {opening.SCHEMA_VERSION}"
     ):
         SqliteStore(str(path), FakeClock(), lambda e: None)
 
@@ -1626,7 +1626,7 @@ def test_a_migrated_schema_is_that_of_a_new_database(old, tmp_path):
     reopened(new).close()
     reopened(old).close()
 
-    assert version(old) == version(new) == sqlite.SCHEMA_VERSION
+    assert version(old) == version(new) == opening.SCHEMA_VERSION
     assert schema(old) == schema(new)
 
 
@@ -1669,9 +1669,9 @@ def test_s05_no_copy_no_migration(old):
 
 def test_s05_a_migration_that_fails_leaves_all_as_it_was(old, monkeypatch):
     before = rows(old)
-    steps = dict.fromkeys(map(str, range(2, sqlite.SCHEMA_VERSION + 1)), "SELECT nonsense;")
+    steps = dict.fromkeys(map(str, range(2, opening.SCHEMA_VERSION + 1)), "SELECT nonsense;")
     steps["2"] = "ALTER TABLE task ADD COLUMN sums TEXT; DELETE FROM task;"
-    monkeypatch.setattr("fetchd.stores.sqlite._named", lambda file: steps)
+    monkeypatch.setattr("fetchd.stores.opening.named", lambda file: steps)
 
     with pytest.raises(ConfigError, match="nonsense"):
         reopened(old)
@@ -1717,7 +1717,7 @@ def test_s05_killed_at_any_statement_it_is_of_the_old_version_or_the_new_one(old
             break
 
     assert code == 9  # it died, and had come so far
-    assert seen == [1] * (len(seen) - 1) + [sqlite.SCHEMA_VERSION]
+    assert seen == [1] * (len(seen) - 1) + [opening.SCHEMA_VERSION]
     assert len(seen) > 8
     assert version(old.with_name("fetchd.db.version-1")) == 1
     store = reopened(old)

@@ -23,7 +23,7 @@ from fetchd.engine.decisions import Decisions
 from fetchd.engine.engine import Engine
 from fetchd.model import Fetch, Outcome
 from fetchd.service import Daemon
-from fetchd.stores import sqlite
+from fetchd.stores import opening
 from fetchd.threads import DISK, Worker, beat
 from fetchd.transfer import Transfer
 
@@ -41,14 +41,14 @@ def _sync_only(is_synced: Callable[[int], bool]) -> None:
 
 def _commit_without_sync() -> None:
     """Open the database as many programs do: a commit returns before it is on the disk."""
-    connect = sqlite._connect
+    connect = opening.connect
 
     def careless(path, clock):
         connection = connect(path, clock)
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
-    sqlite._connect = careless
+    opening.connect = careless
 
 
 def _impatient() -> None:

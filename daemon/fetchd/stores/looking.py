@@ -12,7 +12,8 @@ from urllib.parse import quote
 from fetchd.errors import StoreError
 from fetchd.model import FileRecord, OriginRecord
 from fetchd.stores import codec
-from fetchd.stores.sqlite import SCHEMA_VERSION, Q
+from fetchd.stores.opening import SCHEMA_VERSION
+from fetchd.stores.queries import Q
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from fetchd.ports import NewGroup
 from fetchd.stores import codec
 from fetchd.urls import origin_of
 
-#: Numbers of column task.state, see STATES in sqlite.py.
+#: Numbers of column task.state, see STATES in queries.py.
 _OPEN, _RUNNING, _SUCCEEDED = (0, 1), 1, 3
 
 

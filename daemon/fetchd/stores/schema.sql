@@ -50,7 +50,7 @@ CREATE TABLE task (
     sources TEXT NOT NULL,              -- URLs, one a line
     digests TEXT NOT NULL,              -- algorithm:hex, separated by spaces
     origin  TEXT NOT NULL,              -- of the next source: the task's lane; empty: never had one
-    state   INTEGER NOT NULL,           -- see STATES in sqlite.py
+    state   INTEGER NOT NULL,           -- see STATES in queries.py
     due     REAL NOT NULL,              -- not before; 0 = at once
     detail  TEXT NOT NULL DEFAULT '',   -- how it succeeded, the code of its failure, or its wait
     reason  TEXT NOT NULL DEFAULT '',

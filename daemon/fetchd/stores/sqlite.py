@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from fetchd.clock import Clock
-from fetchd.errors import BusyError, ConfigError, StoreError
+from fetchd.errors import StoreError
 from fetchd.model import (
     FileRecord,
     FileView,
@@ -63,52 +60,19 @@ from fetchd.ports import (
     Waits,
     Window,
 )
-from fetchd.stores import codec
+from fetchd.stores import codec, opening
 from fetchd.stores.ledger import Ledger
 from fetchd.stores.pruning import Pruning
+from fetchd.stores.queries import NUMBERS, STATES, Q
 from fetchd.stores.revising import Revising
 from fetchd.threads import Worker
 from fetchd.urls import HERE, origin_of
 
-SCHEMA_VERSION = 7
-_APPLICATION_ID = 0x66746364  # "ftcd"
-
-#: TaskState <-> column task.state; the queries know these numbers.
-STATES = (
-    TaskState.READY,
-    TaskState.RUNNING,
-    TaskState.PUBLISHING,
-    TaskState.SUCCEEDED,
-    TaskState.FAILED,
-    TaskState.SKIPPED,
-    TaskState.CANCELLED,
-)
-_NUMBERS = {state: number for number, state in enumerate(STATES)}
 #: Tasks that become due this soon are read ahead, so that their wait ends on time.
 _AHEAD_S = 60.0
 _PAGE = 1000
 #: Changes of a task that tell more than that it was started.
 _COVERING = (Intends, Waits, Failed)
-#: A start looks at the pages of the database for no longer than this.
-_CHECK_S = 3.0
-_STEPS_A_LOOK = 100_000  # of SQLite's machine, between two looks at the clock
-#: What the write-ahead log keeps of the disk after a transaction that needed more.
-_LOG_BYTES = 16 * 1024 * 1024
-#: So long another process, such as a backup, may keep the database locked.
-_PATIENCE_S = 10.0
-
-
-def _named(file: str) -> dict[str, str]:
-    """Return the statements of a file by the names above them."""
-    text = resources.files(__package__).joinpath(file).read_text()
-    statements = {}
-    for block in text.split("-- name: ")[1:]:
-        name, _, sql = block.partition("\n")
-        statements[name.strip()] = sql.strip()
-    return statements
-
-
-Q = _named("queries.sql")
 
 
 class SqliteStore:
@@ -129,12 +93,12 @@ class SqliteStore:
         self._pruning: Pruning | None = None  # written by the ledger thread
         self._closing = False
         self.is_new = path is None or not Path(path).exists()
-        self._ledger = Ledger(partial(_connect, path, clock), clock, on_failure)
+        self._ledger = Ledger(partial(opening.connect, path, clock), clock, on_failure)
         last: int = self._ledger.read(
             lambda db: db.execute("SELECT coalesce(max(id), 0) FROM run").fetchone()[0]
         )
         self._run_ids = itertools.count(last + 1)
-        self._files = _files_of(path)
+        self._files = opening.files_of(path)
         # Ended runs that are not filed: their tasks rest, and are counted once. Ledger thread only.
         self._ended: dict[int, RunView] = {}
 
@@ -252,7 +216,7 @@ class SqliteStore:
             self._ledger.ask(lambda _: self._compare_files(), lambda _: None)
 
     def _compare_files(self) -> None:
-        if _files_of(self._path) != self._files:
+        if opening.files_of(self._path) != self._files:
             raise StoreError(
                 f"{self._path}: the state database was removed or replaced under a running fetchd; "
                 "what it records now would be lost. Put the file back, or start again with the one "
@@ -373,145 +337,6 @@ class SqliteStore:
     def _group_names(self, run: int) -> dict[int, str]:
         rows = self._ledger.read(lambda db: db.execute(Q["groups"], (run,)).fetchall())
         return {row[0]: codec.group_of(row[1]).name for row in rows}
-
-
-# ---------------------------------------------------------------- opening
-
-
-def _connect(path: str | None, clock: Clock) -> sqlite3.Connection:
-    """Open and check the database; runs on the ledger's thread."""
-    try:
-        if path is not None:
-            if not Path(path).exists() and Path(f"{path}-wal").exists():
-                raise ConfigError(  # SQLite would remove the log
-                    f"{path}: the state database is missing while its log {path}-wal is there; "
-                    "put it back, or move the log away to start empty (files already downloaded "
-                    "stay)"
-                )
-            # URLs in it may bear tokens: made here, it is for its owner only.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        db = sqlite3.connect(
-            path or ":memory:", isolation_level=None, timeout=_PATIENCE_S, cached_statements=200
-        )
-    except (OSError, sqlite3.Error) as exc:
-        raise ConfigError(f"{path}: the state database cannot be opened: {exc}") from None
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA cache_size = -16000")
-        db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise ConfigError(
-                f"{path}: the state is of schema version {version}, this fetchd knows up to "
-                f"{SCHEMA_VERSION}; install the newer fetchd again, or name another `state` folder"
-            )
-        if version == 0:
-            _create(db, path)
-        else:
-            _look_for_damage(db, clock)
-        if 0 < version < SCHEMA_VERSION:
-            assert path is not None  # memory begins empty
-            _back_up(db, path, version)
-            _migrate(db, version)
-    except sqlite3.OperationalError as exc:
-        db.close()
-        if exc.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-            raise BusyError(f"{path}: another process keeps the state database locked") from None
-        raise ConfigError(f"{path}: the state database cannot be used: {exc}") from None
-    except sqlite3.Error as exc:
-        db.close()
-        raise ConfigError(
-            f"{path}: the state database is damaged or not one ({exc}); restore it from a backup, "
-            "or move it away to start empty (files already downloaded stay)"
-        ) from None
-    except ConfigError:
-        db.close()
-        raise
-    return db
-
-
-def _look_for_damage(db: sqlite3.Connection, clock: Clock) -> None:
-    """Look at as many pages as the time allows; raises sqlite3.DatabaseError."""
-    until_s = clock.monotonic() + _CHECK_S
-    db.set_progress_handler(lambda: clock.monotonic() > until_s, _STEPS_A_LOOK)
-    try:
-        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.OperationalError as exc:
-        if exc.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-            raise
-    else:
-        if found != "ok":
-            raise sqlite3.DatabaseError(" ".join(found.split()))
-    finally:
-        db.set_progress_handler(None, 0)
-
-
-def _files_of(path: str | None) -> list[tuple[int, int] | None]:
-    """Return what identifies the database and its log, None for one that is not there.
-
-    They are never opened for this: closing a file gives up all locks that SQLite has on it.
-    """
-    found: list[tuple[int, int] | None] = []
-    for name in () if path is None else (path, f"{path}-wal"):
-        try:
-            stat = Path(name).stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((stat.st_dev, stat.st_ino))
-    return found
-
-
-def _create(db: sqlite3.Connection, path: str | None) -> None:
-    if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise ConfigError(f"{path}: this is a database of another program; name another `state`")
-    schema = resources.files(__package__).joinpath("schema.sql").read_text()
-    db.executescript(
-        f"BEGIN IMMEDIATE; {schema}"
-        f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-        "COMMIT;"
-    )
-
-
-def _back_up(db: sqlite3.Connection, path: str, version: int) -> None:
-    """Copy the whole state beside it, durably, before a migration; raises ConfigError."""
-    copy, unfinished = Path(f"{path}.version-{version}"), Path(f"{path}.copying")
-    try:
-        # For its owner only, and empty: what another attempt left would be refused.
-        fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            db.execute("VACUUM INTO ?", (str(unfinished),))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        unfinished.replace(copy)
-        fd = os.open(copy.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    except (OSError, sqlite3.Error) as exc:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise ConfigError(
-            f"{path}: the state is of schema version {version}, this fetchd has {SCHEMA_VERSION}; "
-            f"it stays as it is, because no copy of it could be kept as {copy}: {exc}"
-        ) from None
-
-
-def _migrate(db: sqlite3.Connection, version: int) -> None:
-    """Bring the schema up to date, wholly or not at all."""
-    steps = _named("migrations.sql")
-    script = "".join(steps[str(number)] for number in range(version + 1, SCHEMA_VERSION + 1))
-    try:
-        db.executescript(
-            f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
-    except sqlite3.Error:
-        if db.in_transaction:
-            db.rollback()
-        raise
 
 
 # ---------------------------------------------------------------- statements
@@ -742,7 +567,7 @@ def _apply_one(db: sqlite3.Connection, change: Change) -> None:
             text = codec.plain_text(reason)
             db.execute(Q["fail_task"], (code, text, codec.history_text(history), task))
         case RestEnded(run=run, group=group, state=state, reason=reason):
-            db.execute(Q["end_rest"], (_NUMBERS[state], reason, run, group))
+            db.execute(Q["end_rest"], (NUMBERS[state], reason, run, group))
             if state is TaskState.CANCELLED:
                 db.execute(Q["end_list"], (group,))
         case GroupSucceeded(job=job, group=name, seen=seen, run=run):
