@@ -23,7 +23,6 @@ from fetchd.model import (
     TaskState,
 )
 from fetchd.ports import (
-    TAKEN,
     Appended,
     Change,
     Failed,
@@ -33,7 +32,6 @@ from fetchd.ports import (
     KeptChanged,
     KeptForgotten,
     Naming,
-    NewGroup,
     NewJob,
     NewKept,
     OpenGroup,
@@ -54,13 +52,11 @@ from fetchd.ports import (
     Waits,
     Window,
 )
-from fetchd.stores import codec, opening, views
+from fetchd.stores import adding, codec, opening, views
 from fetchd.stores.ledger import Ledger
 from fetchd.stores.pruning import Pruning
 from fetchd.stores.queries import NUMBERS, STATES, Q
-from fetchd.stores.revising import Revising
 from fetchd.threads import Worker
-from fetchd.urls import origin_of
 
 #: Tasks that become due this soon are read ahead, so that their wait ends on time.
 _AHEAD_S = 60.0
@@ -102,16 +98,16 @@ class SqliteStore:
 
     def add_jobs(self, jobs: Sequence[NewJob], kept: Sequence[NewKept] = ()) -> list[OpenRun]:
         def write(db: sqlite3.Connection) -> list[OpenRun]:
-            opened = [_add_job(db, new) for new in jobs]
+            opened = [adding.add_job(db, new) for new in jobs]
             for new_kept in kept:
-                _keep_job(db, new_kept)
+                adding.keep_job(db, new_kept)
             self._compare_files()
             return opened
 
         return self._ledger.write(write)
 
     def revise(self, new: NewJob, kept: NewKept) -> Revised:
-        return self._ledger.write(lambda db: _revise(db, new, kept))
+        return self._ledger.write(lambda db: adding.revise(db, new, kept))
 
     def append_tasks(
         self,
@@ -123,11 +119,11 @@ class SqliteStore:
     ) -> None:
         def write(db: sqlite3.Connection) -> Appended:
             root = group.group.rules.root
-            new = _not_read_before(db, run, group.id, root, specs)
-            failed = _add_tasks(db, run, group.id, root, new)
+            new = adding.not_read_before(db, run, group.id, root, specs)
+            failed = adding.add_tasks(db, run, group.id, root, new)
             db.execute(
                 Q["move_position"],
-                (position is not None, *_position_columns(position), group.id),
+                (position is not None, *adding.position_columns(position), group.id),
             )
             skipped = sum(spec.skip for spec in new)
             return Appended(added=len(new), failed=failed, skipped=skipped)
@@ -142,7 +138,7 @@ class SqliteStore:
         later_at_s: float,
         then: Callable[[Naming], None],
     ) -> None:
-        self._ledger.post(lambda db: _name_task(db, task, path, history, later_at_s), then)
+        self._ledger.post(lambda db: adding.name_task(db, task, path, history, later_at_s), then)
 
     def record(self, changes: Sequence[Change], then: Callable[[], None] | None = None) -> None:
         self._ledger.post_piece(self._apply, changes, None if then is None else lambda _: then())
@@ -177,7 +173,7 @@ class SqliteStore:
             if not (unread or reopened):
                 return False
             if unread:
-                _read_anew(db, unread)
+                adding.read_anew(db, unread)
             job = db.execute(Q["run"], (run,)).fetchone()[1]
             for (document,) in db.execute(Q["reopen_ends"], (run,)).fetchall():
                 end = codec.group_of(document)
@@ -333,176 +329,12 @@ class SqliteStore:
         return {row[0]: codec.group_of(row[1]).name for row in rows}
 
 
-# ---------------------------------------------------------------- statements
-
-
-def _add_job(db: sqlite3.Connection, new: NewJob) -> OpenRun:
-    job, run = new.job, new.run
-    (job_id,) = db.execute(
-        Q["add_job"], (job.name, job.revision, codec.job_text(job), new.raw)
-    ).fetchone()
-    db.execute(
-        Q["add_run"],
-        (run.id, job_id, codec.path_bytes(new.file), "queued", new.at_s, run.scheduled_for_s),
-    )
-    for group in new.groups:
-        _add_tasks(db, run.id, _add_group(db, run.id, group), group.group.rules.root, group.specs)
-    return views.open_run(db, run.id)
-
-
-def _add_group(db: sqlite3.Connection, run: int, new: NewGroup) -> int:
-    position = _position_columns(new.position)
-    cursor = db.execute(
-        Q["add_group"], (run, codec.group_text(new.group), new.expanding, *position)
-    )
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid
-
-
-def _position_columns(position: Position | None) -> tuple[int | str | None, ...]:
-    if position is None:
-        return None, None, None
-    return position.offset_bytes, position.prefix_sha256, position.lines
-
-
-def _revise(db: sqlite3.Connection, new: NewJob, kept: NewKept) -> Revised:
-    job, run = new.job, new.run.id
-    (job_id,) = db.execute(
-        Q["add_job"], (job.name, job.revision, codec.job_text(job), new.raw)
-    ).fetchone()
-    db.execute(Q["move_run"], (job_id, run))
-    revising = Revising(db, Q, run)
-    found = revising.compare(new.groups)
-    opened = found.opened
-    for group in new.groups:
-        group_id = revising.group_id(group.group.name)
-        if group_id is None:
-            group_id = _add_group(db, run, group)
-        specs = found.missing.get(group.group.name, ())
-        failed = _add_tasks(db, run, group_id, group.group.rules.root, specs)
-        opened += len(specs) - len(failed)
-    _keep_job(db, kept)
-    return Revised(
-        run=views.open_run(db, run),
-        stale=frozenset(found.stale),
-        gone=frozenset(found.gone),
-        changed=found.changed,
-        opened=opened,
-        removed=found.removed,
-    )
-
-
-def _keep_job(db: sqlite3.Connection, new: NewKept) -> None:
-    job = new.kept.job
-    before = db.execute(Q["kept_job"], (job.name,)).fetchone()
-    found = db.execute(Q["find_job"], (job.name, job.revision)).fetchone()
-    if found is None:
-        found = db.execute(
-            Q["add_job"], (job.name, job.revision, codec.job_text(job), new.raw)
-        ).fetchone()
-    file = codec.path_bytes(new.kept.file)
-    db.execute(Q["keep_job"], (job.name, found[0], file, *_kept_columns(new.kept)))
-    if before is not None:
-        db.execute(Q["prune_job"], before)
-
-
 def _forget_kept(db: sqlite3.Connection, job: str) -> None:
     before = db.execute(Q["kept_job"], (job,)).fetchone()
     if before is not None:
         db.execute(Q["forget_kept"], (job,))
         db.execute(Q["prune_seen"], before)
         db.execute(Q["prune_job"], before)
-
-
-def _kept_columns(kept: Kept) -> tuple[str, float, int, str, bytes]:
-    backlog = " ".join(map(repr, kept.backlog))
-    return kept.stamp, kept.last_s, int(kept.paused), backlog, kept.defaults
-
-
-def _add_tasks(
-    db: sqlite3.Connection, run: int, group: int, root: str, specs: Sequence[TaskSpec]
-) -> tuple[tuple[TaskSpec, str, str], ...]:
-    """Insert tasks; returns those that are failed from the start, with code and reason."""
-    failed = []
-    taken: set[bytes] = set()
-    has_dest, add_task = Q["has_dest"], Q["add_task"]
-    rows: list[tuple[object, ...]] = []
-    for spec in specs:
-        path = codec.path_bytes(spec.path)
-        problem = spec.problem
-        if problem is None and not spec.skip:
-            if path in taken or db.execute(has_dest, (path, root, run)).fetchone():
-                problem = ("dest_conflict", TAKEN)
-            taken.add(path)
-        state, detail, reason = 0, "", ""
-        if spec.skip:
-            state, detail = 5, "condition"
-        if problem is not None:
-            state, (detail, reason) = 4, problem
-            failed.append((spec, detail, reason))
-        rows.append(
-            (
-                run,
-                group,
-                root,
-                path,
-                "\n".join(spec.sources),
-                codec.digests_text(spec.digests),
-                "\n".join(spec.sums),
-                spec.size_bytes,
-                "" if state else origin_of(spec.sources[0]),
-                state,
-                detail,
-                codec.plain_text(reason),
-            )
-        )
-    if any(spec.values for spec in specs):
-        values = [codec.values_text(spec.values) for spec in specs]
-        rows = [(*row, value) for row, value in zip(rows, values, strict=True)]
-        add_task = Q["add_task_with_values"]
-    db.executemany(add_task, rows)
-    return tuple(failed)
-
-
-def _read_anew(db: sqlite3.Connection, unread: Sequence[tuple[int, int, str]]) -> None:
-    """Let lists that could not be read be read from their beginning."""
-    db.executemany(Q["remove_task"], [(task,) for task, _, _ in unread])
-    for _, group, document in unread:
-        if codec.group_of(document).is_read:
-            db.execute(Q["read_anew"], (group,))
-
-
-def _not_read_before(
-    db: sqlite3.Connection, run: int, group: int, root: str, specs: Sequence[TaskSpec]
-) -> Sequence[TaskSpec]:
-    """Leave out what an earlier reading of a list has brought, whatever became of it."""
-    (last,) = db.execute(Q["read_before"], (group,)).fetchone()
-    if last is None:
-        return specs
-
-    def is_new(spec: TaskSpec) -> bool:
-        place = (codec.path_bytes(spec.path), root, run, group, last)
-        return db.execute(Q["was_read"], place).fetchone() is None
-
-    return [spec for spec in specs if is_new(spec)]
-
-
-def _name_task(
-    db: sqlite3.Connection, task: int, path: str, history: History, later_at_s: float
-) -> Naming:
-    place = codec.path_bytes(path)
-    found = db.execute(Q["place_of_task"], (task,)).fetchone()
-    if found is None:  # an edit has removed it meanwhile
-        return Naming.GIVEN
-    if db.execute(Q["has_dest"], (place, *found)).fetchone():
-        reason = codec.plain_text(f"{path}: {TAKEN}")
-        db.execute(Q["fail_task"], ("dest_conflict", reason, codec.history_text(history), task))
-        return Naming.TAKEN
-    if db.execute(Q["is_wanted"], (place, found[0])).fetchone():
-        db.execute(Q["name_later"], (later_at_s, task))
-        return Naming.BUSY
-    db.execute(Q["name_task"], (place, task))
-    return Naming.GIVEN
 
 
 def _without_covered(changes: Sequence[Change]) -> list[Change]:
@@ -568,7 +400,7 @@ def _apply_one(db: sqlite3.Connection, change: Change) -> None:
         case OriginForgotten(origin=origin):
             db.execute(Q["forget_origin"], (origin,))
         case KeptChanged(kept=kept):
-            db.execute(Q["change_kept"], (*_kept_columns(kept), kept.job.name))
+            db.execute(Q["change_kept"], (*adding.kept_columns(kept), kept.job.name))
         case KeptForgotten(job=job):
             _forget_kept(db, job)
         case ReadingChanged(group=group, reading=reading):
