@@ -29,7 +29,17 @@ from fetchd.model import (
     Validator,
     Verify,
 )
-from fetchd.ports import Disk, FreshPart, Loans, Part, PartBusy, PartJournal, Stream, Transport
+from fetchd.ports import (
+    Disk,
+    FreshPart,
+    Loans,
+    Part,
+    PartBusy,
+    PartJournal,
+    RangeRefused,
+    Stream,
+    Transport,
+)
 from fetchd.secrets import hide
 from fetchd.threads import Worker
 from fetchd.transfer.asking import Asking, request_of
@@ -349,10 +359,15 @@ class _Fetch:
         """
         watch, buffer = self._watch, self._buffer
         request = request_of(self._attempt, WHOLE, watch.deadline_s)
-        stream = self._first = self._transfer.transport.open(request, watch.wanted)
+        try:
+            stream = self._first = self._transfer.transport.open(request, watch.wanted)
+        except RangeRefused:  # nobody has asked for one
+            return None
         self._unused.append(stream)
         total = stream.total
         if total is None or total > _SMALL_BYTES or stream.start or stream.wish:
+            return None
+        if stream.not_modified or (verified := self._promised(stream, total)) is None:
             return None
         try:
             while self._got < total and (more := watch.read(stream, buffer[self._got : total])):
@@ -365,10 +380,7 @@ class _Fetch:
         if self._got != total:
             return None
         whole = buffer[:total]
-        try:
-            verified = self._prove(stream, whole)
-        except AttemptError as exc:
-            let_go(exc)
+        if not self._proves(whole):
             return None
         if not fresh.keep(whole):
             return None
@@ -377,20 +389,30 @@ class _Fetch:
             self._attempt.source, stream.final_url, stream.validator, verified, fresh
         )
 
-    def _prove(self, stream: Stream, whole: memoryview) -> Verify:
-        """Hold a whole file against all that is asked of it; raises AttemptError."""
-        rules, size_bytes = self._rules, len(whole)
-        check_type(self._path, rules, stream.content_type)
-        verified = grade(rules, self._wanted, delimited=True)
-        check_size(rules, size_bytes)
-        self._watch.check_limits(size_bytes)
-        check_start(self._path, rules, whole)
-        check_magic(rules, whole, 0)
-        if self._wanted:
-            hashes = Hashes(digest.algorithm for digest in self._wanted)
-            hashes.update(whole)
-            check_digests(self._wanted, hashes.digests())
-        return verified
+    def _promised(self, stream: Stream, size_bytes: int) -> Verify | None:
+        """Return what the body will prove by its length, None: its head is refused already."""
+        try:
+            check_type(self._path, self._rules, stream.content_type)
+            check_size(self._rules, size_bytes)
+            self._watch.check_limits(size_bytes)
+            return grade(self._rules, self._wanted, delimited=True)
+        except AttemptError as exc:
+            let_go(exc)
+            return None
+
+    def _proves(self, whole: memoryview) -> bool:
+        """Tell whether these bytes are all that is asked of the file's content."""
+        try:
+            check_start(self._path, self._rules, whole)
+            check_magic(self._rules, whole, 0)
+            if self._wanted:
+                hashes = Hashes(digest.algorithm for digest in self._wanted)
+                hashes.update(whole)
+                check_digests(self._wanted, hashes.digests())
+        except AttemptError as exc:
+            let_go(exc)
+            return False
+        return True
 
     def _drop_unused(self) -> None:
         while self._unused:
