@@ -31,6 +31,18 @@ BAD = {
         "url: https://example.org/a\nchksum: sha256:ab\n",
         "iso.yaml:2:1: chksum: unknown key (did you mean 'checksum'?)",
     ),
+    "unknown key in another case": (
+        "url: https://example.org/a\nChecksum: sha256:ab\n",
+        "iso.yaml:2:1: Checksum: unknown key (did you mean 'checksum'?)",
+    ),
+    "a known key in another case, which is not missing as well": (
+        "URL: https://example.org/a\n",
+        "iso.yaml:1:1: URL: unknown key (did you mean 'url'?)",
+    ),
+    "a mapping for a text or texts": (
+        "url: https://example.org/a\nchecksum: { sha256: ab }\n",
+        "iso.yaml:2:11: checksum: needs a text or a list of texts",
+    ),
     "unknown key without a near one": (
         "url: https://example.org/a\nzzzz: 1\n",
         "iso.yaml:2:1: zzzz: unknown key; known here: url, urls, base, root, dest, filename, checksum, sums, size, verify, expect, if_exists, headers, segments, retry, timeout, wait_for, matrix, from, if, may_fail, steps, version, name, description, priority, timezone, schedule, window, keep, on_remove, vars, limits, publish, tasks, fail_fast, on_success, on_failure",
@@ -58,6 +70,13 @@ BAD = {
     "text for a task": (
         "tasks:\n  a: https://example.org/a\n",
         "iso.yaml:2:6: tasks.a: needs a mapping with keys such as url, urls, base",
+    ),
+    "a word that is no schedule": (
+        'url: https://example.org/a\nschedule: "@daily"\n',
+        (
+            "iso.yaml:2:11: schedule: '@daily' is no schedule; write daily 03:15, every 6h, or "
+            'five fields of cron: "15 3 * * *"'
+        ),
     ),
     "half a schedule": (
         "url: https://example.org/a\nschedule: daily\n",
@@ -109,6 +128,14 @@ BAD = {
         (
             "iso.yaml:2:15: on_success[0]: 'x' is neither a command nor a webhook of the "
             "configuration; known: none"
+        ),
+    ),
+    "a URL that is to be told": (
+        "url: https://example.org/a\non_success: [ https://hooks.example.org/x ]\n",
+        (
+            "iso.yaml:2:15: on_success[0]: 'https://hooks.example.org/x' is neither a command nor "
+            "a webhook of the configuration; known: none (the operator writes the URL there, "
+            "under webhooks, and gives it a name)"
         ),
     ),
     "a step with files where there are none": (
@@ -499,7 +526,11 @@ BAD = {
     ),
     "from without a format": (
         "from: {file: list}\nurl: ${item.url}\n",
-        "iso.yaml:1:7: from: needs format",
+        "iso.yaml:1:7: from: needs format: one of lines, csv, json, jsonl, sums, html, metalink",
+    ),
+    "from without a file": (
+        "from: {format: lines}\nurl: ${item}\n",
+        "iso.yaml:1:7: from: needs file: the path of the manifest",
     ),
     "unknown format": (
         "from: {file: list, format: jsn}\nurl: ${item.url}\n",

@@ -154,6 +154,16 @@ def test_a_mistake_in_steps_is_told_with_its_place_and_what_is_allowed(name):
     assert told(URL + text) == [expected]
 
 
+def test_a_step_behind_a_wrong_one_is_told_at_its_own_place():
+    assert told(URL + "steps:\n  - unzip\n  - run: nope\n") == [
+        f"iso.yaml:3:5: steps[0]: 'unzip' is no step; known: {', '.join(STEPS)}",
+        (
+            "iso.yaml:4:10: steps[1].run.command: 'nope' is not a command of the configuration; "
+            "known: none"
+        ),
+    ]
+
+
 def test_what_only_a_file_or_an_item_decides_is_not_judged_when_a_job_is_accepted():
     text = (
         'steps:\n  - symlink: { name: l, to: "${url.path}" }\n  - concat: "${task.path}"\n'

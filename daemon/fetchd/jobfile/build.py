@@ -357,9 +357,10 @@ def _manifest(
     if said is None or said == FromKeys():
         return None
     before = complaints.count
-    for key in ("file", "format"):
+    needed = {"file": "the path of the manifest", "format": f"one of {', '.join(FORMATS)}"}
+    for key, what in needed.items():
         if getattr(said, key) is None and "from" not in draft.hurt:
-            complaints.add(draft.place("from"), f"needs {key}")
+            complaints.add(draft.place("from"), f"needs {key}: {what}")
     if matrix is not None:
         complaints.add(draft.place("from"), "stands beside a matrix; a task has one or the other")
     if said.root is not None and said.root not in settings.roots:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -22,6 +21,7 @@ from fetchd.jobfile.schema import (
     TimeoutKeys,
     keys_of,
 )
+from fetchd.yamldoc import nearest
 
 _NESTED: dict[object, type[BaseModel]] = {
     "limits": LimitKeys,
@@ -99,7 +99,7 @@ def _complain(error: ErrorDetails, path: Path, unread: Unread, complaints: Compl
         complaints.add(path, message, hint, at_key=True)
     elif error["type"] in {"dict_type", "model_type"}:
         complaints.add(path, _mapping_needed(path))
-    elif error["type"] == "list_type":
+    elif error["type"] in {"list_type", "tuple_type"}:
         complaints.add(path, "needs a text or a list of texts")
     else:
         reason = str(error["ctx"]["error"]) if "ctx" in error else error["msg"]
@@ -128,7 +128,7 @@ def _unknown(path: Path, unread: Unread) -> tuple[str, str]:
         return "belongs at the top of the file, not in a task", ""
     if key == "needs":
         return "belongs in a task under tasks", ""
-    if near := get_close_matches(key[:100], keys_of(keys), 1):
-        unread.add((*within, near[0]))
-        return "unknown key", f"did you mean {near[0]!r}?"
+    if near := nearest(key, keys_of(keys)):
+        unread.add((*within, near))
+        return "unknown key", f"did you mean {near!r}?"
     return f"unknown key; known here: {', '.join(keys_of(keys))}", ""

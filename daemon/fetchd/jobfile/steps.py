@@ -17,6 +17,7 @@ TIMEOUT = "timeout"
 #: Steps that need no files, and so may stand at the end of a run.
 AT_THE_END = ("run", "webhook")
 _MOST = 32
+_NO_URL = "the operator writes the URL there, under webhooks, and gives it a name"
 
 
 def read_steps(
@@ -34,11 +35,13 @@ def read_steps(
     if len(written) > _MOST:
         complaints.add(place, f"has {len(written)} entries; at most {_MOST} are possible")
         return ()
-    found = (_read(entry, (*place, index), complaints) for index, entry in enumerate(written))
-    steps = tuple(step for step in found if step is not None)
-    for index, step in enumerate(steps):
-        _check_configured(step, (*place, index), complaints, commands, webhooks)
-    return steps
+    steps = []
+    for index, entry in enumerate(written):
+        step = _read(entry, (*place, index), complaints)
+        if step is not None:
+            _check_configured(step, (*place, index), complaints, commands, webhooks)
+            steps.append(step)
+    return tuple(steps)
 
 
 def read_ends(
@@ -73,7 +76,7 @@ def read_ends(
                     (*place, index),
                     f"{name!r} is neither a command nor a webhook of the configuration; known: "
                     f"{', '.join(known) or 'none'}",
-                    did_you_mean(name, known),
+                    did_you_mean(name, known) if "://" not in name else _NO_URL,
                 )
                 continue
             kind = "run" if name in commands else "webhook"

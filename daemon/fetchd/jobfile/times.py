@@ -18,6 +18,7 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 _DAY_MIN = 24 * 60
 _TIME_OF_DAY = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
+_HALF = frozenset({"daily", "every"})
 _WORDS = re.compile(r"(daily|every)\s+(.*)", re.DOTALL)
 
 
@@ -25,13 +26,19 @@ def spelled_out(value: object) -> object:
     """Return the mapping that the short form of ``schedule`` stands for."""
     if not isinstance(value, str):
         return value
-    match = _WORDS.fullmatch(value.strip())
+    text = value.strip()
+    match = _WORDS.fullmatch(text)
+    if match is None and len(text.split()) < 2 and text not in _HALF:
+        raise ValueProblem(
+            f"{text[:60]!r} is no schedule; write daily 03:15, every 6h, or five fields of cron: "
+            '"15 3 * * *"'
+        )
     return {match[1]: match[2]} if match else {"cron": value}
 
 
 def cron(text: str) -> str:
     """Return five fields of cron; raises ValueProblem."""
-    if text.strip() in {"daily", "every"}:
+    if text.strip() in _HALF:
         raise ValueProblem(f"{text!r} is half a schedule; write daily 03:15, or every 6h")
     check_cron(text)
     return " ".join(text.split())

@@ -99,10 +99,17 @@ def label(path: Sequence[str | int]) -> str:
     return text
 
 
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the known word that is most like this one in whatever case, or ""."""
+    lower = {name.lower(): name for name in reversed(list(known))}
+    near = get_close_matches(word[:100].lower(), list(lower), 1)
+    return lower[near[0]] if near else ""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``did you mean 'X'?``, or "" when nothing known is like it."""
-    near = get_close_matches(word[:100], list(known), 1)
-    return f"did you mean {near[0]!r}?" if near else ""
+    near = nearest(word, known)
+    return f"did you mean {near!r}?" if near else ""
 
 
 def require_fields(node: Node | None, source: str, text: str) -> Fields:
