@@ -874,7 +874,7 @@ def test_no_query_looks_at_more_tasks_than_it_has_to(store):
     }
     assert sorting == {"counts", "last_run"}
     assert of_whole_runs == {
-        "end_rest", "counts", "reopen_tasks", "files", "prune_tasks", "tasks_of_run",
+        "end_rest", "counts", "reopen_tasks", "make_anew", "files", "prune_tasks", "tasks_of_run",
     }  # fmt: skip
     assert any("e USING INDEX task_open" in step for step in plans["ready_of_origin"])
 
@@ -893,6 +893,30 @@ def test_reopen_makes_failed_and_skipped_tasks_ready_again(store):
     (ready_,) = window(store, again.groups[0].id).tasks
     assert (ready_.task.id, ready_.task.history) == (task, History())
     assert again.groups[0].counts.failed == 1  # a line that is no task stays failed
+
+
+def test_reopen_has_all_made_anew_that_is_made_of_what_a_retry_takes_again(store):
+    of_bad, of_good = (
+        replace(group(f"of_{name}", spec(f"./{name}", HERE), needs=(name,)), gathers=True)
+        for name in ("bad", "good")
+    )
+    of_that = replace(group("of_that", spec("./that", HERE), needs=("of_bad",)), gathers=True)
+    groups = group("bad", spec("b")), group("good", spec("g")), of_that, of_bad, of_good
+    opened = add(store, job("a", *groups))
+    run = opened.run.id
+    ids = {one.group.name: window(store, one.id).tasks[0].task.id for one in opened.groups}
+    store.record([Failed(task=ids.pop("bad"), code="c", reason="r", history=History())])
+    for task in ids.values():
+        succeeded = Succeeded(
+            task=task, root="default", path="p", url="u", detail="made", unchanged=None, record=None
+        )
+        store.record([Intends(task=task, intent=INTENT, history=History()), succeeded])
+    store.record([RunChanged(run=run, state=RunState.PARTIAL, at_s=NOW_S)])
+
+    again = store.reopen(run)
+
+    ready = [one.group.name for one in again.groups if one.counts.ready]
+    assert ready == ["bad", "of_that", "of_bad"]
 
 
 @pytest.mark.parametrize(

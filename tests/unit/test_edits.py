@@ -36,6 +36,7 @@ from fetchd.model import (
     TaskState,
 )
 from fetchd.stores import SqliteStore
+from fetchd.urls import HERE
 from harness import EngineByHand, FakeClock, StepClock, expand_specs, group, intent_for, job, spec
 
 
@@ -597,3 +598,77 @@ def test_a_name_that_comes_during_an_edit_is_taken_in_behind_it(hand):
     hand.edit("r2", group("a", spec("./x~1"), spec("f")))
 
     assert sorted(hand.run_all()) == ["f", "one"]
+
+
+def with_a_list(url: str = "http://one.example/old", *more: str) -> list[TaskGroup]:
+    """``list`` works on ``a``, and ``lists`` on that; ``slow`` keeps the run open."""
+    lists = [("list", ("a", *more)), ("lists", ("list",))]
+    steps = (StepSpec(name="checksum_file"),)
+    return [
+        group("a", spec("a", url)),
+        group("slow", spec("slow", "http://two.example/slow")),
+        *(
+            replace(group(name, spec(f"./{name}", HERE), needs=needs), steps=steps, gathers=True)
+            for name, needs in lists
+        ),
+    ]
+
+
+@pytest.fixture
+def steps():
+    made = Hand(clock=StepClock())
+    yield made
+    made.close()
+
+
+def finish_all(hand: Hand) -> list[str]:
+    """Begin all fetches and take all steps that may begin; returns whose steps."""
+    names: list[str] = []
+    while True:
+        while hand.fetch() is not None:
+            pass
+        hand.calm()
+        if not len(hand.engine._to_finish):
+            return names
+        (attempt,) = hand.engine.take(Finish, 1)
+        names.append(attempt.group.name)
+        hand.settle(attempt, Finished(staged=Staged(files=1, bytes=1)))
+        hand.publish_all()
+
+
+def test_what_is_made_of_others_files_is_made_anew_when_an_edit_changes_these(steps):
+    steps.edit("r1", *with_a_list())
+    old, slow = steps.fetch(), steps.fetch()
+    steps.succeed(old)
+    first = finish_all(steps)
+    steps.edit("r2", *with_a_list("http://one.example/new"))
+    early = steps.files()
+    steps.succeed(steps.fetch())
+    again = finish_all(steps)
+    steps.succeed(slow)
+
+    assert first == again == ["list", "lists"]
+    assert (early["./list"], early["./lists"]) == ("ready", "ready")
+    assert steps.store.run_view(1).state is RunState.SUCCEEDED
+
+
+def test_what_is_made_of_others_files_is_made_anew_when_an_edit_gives_it_others(steps):
+    other = group("other", spec("other", "http://two.example/other"))
+    steps.edit("r1", other, *with_a_list())
+    attempts = [steps.fetch() for _ in range(3)]
+    for attempt in attempts[:2]:
+        steps.succeed(attempt)
+    finish_all(steps)
+    steps.edit("r2", other, *with_a_list("http://one.example/old", "other"))
+
+    assert [a.group.name for a in attempts] == ["other", "a", "slow"]
+    assert finish_all(steps) == ["list", "lists"]
+
+
+def test_what_is_made_of_others_files_stays_when_an_edit_leaves_these_alone(steps):
+    steps.edit("r1", *with_a_list())
+    steps.succeed(steps.fetch())
+    first = finish_all(steps)
+    steps.edit("r2", *with_a_list(), group("new", spec("new", "http://two.example/new")))
+
+    assert (first, finish_all(steps)) == (["list", "lists"], [])

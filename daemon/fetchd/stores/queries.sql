@@ -244,6 +244,10 @@ UPDATE task SET state = 0, due = 0, detail = '', reason = '', history = NULL, re
 WHERE run = ?1 AND state IN (4, 5) AND origin <> ''
   AND (SELECT filed FROM run WHERE id = ?1) < 2;
 
+-- name: make_anew
+UPDATE task SET state = 0, due = 0, detail = '', reason = '', history = NULL, result = NULL
+WHERE run = ? AND grp = ? AND state = 3;
+
 -- name: unread
 -- Tasks that say that a list, or the rest of it, could not be read, and the groups of these.
 SELECT t.id, t.grp, g.document FROM task AS t INDEXED BY task_failed

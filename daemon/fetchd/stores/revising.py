@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from fetchd.model import RetryPolicy, Rules, TaskGroup, TaskSpec, Timeouts
 from fetchd.ports import NewGroup
-from fetchd.stores import codec
+from fetchd.stores import codec, downstream
 from fetchd.urls import origin_of
 
 #: Numbers of column task.state, see STATES in queries.py.
@@ -57,6 +57,7 @@ class Revising:
         for task, group_id, path, key, *rest in db.execute(queries["tasks_of_run"], (run,)):
             self._rows[group_id][path if key is None else key] = _Row(task, path, *rest)
         self._found = Difference()
+        self._anew: set[str] = set()  # groups that have got tasks to be done, or have lost some
 
     def _remove_ends(self) -> None:
         """Remove what is done at the run's end, which comes anew behind all else."""
@@ -85,6 +86,7 @@ class Revising:
             self._remove_rest(group_id, before, wanted.get(name), taken)
         for new in groups:
             self._compare_group(new)
+        self._make_anew(groups)
         return self._found
 
     def _remove_rest(
@@ -102,6 +104,8 @@ class Revising:
         for key in [key for key in rows if key not in keys]:
             elsewhere = (before.rules.root, codec.path_text(rows[key].path)) in taken
             if rows[key].state != _SUCCEEDED or elsewhere:
+                if rows[key].state == _SUCCEEDED:
+                    self._anew.add(before.name)
                 self._remove(rows.pop(key))
         if new is None and not rows:
             self._db.execute(self._q["remove_group"], (group_id,))
@@ -117,6 +121,7 @@ class Revising:
         name, rules = new.group.name, new.group.rules
         if name not in self._groups:
             self._found.missing[name] = list(new.specs)
+            self._anew.add(name)
             return
         group_id, before = self._groups[name]
         self._db.execute(self._q["revise_group"], (codec.group_text(new.group), group_id))
@@ -127,8 +132,23 @@ class Revising:
             row = self._rows[group_id].get(codec.path_bytes(spec.key))
             if row is None:
                 missing.append(spec)
+                self._anew.add(name)
             elif not (same_rules and _is_of(row, spec)) or not (same_steps or row.state in _OPEN):
                 self._change(row, rules.root, spec)
+                self._anew.add(name)
+
+    def _make_anew(self, groups: tuple[NewGroup, ...]) -> None:
+        """Let all be made again that is made of others' files, where these are others by now."""
+        needed = {name: set(group.needs) for name, (_, group) in self._groups.items()}
+        gathering = [new for new in groups if new.group.gathers and new.group.name in needed]
+        given = {n.group.name for n in gathering if set(n.group.needs) != needed[n.group.name]}
+        given |= downstream.made_of((new.group for new in groups), self._anew | given)
+        for new in gathering:
+            if new.group.name in given - self._anew:
+                rows, (spec,) = self._rows[self._groups[new.group.name][0]], new.specs
+                row = rows[codec.path_bytes(spec.key)]
+                if row.state not in _OPEN:
+                    self._change(row, new.group.rules.root, spec)
 
     def _change(self, row: _Row, root: str, spec: TaskSpec) -> None:
         columns = (root, *_columns(spec), origin_of(spec.sources[0]), row.id)

@@ -52,7 +52,7 @@ from fetchd.ports import (
     Waits,
     Window,
 )
-from fetchd.stores import adding, codec, opening, views
+from fetchd.stores import adding, codec, downstream, opening, views
 from fetchd.stores.ledger import Ledger
 from fetchd.stores.pruning import Pruning
 from fetchd.stores.queries import NUMBERS, STATES, Q
@@ -169,11 +169,13 @@ class SqliteStore:
     def reopen(self, run: int) -> OpenRun | None:
         def write(db: sqlite3.Connection) -> bool:
             unread = db.execute(Q["unread"], (run,)).fetchall()
+            made_of_them = _made_of_reopened(db, run)
             reopened = db.execute(Q["reopen_tasks"], (run,)).rowcount
             if not (unread or reopened):
                 return False
             if unread:
                 adding.read_anew(db, unread)
+            db.executemany(Q["make_anew"], [(run, group) for group in made_of_them])
             job = db.execute(Q["run"], (run,)).fetchone()[1]
             for (document,) in db.execute(Q["reopen_ends"], (run,)).fetchall():
                 end = codec.group_of(document)
@@ -335,6 +337,18 @@ def _forget_kept(db: sqlite3.Connection, job: str) -> None:
         db.execute(Q["forget_kept"], (job,))
         db.execute(Q["prune_seen"], before)
         db.execute(Q["prune_job"], before)
+
+
+def _made_of_reopened(db: sqlite3.Connection, run: int) -> list[int]:
+    """Return the groups that work on files of those with tasks that a retry takes again."""
+    groups = {row[0]: codec.group_of(row[1]) for row in db.execute(Q["groups"], (run,))}
+    if not any(group.gathers for group in groups.values()):
+        return []
+    again = {TaskState.FAILED, TaskState.SKIPPED}
+    counts = db.execute(Q["counts"], (run,))
+    changed = {groups[group].name for group, state, *_ in counts if STATES[state] in again}
+    made_of = downstream.made_of(groups.values(), changed)
+    return [id_ for id_, group in groups.items() if group.name in made_of]
 
 
 def _without_covered(changes: Sequence[Change]) -> list[Change]:
