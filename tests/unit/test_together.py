@@ -35,6 +35,7 @@ from fetchd.model import (
 from fetchd.ports import Completed
 from fetchd.steps import RunPublisher
 from fetchd.stores import SqliteStore, codec
+from fetchd.urls import HERE
 from harness import QUICK, EngineByHand, FakeClock, StepClock, group, job, spec
 
 SETTINGS = Settings.model_validate({"roots": {"default": "./d", "fast": "./f"}})
@@ -367,6 +368,42 @@ def test_a_group_that_was_passed_over_is_known_at_the_end_also_in_another_life(t
         (end,) = hand.engine.take(Finish, 1)
 
     assert end.passed_over == ("p",)
+    hand.close()
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_the_run_in_which_a_group_has_succeeded_is_known_also_in_another_life(tmp_path, crash):
+    clock, path = StepClock(), str(tmp_path / "db")
+
+    def live() -> EngineByHand:
+        return EngineByHand(store=SqliteStore(path, clock, lambda error: None), clock=clock)
+
+    p, of_p = group("p", spec("ch/current/p"), needs=("a",)), spec("./ch/current/l", HERE)
+    made = channel(
+        group("a", spec("ch/current/a")),
+        replace(p, when=Condition(text="${needs.a.changed}", compares=("a",))),
+        replace(group("l", of_p, needs=("p",)), gathers=True),
+    )
+    hand = live()
+    hand.submit(made)
+    hand.run_all()
+    (attempt,) = hand.engine.take(Expand, 1)
+    hand.settle(attempt, Decided(holds=True, seen={"a": "sha256:1"}))
+    hand.run_all()
+    if crash:
+        hand.close()
+        hand = live()
+        hand.engine.recover({})
+        assert hand.fetch() is None
+    hand.publish_all()
+    hand.settle(at_the_end(hand), Finished(staged=Staged(files=0, bytes=0)))
+    hand.submit(replace(made, revision="r2"))
+    hand.run_all()
+    (attempt,) = hand.engine.take(Expand, 1)
+
+    assert hand.store.last_success("j", "p").id == 1
+    # After a crash nobody knows of which file it was made; that was none that there may be now.
+    assert attempt.seen == {"a": "" if crash else "sha256:1"}
     hand.close()
 
 
