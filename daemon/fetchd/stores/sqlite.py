@@ -7,12 +7,10 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from fetchd.clock import Clock
 from fetchd.errors import StoreError
 from fetchd.model import (
-    FileRecord,
     FileView,
     History,
     Kept,
@@ -25,43 +23,27 @@ from fetchd.model import (
 from fetchd.ports import (
     Appended,
     Change,
-    Failed,
-    GroupSucceeded,
-    Intends,
     Keep,
-    KeptChanged,
-    KeptForgotten,
     Naming,
     NewJob,
     NewKept,
     OpenGroup,
     OpenRun,
-    OriginForgotten,
-    OriginKept,
     Pruned,
-    ReadingChanged,
-    RestEnded,
     Revised,
-    RunCancelled,
-    RunChanged,
     RunFiled,
-    RunPaused,
-    Started,
-    Succeeded,
     Unfinished,
-    Waits,
     Window,
 )
 from fetchd.stores import adding, codec, downstream, opening, views
+from fetchd.stores.changes import apply, without_covered
 from fetchd.stores.ledger import Ledger
 from fetchd.stores.pruning import Pruning
-from fetchd.stores.queries import NUMBERS, STATES, Q
+from fetchd.stores.queries import STATES, Q
 from fetchd.threads import Worker
 
 #: Tasks that become due this soon are read ahead, so that their wait ends on time.
 _AHEAD_S = 60.0
-#: Changes of a task that tell more than that it was started.
-_COVERING = (Intends, Waits, Failed)
 
 
 class SqliteStore:
@@ -145,9 +127,9 @@ class SqliteStore:
 
     def _apply(self, db: sqlite3.Connection, pieces: Sequence[Sequence[Change]]) -> None:
         now_s = self._clock.wall()
-        changes = _without_covered(list(itertools.chain.from_iterable(pieces)))
+        changes = without_covered(list(itertools.chain.from_iterable(pieces)))
         for _, alike in itertools.groupby(changes, type):
-            _apply(db, list(alike), now_s)
+            apply(db, list(alike), now_s)
         for change in changes:
             if isinstance(change, RunFiled):
                 self._ended.pop(change.run, None)
@@ -331,14 +313,6 @@ class SqliteStore:
         return {row[0]: codec.group_of(row[1]).name for row in rows}
 
 
-def _forget_kept(db: sqlite3.Connection, job: str) -> None:
-    before = db.execute(Q["kept_job"], (job,)).fetchone()
-    if before is not None:
-        db.execute(Q["forget_kept"], (job,))
-        db.execute(Q["prune_seen"], before)
-        db.execute(Q["prune_job"], before)
-
-
 def _made_of_reopened(db: sqlite3.Connection, run: int) -> list[int]:
     """Return the groups that work on files of those with tasks that a retry takes again."""
     groups = {row[0]: codec.group_of(row[1]) for row in db.execute(Q["groups"], (run,))}
@@ -349,111 +323,3 @@ def _made_of_reopened(db: sqlite3.Connection, run: int) -> list[int]:
     changed = {groups[group].name for group, state, *_ in counts if STATES[state] in again}
     made_of = downstream.made_of(groups.values(), changed)
     return [id_ for id_, group in groups.items() if group.name in made_of]
-
-
-def _without_covered(changes: Sequence[Change]) -> list[Change]:
-    """Leave out the starts that a later change of their task covers: no commit is in between."""
-    covered: set[int] = set()
-    kept: list[Change] = []
-    for change in reversed(changes):
-        if isinstance(change, Started):
-            if change.task in covered:
-                continue
-        elif isinstance(change, _COVERING):
-            covered.add(change.task)
-        kept.append(change)
-    kept.reverse()
-    return kept
-
-
-def _apply(db: sqlite3.Connection, alike: Sequence[Change], now_s: float) -> None:
-    """Apply changes of one kind; those that every task has share their statements."""
-    if isinstance(alike[0], Started):
-        db.executemany(Q["start_task"], [(c.task,) for c in alike if isinstance(c, Started)])
-    elif isinstance(alike[0], Intends):
-        db.executemany(
-            Q["intend_task"],
-            [
-                (codec.intent_text(c.intent), codec.history_text(c.history), c.task)
-                for c in alike
-                if isinstance(c, Intends)
-            ],
-        )
-    elif isinstance(alike[0], Succeeded):
-        _succeed(db, [c for c in alike if isinstance(c, Succeeded)], now_s)
-    else:
-        for change in alike:
-            _apply_one(db, change)
-
-
-def _apply_one(db: sqlite3.Connection, change: Change) -> None:
-    match change:
-        case Waits(task=task, origin=origin, history=history, due_at_s=due_s, reason=reason):
-            db.execute(Q["wait_task"], (origin, codec.history_text(history), due_s, reason, task))
-        case Failed(task=task, code=code, reason=reason, history=history):
-            text = codec.plain_text(reason)
-            db.execute(Q["fail_task"], (code, text, codec.history_text(history), task))
-        case RestEnded(run=run, group=group, state=state, reason=reason):
-            db.execute(Q["end_rest"], (NUMBERS[state], reason, run, group))
-            if state is TaskState.CANCELLED:
-                db.execute(Q["end_list"], (group,))
-        case GroupSucceeded(job=job, group=name, seen=seen, run=run):
-            db.executemany(Q["keep_seen"], [(job, name, *one) for one in seen.items()])
-            if run is not None:
-                db.execute(Q["keep_success"], (job, name, run))
-        case RunChanged(run=run, state=state, at_s=at_s):
-            db.execute(Q["end_run" if state.ended else "start_run"], (state, at_s, run))
-        case RunCancelled(run=run):
-            db.execute(Q["cancel_run"], (run,))
-        case RunPaused(run=run, paused=paused):
-            db.execute(Q["pause_run" if paused else "resume_run"], (run,))
-        case RunFiled(run=run):
-            db.execute(Q["file_run"], (run,))
-        case OriginKept(record=record):
-            db.execute(Q["keep_origin"], codec.origin_row(record))
-        case OriginForgotten(origin=origin):
-            db.execute(Q["forget_origin"], (origin,))
-        case KeptChanged(kept=kept):
-            db.execute(Q["change_kept"], (*adding.kept_columns(kept), kept.job.name))
-        case KeptForgotten(job=job):
-            _forget_kept(db, job)
-        case ReadingChanged(group=group, reading=reading):
-            db.execute(Q["change_reading"], (*codec.reading_columns(reading), group))
-        case Started() | Intends() | Succeeded():
-            raise AssertionError(f"{change} is applied with others")
-
-
-def _succeed(db: sqlite3.Connection, changes: Sequence[Succeeded], now_s: float) -> None:
-    db.executemany(
-        Q["succeed_published"], [(c.detail, c.task) for c in changes if c.unchanged is None]
-    )
-    db.executemany(
-        Q["succeed_unchanged"],
-        [
-            (c.detail, codec.unchanged_text(c.unchanged, c.url), c.task)
-            for c in changes
-            if c.unchanged is not None
-        ],
-    )
-    db.executemany(
-        Q["keep_file"],
-        [_file_row(c.root, c.path, c.record, now_s) for c in changes if c.record is not None],
-    )
-
-
-def _file_row(root: str, path: str, record: FileRecord, now_s: float) -> tuple[Any, ...]:
-    validator = record.validator
-    return (
-        root,
-        codec.path_bytes(path),
-        record.url,
-        record.size_bytes,
-        codec.column_number(record.mtime_ns),
-        codec.column_number(record.inode),
-        codec.digests_text(record.digests),
-        validator.etag,
-        validator.last_modified,
-        validator.date,
-        now_s,
-        record.verified,
-    )
