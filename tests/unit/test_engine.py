@@ -2373,6 +2373,19 @@ def test_a_cancel_that_comes_before_the_name_is_on_record_counts_each_task_once(
     assert hand.engine.idle()
 
 
+def test_a_failure_that_ends_the_rest_before_the_name_is_on_record_counts_each_task_once(hand):
+    tasks = group("a", spec("./x~1"), spec("one"), spec("two"))
+    hand.submit(replace(job("a", tasks), fail_fast=True))
+    asked, other, broken = hand.fetch(), hand.fetch(), hand.fetch()
+    hand.engine.settle([(asked, Named(path="one"))])  # which is taken
+    hand.settle(broken, Failure(code="bad_status", reason="404", transient=False))
+    hand.settle(other, Interrupted())
+    (view,) = hand.engine.view().runs
+
+    assert view.tasks == hand.store.run_view(1).tasks
+    assert (view.tasks.open, view.tasks.failed, view.tasks.total) == (0, 2, 3)
+
+
 def test_a_failure_before_the_name_is_known_is_charged_and_remembered(hand):
     hand.submit(job("a", group("a", spec("./x~1"), retry=QUICK)))
     hand.settle(hand.fetch(), Failure(code="stalled", reason="", transient=True))

@@ -287,8 +287,10 @@ class Decisions:
                 events.TaskDeferred(**about, wait="same_dest", reason=reason, delay_s=NAME_DELAY_S)
             )
         else:
-            cancelled = run.cancelled  # which has counted it among the cancelled
-            group.move(TaskState.CANCELLED if cancelled else TaskState.READY, TaskState.FAILED)
+            before = TaskState.SKIPPED if run.failing else TaskState.READY
+            if run.cancelled:
+                before = TaskState.CANCELLED  # which has counted it among these
+            group.move(before, TaskState.FAILED)
             effects.happened.append(
                 events.TaskFailed(
                     **(about | {"path": path}),
