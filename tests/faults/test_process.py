@@ -180,7 +180,7 @@ class LimitedDaemon(DaemonProcess):
 def test_c09_without_descriptors_tasks_are_tried_again_and_none_is_lost(tmp_path, server):
     server.fallback = file(BODY, rate=200_000)
     with LimitedDaemon(tmp_path, "workers=16", "limits.connections_per_origin=16") as daemon:
-        daemon.limits = ("--nofile=48",)
+        daemon.limits = ("--nofile=40",)
         daemon.drop("a.urls", "".join(server.url(f"/{n}") + "\n" for n in range(60)))
 
         code = daemon.run_once()

@@ -415,6 +415,7 @@ class _Fetch:
         return True
 
     def _drop_unused(self) -> None:
+        self._first = None  # or an error that it keeps and what has met that would hold each other
         while self._unused:
             self._unused.pop().close()
 
@@ -505,8 +506,9 @@ class _Fetch:
         return got
 
     def _read(self, stream: Stream, buffer: memoryview) -> int:
-        if self._late is not None:
-            raise self._late
+        if (late := self._late) is not None:
+            self._late = None  # or it and what has met it would hold each other
+            raise late
         return self._watch.read(stream, buffer)
 
     def _keep(self, data: memoryview) -> None:
