@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 from pathlib import Path
 
@@ -467,6 +469,49 @@ def test_what_is_made_of_the_files_of_others_is_in_the_generation(tmp_path, serv
         third, fourth = generations(daemon, "made")
         assert third.joinpath("in/fixed.bin").samefile(fourth / "in/fixed.bin")
         assert files(third)["out/all.bin"] == "f" * 1000 + "2"
+
+
+def test_what_steps_have_made_in_a_run_that_failed_is_not_what_others_are_given(tmp_path, server):
+    text = f"""
+publish: {{ atomic: true }}
+base: {server.url("/")}
+dest: made
+tasks:
+  index: {{ url: index.json }}
+  packed:
+    if: ${{needs.index.changed}}
+    url: packed.tar
+    steps: [ extract ]
+  stamp: {{ url: stamp, if_exists: overwrite }}
+  sums: {{ needs: packed, steps: [ checksum_file ] }}
+"""
+
+    def serve_tar(version: int, *, index: int) -> None:
+        serve(server, version, index=index)
+        server.routes["/packed.tar"] = file(tar_of(f"v{version}"), etag=f'"t{version}"')
+
+    with DaemonProcess(tmp_path) as daemon:
+        serve_tar(1, index=1)
+        assert run(daemon, text, "made.yaml") == 0
+        serve_tar(2, index=2)
+        server.routes["/stamp"] = status(404)
+        assert run(daemon, text, "made.yaml") == 1
+        serve_tar(2, index=1)
+        assert run(daemon, text, "made.yaml") == 0
+
+        found = current(daemon, "made")
+        assert sorted(found) == ["SHA256SUMS", "index.json", "stamp", "v1/a", "v1/b"]
+        assert [line.split()[1] for line in found["SHA256SUMS"].splitlines()] == ["v1/a", "v1/b"]
+
+
+def tar_of(folder: str) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name in ("a", "b"):
+            info = tarfile.TarInfo(f"{folder}/{name}")
+            info.size = 3
+            archive.addfile(info, io.BytesIO(b"abc"))
+    return made.getvalue()
 
 
 def test_what_a_success_asks_for_is_done_when_the_outputs_are_seen(tmp_path, server):

@@ -188,7 +188,7 @@ class DownloadDisk:
             self._root(root),
             attempt,
             self._sync,
-            Gathering(self._system, self._roots, given, tick, seen.place_of),
+            Gathering(self._system, self._roots, given, tick, seen.place_of, seen.shelf),
             said,
             self._root(root).place(path_in(attempt.job, attempt.run, root, path)),
             None if seen.shelf is None else seen.shelf.before(root, attempt.intent.path),

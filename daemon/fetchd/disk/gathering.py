@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from fetchd.disk.bench import NO_LINKS, DiskBench, look_alike, walk
-from fetchd.disk.made import find_made, read_made
+from fetchd.disk.generations import Shelf, status_at
+from fetchd.disk.made import Record, find_made, read_made
 from fetchd.disk.part import make_folder, part_name
 from fetchd.disk.roots import Place, Root, explained, shown
 from fetchd.disk.space import Space
@@ -49,7 +50,7 @@ class Gathering:
     """Which files a task is given, and where each lies.
 
     ``given`` may be asked several times. ``place``: where the file of a root's name and a path
-    stands.
+    stands; ``shelf``: of a run whose outputs appear together.
     """
 
     def __init__(
@@ -59,45 +60,85 @@ class Gathering:
         given: Callable[[], Iterable[GivenFile]],
         tick: Callable[[], None],
         place: Callable[[str, str], Place],
+        shelf: Shelf | None = None,
     ) -> None:
         self.tick = tick
         self.place = place
         self._system = system
         self._roots = roots
         self._given = given
+        self._shelf = shelf
 
     def files(self, root: str, folder: str) -> Iterator[_Source]:
         """Yield each file; ``root``, ``folder``: where the task's own files go."""
-        for given in self._given():
-            source = self._roots.get(given.root)
-            if source is None:
-                reason = f"root {given.root!r} is not configured any more"
-                raise AttemptError("dest_denied", reason)
-            for path in self._paths(source, given):
-                self.tick()
-                below = _below(folder, path) if given.root == root else None
-                shown_as = below or _below(given.above, path) or path
-                yield _Source(shown_as, source, path, given.made)
+        for given, path in self._paths():
+            self.tick()
+            below = _below(folder, path) if given.root == root else None
+            shown_as = below or _below(given.above, path) or path
+            yield _Source(shown_as, self._root(given), path, given.made)
 
-    def _paths(self, root: Root, given: GivenFile) -> Iterator[str]:
+    def _root(self, given: GivenFile) -> Root:
+        root = self._roots.get(given.root)
+        if root is None:
+            reason = f"root {given.root!r} is not configured any more"
+            raise AttemptError("dest_denied", reason)
+        return root
+
+    def _paths(self) -> Iterator[tuple[GivenFile, str]]:
+        """Yield what is given, and where each of its files lies."""
+        earlier: dict[str, GivenFile] = {}
+        for given in self._given():
+            if not given.made:
+                yield given, given.path.removeprefix("./")
+            elif (task := self._made_earlier(given)) is not None:
+                earlier[task] = given
+            else:
+                yield from self._made(given)
+        if earlier and self._shelf is not None and (last := self._shelf.seen()) is not None:
+            for entry in self._shelf.entries(last):
+                self.tick()
+                given_by = earlier.get(entry.task)
+                if given_by and status_at(self._shelf.place(last, entry.path)) is not None:
+                    yield given_by, self._shelf.path_of(entry.path)
+
+    def _made_earlier(self, given: GivenFile) -> str | None:
+        """Return the task whose files are those of the generation that is seen, None: they are not.
+
+        Of a path there is one record of what steps have made: a run that has failed since may have
+        replaced it.
+        """
+        shelf = self._shelf
+        task = None if shelf is None or given.root != shelf.own.root else shelf.task_at(given.path)
+        if shelf is None or task is None or shelf.seen() is None:
+            return None
+        folder = task.removeprefix("./").rpartition("/")[0]
+        above = shelf.place(shelf.name, f"{folder}/x" if folder else "x")
+        with explained(given.root, given.path, "looking for what steps have made"):
+            records = self._records(given)
+            here = records is not None and not above.missing
+            if here and all(record.is_at(above.folder.fd, same=True) for record in records or ()):
+                return None
+        return task
+
+    def _records(self, given: GivenFile) -> Iterator[Record] | None:
+        made = find_made(self._system, self.place(given.root, given.path.removeprefix("./")).home)
+        part = part_name(given.root, given.path)
+        return None if made is None else read_made(self._system, made, part)
+
+    def _made(self, given: GivenFile) -> Iterator[tuple[GivenFile, str]]:
+        self._root(given)
         path = given.path.removeprefix("./")
-        if not given.made:
-            yield path
-            return
-        records = None
-        with explained(root.name, path, "looking for what steps have made"):
-            made = find_made(self._system, self.place(root.name, path).home)
-            if made is not None:
-                records = read_made(self._system, made, part_name(given.root, given.path))
+        with explained(given.root, path, "looking for what steps have made"):
+            records = self._records(given)
         if records is None:
             raise AttemptError(
                 "step_failed",
-                f"{root.name}:{shown(path)}: what its steps have made is not on record any more; "
+                f"{given.root}:{shown(path)}: what its steps have made is not on record any more; "
                 "remove one of these files, and let the job run again",
             )
         above = path.rpartition("/")[0]
         for record in records:
-            yield f"{above}/{record.path}" if above else record.path
+            yield given, f"{above}/{record.path}" if above else record.path
 
 
 def _below(folder: str, path: str) -> str | None:
