@@ -504,6 +504,30 @@ tasks:
         assert [line.split()[1] for line in found["SHA256SUMS"].splitlines()] == ["v1/a", "v1/b"]
 
 
+def test_a_file_that_its_server_names_is_in_the_generation_and_stays_where_it_may_fail(
+    tmp_path, server
+):
+    text = f"""
+publish: {{ atomic: true }}
+base: {server.url("/")}
+dest: made
+tasks:
+  named: {{ url: stamp, filename: {{ from: header }}, may_fail: true }}
+  fixed: {{ url: fixed.bin }}
+"""
+    named = {"Content-Disposition": 'attachment; filename="a.bin"'}
+    with DaemonProcess(tmp_path) as daemon:
+        for route, more in ((file(b"1", headers=named), 0), (status(404), 1)):
+            server.routes["/stamp"] = route
+            assert run(daemon, text, "made.yaml") == more
+
+            assert current(daemon, "made") == {"a.bin": "1", "fixed.bin": "f" * 1000}
+        assert sorted(path.name for path in (daemon.downloads / "made").iterdir()) == [
+            "current",
+            "generations",
+        ]
+
+
 def tar_of(folder: str) -> bytes:
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as archive:

@@ -16,7 +16,7 @@ from fetchd.disk.made import find_made, read_made
 from fetchd.disk.part import make_folder, part_name
 from fetchd.disk.roots import HIDDEN, explained, shown
 from fetchd.errors import AttemptError
-from fetchd.model import FileView, TaskState
+from fetchd.model import UNNAMED, FileView, TaskState
 from fetchd.ports import Completed
 from fetchd.threads import DISK, beat
 
@@ -44,6 +44,7 @@ class Changeover:
         self._shelf = shelf
         self._files = files
         self._passed_over = frozenset(passed_over)
+        self._from_header = {g.name for g in shelf.job.groups if g.template.from_header}
         self._with_steps = {group.name for group in shelf.job.groups if group.steps}
         self._tick = tick
 
@@ -90,6 +91,9 @@ class Changeover:
             if task is None:
                 if file.state is TaskState.FAILED:  # what it was to be, nobody knows
                     groups.add(file.group)
+                continue
+            if file.group in self._from_header and file.path.startswith(UNNAMED):
+                groups.add(file.group)  # its server has not said which one it is
                 continue
             if file.state is not TaskState.SUCCEEDED:
                 wanted.add(task)

@@ -397,11 +397,12 @@ class Recipe:
             common = self._common_for(self.scope.lookup(self.group, sources[0], values))
         digests = common.digests
         sums = self._sums_of(sources, values, bases) if self._sums is None else self._sums
+        mark = ""  # of a path that no file has
         with _IN_ITEM:
             if filename is not None:
                 path = join_path(common.folder, filename)
             elif self.group.template.from_header:
-                path = _unnamed(common.folder, sources[0])
+                path, mark = _unnamed(common.folder, sources[0]), UNNAMED
             elif common.filename is None:
                 path = join_path(common.folder, _name_from(sources[0]))
             if own_digests:
@@ -413,6 +414,7 @@ class Recipe:
                 path = join_path(common.folder, common.filename)
         if (own := self.scope.job.generations) is not None:
             path = own.path_of(path)
+        path = f"{mark}{path}"
         return TaskSpec(
             key=path,
             sources=sources,
@@ -589,13 +591,13 @@ def _name_from(url: str) -> str:
 
 
 def _unnamed(folder: str, url: str) -> str:
-    """Return what stands for the path of a file that its server is going to name.
+    """Return what stands for the path of a file that its server is going to name, without mark.
 
     It is the same in each run, and that of no other URL.
     """
     mark = hashlib.sha256(url.encode()).hexdigest()[:16]
     shown = _UNCLEAR.sub("_", file_name_of(url))[:_LONGEST_SHOWN]
-    return f"{UNNAMED}{folder}/{shown}~{mark}" if folder else f"{UNNAMED}{shown}~{mark}"
+    return f"{folder}/{shown}~{mark}" if folder else f"{shown}~{mark}"
 
 
 def _check_below(own: Generations | None, folder: str) -> None:
