@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fetchd.engine.decisions import DISK_DELAY_S
-from fetchd.engine.engine import EDIT_LOOK_S, FREE_S, FREEZE_S, FROZEN_LOOK_S
+from fetchd.engine.editing import EDIT_LOOK_S, FREE_S, FREEZE_S, FROZEN_LOOK_S
 from fetchd.events import RunRevised, TaskInterrupted
 from fetchd.listeners import Stats
 from fetchd.model import (

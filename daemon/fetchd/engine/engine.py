@@ -30,6 +30,7 @@ from fetchd.engine.decisions import (
     source_of,
 )
 from fetchd.engine.desk import Desk
+from fetchd.engine.editing import EDIT_LOOK_S, FROZEN_LOOK_S, Editing, freeze, is_comparable
 from fetchd.engine.kept import KeptJobs, dealt_with, revised
 from fetchd.engine.origin_records import OriginRecords
 from fetchd.engine.origins import FORGET_S, Origins
@@ -99,13 +100,6 @@ RECENT_RUNS = 20
 #: Parts of failed tasks, of tasks that are not ours (``get`` leaves some), and what was refused
 #: are kept this long.
 KEEP_PARTS_S = 7 * 86400.0
-#: An edit keeps its run still for so long at most, until what is being published is; then the run
-#: goes on, for so long at least.
-FREEZE_S = 2.0
-FREE_S = 10.0
-#: Whether it can be applied by now is to be asked after so long; where that needs more, after that.
-FROZEN_LOOK_S = 0.1
-EDIT_LOOK_S = 1.0
 _WEEK_S = 7 * 86400.0
 _FAILED = StoreError("the engine failed, the next start goes on from the record")
 
@@ -167,7 +161,7 @@ class Engine:
         self._ending = 0  # runs whose end is decided and not yet on record
         self._admission = Admission()
         self._kept = KeptJobs(random)
-        self._dropped: set[tuple[str, str]] = set()  # destinations of tasks that an edit stopped
+        self._editing = Editing(self._decide)
         self._put_off: list[PutOff] = []  # verified parts that are finished or published later
         self._read_later: set[Group] = set()  # whose items could not be read
         self._suspect: Group | None = None  # it waits until nothing else is under way, or is read
@@ -315,8 +309,7 @@ class Engine:
     def needs_part(self, root: str, path: str, age_s: float) -> bool:
         """Whether the part of a destination, untouched for ``age_s``, may still be of use."""
         state = self._store.destination_state(root, path)
-        if state is None and (root, path) in self._dropped:
-            self._dropped.discard((root, path))
+        if state is None and self._editing.forget_dropped(root, path):
             return False
         if state in {None, TaskState.FAILED, TaskState.SKIPPED}:
             return age_s < KEEP_PARTS_S
@@ -395,19 +388,7 @@ class Engine:
                 self._let_others_start()
             self._note_room(attempt, outcome, effects)
             self._origin_records.note(out, outcome, effects)
-            # While it is frozen, all but transfers are waited for.
-            if not (out.group.run.frozen and isinstance(attempt, Fetch)):
-                self._settle(out, outcome, effects)
-            else:
-                out.group.run.late.append((out, outcome))
-
-    def _settle(self, out: Out, outcome: Outcome, effects: Effects) -> None:
-        if out.stale and isinstance(out.attempt, Fetch):
-            if out.gone:
-                self._dropped.add((out.group.rules.root, out.attempt.task.spec.path))
-            self._decide.leave(out, effects)
-        else:
-            self._decide.settle(out, outcome, effects)
+            self._editing.settle(out, outcome, effects)  # by the rules, if no edit is in the way
 
     # ------------------------------------------------------------ ports.Loans
 
@@ -637,7 +618,7 @@ class Engine:
             run = replace(on.run, revision=command.job.revision)
             on.edit = command, self._new_job(command, run)
         _, new = on.edit
-        if not _is_comparable(on, new):
+        if not is_comparable(on, new):
             reason = "its tasks cannot be compared while it works; the edit holds from the next run"
             return _not_yet(reason, EDIT_LOOK_S)
         if not self._freeze(on):
@@ -651,44 +632,21 @@ class Engine:
         return Answer(done=True, run=on.run.id, stays=True)
 
     def _freeze(self, run: OpenedRun) -> bool:
-        """Let nothing of the run start, or be recorded, from now on; False: not yet, or not now.
-
-        What is verified is published before that. Until it is, which is to be asked for again, all
-        else of the run waits, unless nobody knows how long that would take: nobody else does.
-        """
+        """As ``freeze``, of a run that is still on."""
         with self._lock:
             if self._runs.get(run.run.id) is not run:
                 return False  # it has ended
-            now_s = self._clock.monotonic()
-            busy = any(
-                group.counts[TaskState.PUBLISHING] or group.list_out
-                for group in run.groups.values()
-            )
             held_up = any(one.attempt.run.id == run.run.id for one in self._put_off)
-            if not busy:
-                run.frozen, run.thaws_at_s = True, math.inf
-            elif not (run.frozen or held_up or now_s < run.thaws_at_s + FREE_S):
-                run.frozen, run.thaws_at_s = True, now_s + FREEZE_S
-            return not busy
+            return freeze(run, self._clock.monotonic(), held_up=held_up)
 
     def _thaw(self, run: OpenedRun, effects: Effects) -> None:
         """Let a run go on that an edit has kept still in vain."""
         run.frozen = False
         self._look_at_window(run, effects)
-        effects.to_expand += [
-            group
-            for group in run.groups.values()
-            if group.phase is Phase.OPEN and group.expanding and not group.list_out
-        ]
-        self._settle_late(run, effects)
-
-    def _settle_late(self, run: OpenedRun, effects: Effects) -> None:
-        late, run.late = run.late, []
-        for out, outcome in late:
-            self._settle(out, outcome, effects)
+        self._editing.go_on(run, effects)
 
     def _replace(self, before: OpenedRun, revised: Revised, effects: Effects) -> None:
-        """Go on with a run as it is on record now, and with its attempts that are under way."""
+        """Adopt a run anew as it is on record now, and go on with it."""
         run_id = before.run.id
         outs = [out for out in self._out.values() if out.group.run is before]
         outs += [out for out, _ in before.late]
@@ -697,40 +655,7 @@ class Engine:
         self._held = {group for group in self._held if group.run is not before}
         self._asking = {group for group in self._asking if group.run is not before}
         run = self._adopt(revised.run, [out.entry for out in outs if out.entry is not None])
-        run.mismatches, run.told_held = before.mismatches, before.told_held
-        if run.share is not None:  # the rate may be another one
-            run.share = replace(run.share, name=f"{run.share.name} {run.run.revision[:8]}")
-        for out in outs:
-            assert isinstance(out.attempt, Fetch)
-            task = out.attempt.task.id
-            if (group := run.groups.get(out.group.name)) is not None:
-                out.group = group
-            out.group.run = run
-            stale = out.stale or task in revised.stale
-            out.gone = out.gone or task in revised.gone
-            if not out.gone:
-                out.group.busy.add(task)
-            if stale and not out.stale:
-                effects.happened.append(
-                    events.TaskInterrupted(
-                        **about_task(out.attempt, out.attempt.source), attempt=out.attempt.number
-                    )
-                )
-            out.stale = stale
-            run.leaving += stale
-        effects.happened.append(
-            events.RunRevised(
-                **about_run(run),
-                revision=run.run.revision,
-                added=revised.opened,
-                changed=revised.changed,
-                removed=revised.removed,
-            )
-        )
-        effects.sweep = effects.freed = True
-        self._decide.advance(run, effects)
-        run.late = before.late
-        self._settle_late(run, effects)
+        self._editing.carry_over(before, run, outs, revised, effects)
 
     def _new_kept(self, command: Submit) -> NewKept:
         with self._lock:
@@ -1420,28 +1345,6 @@ class Engine:
             self._to_expand.put(effects.to_expand)
         for event in effects.happened:
             self._tell(event)
-
-
-def _is_comparable(on: OpenedRun, new: NewJob) -> bool:
-    """Whether an edit can be told from the tasks of a run that is on, each to be fetched alone.
-
-    Of a group that is still being read, all are unless it is the same as before. What is done at
-    the end of the run is decided upon anew. What appears together is of one revision.
-    """
-    if on.job.generations is not None or new.job.generations is not None:
-        return False
-    before = {g.name: g.opened.group for g in on.groups.values() if g.end is None}
-    after = {g.group.name: g.group for g in new.groups if g.group.end is None}
-    reading = {name for name in before if on.groups[name].expanding}
-    reading |= {g.group.name for g in new.groups if g.expanding and g.group.end is None}
-    if any(before.get(name) != after.get(name) for name in reading):
-        return False
-    if on.failing:
-        return False
-    groups = [*before.values(), *after.values()]
-    if any(group.when is not None for group in groups):
-        return False
-    return not any(spec.problem is not None for group in new.groups for spec in group.specs)
 
 
 def _not_yet(reason: str, again_s: float) -> Answer:
