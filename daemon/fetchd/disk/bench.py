@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from fetchd.disk.roots import HIDDEN, Root, explain
+from fetchd.disk.system import write_all
 from fetchd.errors import AttemptError
 from fetchd.ports import BenchFile, Os
 
@@ -318,18 +319,6 @@ def walk(folder: int, above: str = "") -> Iterator[tuple[str, os.stat_result]]:
             yield from walk(inner, f"{path}/")
         finally:
             os.close(inner)
-
-
-def write_all(system: Os, fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        try:
-            written = system.write(fd, data, offset)
-        except InterruptedError:
-            continue
-        if not written:
-            raise OSError(errno.EIO, "the disk takes no bytes")
-        data = data[written:]
-        offset += written
 
 
 def _beside(path: str) -> str:

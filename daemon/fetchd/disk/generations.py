@@ -25,10 +25,11 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from fetchd.clock import Failpoints
-from fetchd.disk.bench import NO_LINKS, write_all
+from fetchd.disk.bench import NO_LINKS
 from fetchd.disk.made import Record, find_made, read_made
 from fetchd.disk.part import make_folder, part_name
 from fetchd.disk.roots import HIDDEN, Folder, Place, Root, explained, held, shown
+from fetchd.disk.system import write_all
 from fetchd.errors import AttemptError
 from fetchd.model import Fetch, Finish, Generations, Job, Publish, Run
 from fetchd.ports import Os

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 
 from fetchd.disk.roots import HIDDEN, Folder, Root, existing_at, explain, explained, shown
 from fetchd.disk.space import Claim, Space
+from fetchd.disk.system import write_all
 from fetchd.errors import AttemptError
 from fetchd.model import Validator
 from fetchd.ports import Mending, Os, PartBusy, PartJournal
@@ -145,7 +146,7 @@ class DiskPart:
 
     def write(self, data: memoryview) -> None:
         try:
-            _write_all(self._system, self._fd, data, self.size_bytes)
+            write_all(self._system, self._fd, data, self.size_bytes)
         except OSError as exc:
             raise explain(exc, self._root, self._path, "writing the part") from exc
         # Only now: what a failed write left behind the size is overwritten or cut off.
@@ -158,7 +159,7 @@ class DiskPart:
 
     def overwrite(self, data: memoryview, offset: int) -> None:
         try:
-            _write_all(self._system, self._fd, data, offset)
+            write_all(self._system, self._fd, data, offset)
         except OSError as exc:
             raise explain(exc, self._root, self._path, "writing the part") from exc
 
@@ -204,7 +205,7 @@ class DiskPart:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
             fd = self._system.open(draft, flags, 0o600, dir_fd=self._folder.fd)
             try:
-                _write_all(self._system, fd, self._encode(journal), 0)
+                write_all(self._system, fd, self._encode(journal), 0)
                 self._system.fsync(fd)
             finally:
                 os.close(fd)
@@ -411,7 +412,7 @@ class WholePart:
             # Of a part that somebody has removed without it.
             if forget_journal(system, folder_fd, name, draft=False):
                 system.fsync(folder_fd)
-            _write_all(system, fd, whole, 0)
+            write_all(system, fd, whole, 0)
         except OSError:
             with suppress(OSError):
                 system.unlink(name, dir_fd=folder_fd)
@@ -574,7 +575,7 @@ def say_whose(system: Os, folder_fd: int, name: str, root: str, path: str) -> No
         return
     said = {"root": root, "path": path, "url": "", "final_url": "", "durable_bytes": 0}
     try:
-        _write_all(system, fd, memoryview(json.dumps(said).encode("ascii")), 0)
+        write_all(system, fd, memoryview(json.dumps(said).encode("ascii")), 0)
     finally:
         os.close(fd)
 
@@ -703,7 +704,7 @@ def _note_place(system: Os, root: Root, home: str) -> None:
     fd = system.open(_PLACES, flags, 0o600, dir_fd=top.inner(system, HIDDEN).fd)
     try:
         line = json.dumps(home).encode("ascii") + b"\n"
-        _write_all(system, fd, memoryview(line), os.fstat(fd).st_size)
+        write_all(system, fd, memoryview(line), os.fstat(fd).st_size)
         system.fsync(fd)
     finally:
         os.close(fd)
@@ -721,20 +722,6 @@ def _flock(fd: int, name: str) -> None:
     except OSError as exc:
         if exc.errno not in _NO_LOCKS:
             raise
-
-
-def _write_all(system: Os, fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        try:
-            written = system.write(fd, data, offset)
-        except InterruptedError:
-            continue
-        if written == len(data):
-            return
-        if written == 0:
-            raise OSError(errno.EIO, "the disk takes no bytes")
-        data = data[written:]
-        offset += written
 
 
 def _read_all(system: Os, fd: int) -> bytes:

@@ -26,7 +26,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 from fetchd.digests import Digest, Hashes
-from fetchd.disk.bench import NO_LINKS, DiskBench, walk, write_all
+from fetchd.disk.bench import NO_LINKS, DiskBench, walk
 from fetchd.disk.made import ANY, MADE, Record, by_steps, find_made, read_made
 from fetchd.disk.part import Locked, find_folder, lock, read_journal, say_whose
 from fetchd.disk.roots import (
@@ -40,6 +40,7 @@ from fetchd.disk.roots import (
     shown,
 )
 from fetchd.disk.space import Claim, Space
+from fetchd.disk.system import write_all
 from fetchd.errors import DISK_WAITS, AttemptError
 from fetchd.model import Finish, Staged
 from fetchd.ports import Os, PartBusy

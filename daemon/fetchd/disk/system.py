@@ -7,6 +7,7 @@ import errno
 import os
 from typing import NoReturn
 
+from fetchd.ports import Os
 from fetchd.threads import DISK
 
 _RENAME_NOREPLACE = 1
@@ -94,6 +95,21 @@ class SystemOs:
     def capacity_bytes(self, fd: int) -> int:
         space = os.fstatvfs(fd)
         return space.f_blocks * space.f_frsize
+
+
+def write_all(system: Os, fd: int, data: memoryview, offset: int) -> None:
+    """Write until nothing is left, as one call may not; raises OSError."""
+    while data:
+        try:
+            written = system.write(fd, data, offset)
+        except InterruptedError:
+            continue
+        if written == len(data):
+            return
+        if written == 0:
+            raise OSError(errno.EIO, "the disk takes no bytes")
+        data = data[written:]
+        offset += written
 
 
 def _raise_errno() -> NoReturn:
