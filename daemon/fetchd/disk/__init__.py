@@ -25,7 +25,6 @@ from fetchd.disk.generations import FOLDER, Shelf, Shelves, path_in, status_at
 from fetchd.disk.made import by_steps, find_made, made_of, read_made
 from fetchd.disk.part import (
     Unjournalled,
-    drop_quarantined,
     find_folder,
     find_fresh,
     homes,
@@ -33,11 +32,11 @@ from fetchd.disk.part import (
     names,
     open_part,
     part_name,
-    quarantined,
     read_journal,
     remove,
 )
 from fetchd.disk.publish import GROUP, Publisher
+from fetchd.disk.quarantine import drop_quarantined, quarantined
 from fetchd.disk.roots import Folder, Place, Root, RootSpec, existing_at, explained, shown
 from fetchd.disk.source import SourceFile
 from fetchd.disk.space import Space

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, NamedTuple, Self
 
+from fetchd.disk.quarantine import QUARANTINE, drop_quarantined, move_to_quarantine
 from fetchd.disk.roots import HIDDEN, Folder, Root, existing_at, explain, explained, shown
 from fetchd.disk.space import Claim, Space
 from fetchd.disk.system import write_all
@@ -21,15 +22,11 @@ from fetchd.ports import Mending, Os, PartBusy, PartJournal
 
 _PARTS = "parts"
 _FOLDER_OF_PARTS = f"{HIDDEN}/{_PARTS}"
-_QUARANTINE = "quarantine"
 _PLACES = "places"
 _JOURNAL = ".json"
 _DRAFT = ".json.tmp"
 _LONGEST_JOURNAL_BYTES = 256 * 1024
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _PART = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
-#: The quarantine as reached from the folder of the parts.
-_BESIDE = f"../{_QUARANTINE}"
 #: From so many bytes on their room is reserved: on ext4 they are written in two thirds of the time.
 _WORTH_RESERVING_BYTES = 4 * 1024 * 1024
 #: The file system reserves nothing, or not so much; a write will tell.
@@ -232,11 +229,11 @@ class DiskPart:
         if self._discarded:
             return ""
         self._release()
-        with explained(self._root, self._path, f"moving the part to {HIDDEN}/{_QUARANTINE}"):
+        with explained(self._root, self._path, f"moving the part to {HIDDEN}/{QUARANTINE}"):
             self._forget()
             move_to_quarantine(self._system, self._folder.fd, self.name)
         self._gone()
-        return "/".join(filter(None, (self.home, HIDDEN, _QUARANTINE, self.name)))
+        return "/".join(filter(None, (self.home, HIDDEN, QUARANTINE, self.name)))
 
     def drop_quarantined(self) -> bool:
         with suppress(OSError):
@@ -598,57 +595,6 @@ def remove(system: Os, folder_fd: int, name: str) -> None:
         system.fsync(folder_fd)
     with suppress(FileNotFoundError):
         system.unlink(name, dir_fd=folder_fd)
-
-
-def move_to_quarantine(system: Os, folder_fd: int, name: str) -> None:
-    """Move a part beside the folder of the parts; one that is there already makes room.
-
-    Nothing is synced: what a power cut leaves of refused bytes is good enough.
-    """
-    with suppress(FileExistsError):
-        system.mkdir(_BESIDE, 0o700, dir_fd=folder_fd)
-    quarantine_fd = system.open(_BESIDE, _FOLDER, dir_fd=folder_fd)
-    try:
-        system.rename(name, name, src_dir_fd=folder_fd, dst_dir_fd=quarantine_fd)
-    finally:
-        os.close(quarantine_fd)
-
-
-def drop_quarantined(system: Os, folder_fd: int, name: str) -> bool:
-    """Remove what was moved from the folder of the parts under this name; True if there was any."""
-    try:
-        quarantine_fd = system.open(_BESIDE, _FOLDER, dir_fd=folder_fd)
-    except FileNotFoundError:
-        return False
-    try:
-        system.unlink(name, dir_fd=quarantine_fd)
-    except FileNotFoundError:
-        return False
-    finally:
-        os.close(quarantine_fd)
-    return True
-
-
-def has_quarantine(folder_fd: int) -> bool:
-    """Tell whether anything was ever moved from the folder of the parts; raises OSError."""
-    try:
-        os.stat(_BESIDE, dir_fd=folder_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def quarantined(system: Os, folder_fd: int) -> dict[str, float]:
-    """Return what lies in quarantine beside the folder of the parts, and since when."""
-    try:
-        quarantine_fd = system.open(_BESIDE, _FOLDER, dir_fd=folder_fd)
-    except FileNotFoundError:
-        return {}
-    try:
-        with os.scandir(quarantine_fd) as entries:
-            return {entry.name: entry.stat(follow_symlinks=False).st_ctime for entry in entries}
-    finally:
-        os.close(quarantine_fd)
 
 
 def names(folder_fd: int) -> list[str]:

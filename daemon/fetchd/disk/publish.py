@@ -14,14 +14,13 @@ from fetchd.disk.generations import Entry, Shelf, Shelves, path_in
 from fetchd.disk.part import (
     Locked,
     Unjournalled,
-    drop_quarantined,
     find_folder,
     forget_journal,
-    has_quarantine,
     lock,
     read_journal,
     remove,
 )
+from fetchd.disk.quarantine import drop_quarantined, has_quarantine
 from fetchd.disk.roots import HIDDEN, Folder, Place, Root, existing_at, explain, shown
 from fetchd.disk.staging import Held, has_digests
 from fetchd.disk.tree import NO_RENAME_NEW, Tree

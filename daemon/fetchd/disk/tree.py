@@ -14,12 +14,11 @@ from fetchd.clock import Failpoints
 from fetchd.disk.generations import BATCH, Shelves, path_in
 from fetchd.disk.made import MADE, find_made, make_made, read_made
 from fetchd.disk.part import (
-    drop_quarantined,
     find_folder,
     forget_journal,
-    has_quarantine,
     part_name,
 )
+from fetchd.disk.quarantine import drop_quarantined, has_quarantine
 from fetchd.disk.roots import Folder, Place, Root, explain, shown
 from fetchd.disk.staging import TREE, Held, find_staging, remove_staging
 from fetchd.errors import AttemptError
