@@ -1,10 +1,12 @@
 """The download roots: safe paths, parts with journals, durable publication.
 
-The only room that touches a root. ``roots`` walks, ``part`` is what transfers write, ``staging``
-keeps the folders where steps work, ``bench`` is what they work at, ``gathering`` what they begin
-with where nothing was fetched, ``made`` the record of what came of it, ``ending`` where they work
-at the end of a run, ``publish`` and its ``tree`` alone make anything visible, ``space`` lets no
-more transfers begin than fit, ``source`` is what jobs copy; ``system`` is the machine behind them.
+The only room that touches a root. ``roots`` walks, ``part`` is what transfers write, ``journal``
+says what is durable of it, in ``quarantine`` lies what was refused. ``staging`` keeps the folders
+where steps work, ``bench`` is what they work at, ``gathering`` what they begin with where nothing
+was fetched, ``made`` the record of what came of it, ``ending`` where they work at the end of a
+run. ``publish`` and its ``tree`` alone make anything visible, ``generations`` and ``changeover``
+what appears together; ``space`` lets no more transfers begin than fit, ``source`` is what jobs
+copy; ``system`` is the machine behind them.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from fetchd.disk.changeover import Changeover
 from fetchd.disk.ending import stage_end
 from fetchd.disk.gathering import Gathering, gather
 from fetchd.disk.generations import FOLDER, Shelf, Shelves, path_in, status_at
+from fetchd.disk.journal import read_journal
 from fetchd.disk.made import by_steps, find_made, made_of, read_made
 from fetchd.disk.part import (
     Unjournalled,
@@ -32,7 +35,6 @@ from fetchd.disk.part import (
     names,
     open_part,
     part_name,
-    read_journal,
     remove,
 )
 from fetchd.disk.publish import GROUP, Publisher
@@ -40,14 +42,7 @@ from fetchd.disk.quarantine import drop_quarantined, quarantined
 from fetchd.disk.roots import Folder, Place, Root, RootSpec, existing_at, explained, shown
 from fetchd.disk.source import SourceFile
 from fetchd.disk.space import Space
-from fetchd.disk.staging import (
-    Held,
-    drop_paused,
-    find_staging,
-    remove_staging,
-    stage,
-    what_of,
-)
+from fetchd.disk.staging import Held, drop_paused, find_staging, remove_staging, stage, what_of
 from fetchd.disk.system import SystemOs
 from fetchd.errors import AttemptError
 from fetchd.model import Attempt, Fetch, FileView, Finish, Job, Outcome, Publish, Run, StepSpec

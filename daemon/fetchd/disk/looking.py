@@ -12,7 +12,8 @@ from typing import NamedTuple, NoReturn
 from fetchd.clock import Failpoints, SystemClock
 from fetchd.disk import DownloadDisk
 from fetchd.disk.generations import Shelves
-from fetchd.disk.part import Unjournalled, find_folder, part_name, read_journal
+from fetchd.disk.journal import read_journal
+from fetchd.disk.part import Unjournalled, find_folder, part_name
 from fetchd.disk.publish import Publisher
 from fetchd.disk.roots import Folder, Root, RootSpec, shown
 from fetchd.disk.source import SourceFile

@@ -9,23 +9,19 @@ import json
 import os
 import stat
 from contextlib import suppress
-from dataclasses import asdict
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
+from fetchd.disk.journal import forget_journal, read_all, read_journal, write_journal
 from fetchd.disk.quarantine import QUARANTINE, drop_quarantined, move_to_quarantine
 from fetchd.disk.roots import HIDDEN, Folder, Root, existing_at, explain, explained, shown
 from fetchd.disk.space import Claim, Space
 from fetchd.disk.system import write_all
 from fetchd.errors import AttemptError
-from fetchd.model import Validator
-from fetchd.ports import Mending, Os, PartBusy, PartJournal
+from fetchd.ports import Os, PartBusy, PartJournal
 
 _PARTS = "parts"
 _FOLDER_OF_PARTS = f"{HIDDEN}/{_PARTS}"
 _PLACES = "places"
-_JOURNAL = ".json"
-_DRAFT = ".json.tmp"
-_LONGEST_JOURNAL_BYTES = 256 * 1024
 _PART = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 #: From so many bytes on their room is reserved: on ext4 they are written in two thirds of the time.
 _WORTH_RESERVING_BYTES = 4 * 1024 * 1024
@@ -198,21 +194,7 @@ class DiskPart:
             raise explain(exc, self._root, self._path, "syncing the part") from exc
         with explained(self._root, self._path, "writing the part's journal"):
             self._journalled = True
-            draft = self.name + _DRAFT
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-            fd = self._system.open(draft, flags, 0o600, dir_fd=self._folder.fd)
-            try:
-                write_all(self._system, fd, self._encode(journal), 0)
-                self._system.fsync(fd)
-            finally:
-                os.close(fd)
-            self._system.rename(
-                draft,
-                self.name + _JOURNAL,
-                src_dir_fd=self._folder.fd,
-                dst_dir_fd=self._folder.fd,
-            )
-            self._system.fsync(self._folder.fd)
+            write_journal(self._system, self._folder.fd, self.name, self._root, self._path, journal)
         self.journal = journal
 
     def identity(self) -> tuple[int, int]:
@@ -327,28 +309,6 @@ class DiskPart:
         self.journal = None
         if forget_journal(self._system, self._folder.fd, self.name):
             self._system.fsync(self._folder.fd)
-
-    def _encode(self, journal: PartJournal) -> memoryview:
-        # ASCII only: a lone surrogate (a byte that is not UTF-8) survives as an escape.
-        document: dict[str, object] = {
-            "root": self._root,
-            "path": self._path,
-            "url": journal.url,
-            "final_url": journal.final_url,
-            "total": journal.total,
-            **asdict(journal.validator),
-            "durable_bytes": journal.durable_bytes,
-        }
-        for name in ("ranges", "seams", "mixed"):
-            if said := getattr(journal, name):
-                document[name] = said
-        if (mending := journal.mending) is not None:
-            document["mending"] = {
-                "url": mending.url,
-                **asdict(mending.validator),
-                "compared": mending.compared,
-            }
-        return memoryview(json.dumps(document, ensure_ascii=True).encode("ascii"))
 
 
 class WholePart:
@@ -544,51 +504,6 @@ def find_folder(system: Os, home: Folder) -> Folder | None:
         return None
 
 
-def read_journal(system: Os, folder_fd: int, name: str) -> tuple[str, str, PartJournal] | None:
-    """Return (root, path, journal), None when there is none that can be trusted."""
-    try:
-        fd = system.open(
-            name + _JOURNAL, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder_fd
-        )
-    except OSError:
-        return None
-    try:
-        return _decode(_read_all(system, fd))
-    except (OSError, ValueError, RecursionError):
-        return None
-    finally:
-        os.close(fd)
-
-
-def say_whose(system: Os, folder_fd: int, name: str, root: str, path: str) -> None:
-    """Put down whose part it is, unless its journal does: a sweep has to know.
-
-    That vouches for no byte, so nothing is synced.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    try:
-        fd = system.open(name + _JOURNAL, flags, 0o600, dir_fd=folder_fd)
-    except FileExistsError:
-        return
-    said = {"root": root, "path": path, "url": "", "final_url": "", "durable_bytes": 0}
-    try:
-        write_all(system, fd, memoryview(json.dumps(said).encode("ascii")), 0)
-    finally:
-        os.close(fd)
-
-
-def forget_journal(system: Os, folder_fd: int, name: str, *, draft: bool = True) -> bool:
-    """Remove a part's journal and its ``draft``; True when there was a journal."""
-    if draft:
-        with suppress(FileNotFoundError):
-            system.unlink(name + _DRAFT, dir_fd=folder_fd)
-    try:
-        system.unlink(name + _JOURNAL, dir_fd=folder_fd)
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def remove(system: Os, folder_fd: int, name: str) -> None:
     """Remove a part and its journal; the journal first, and durably: see ``DiskPart``."""
     if forget_journal(system, folder_fd, name):
@@ -611,7 +526,7 @@ def homes(system: Os, root: Root) -> list[str]:
     except OSError:
         return [""]
     try:
-        lines = _read_all(system, fd).splitlines()
+        lines = read_all(system, fd).splitlines()
     except OSError:
         lines = []
     finally:
@@ -668,85 +583,3 @@ def _flock(fd: int, name: str) -> None:
     except OSError as exc:
         if exc.errno not in _NO_LOCKS:
             raise
-
-
-def _read_all(system: Os, fd: int) -> bytes:
-    buffer = memoryview(bytearray(_LONGEST_JOURNAL_BYTES))
-    size_bytes = 0
-    while got := system.read(fd, buffer[size_bytes:], size_bytes):
-        size_bytes += got
-    return bytes(buffer[:size_bytes])
-
-
-def _decode(raw: bytes) -> tuple[str, str, PartJournal]:
-    """Read a journal; raises ValueError for one that is torn or was written by something else."""
-    document = json.loads(raw)
-    if not isinstance(document, dict):
-        raise ValueError("no mapping")  # noqa: TRY004 -- as below
-    total = document.get("total")
-    durable_bytes = document.get("durable_bytes")
-    if type(durable_bytes) is not int or durable_bytes < 0:
-        raise ValueError("no length")
-    if total is not None and (type(total) is not int or total < durable_bytes):
-        raise ValueError("no total")
-    journal = PartJournal(
-        url=_text(document, "url"),
-        final_url=_text(document, "final_url"),
-        total=total,
-        validator=_validator(document),
-        durable_bytes=durable_bytes,
-        ranges=_ranges(document.get("ranges", ()), durable_bytes, total),
-        seams=_seams(document.get("seams", ())),
-        mixed=document.get("mixed") is True,
-        mending=_mending(document.get("mending"), durable_bytes),
-    )
-    return _text(document, "root"), _text(document, "path"), journal
-
-
-def _validator(document: dict[str, Any]) -> Validator:
-    return Validator(
-        etag=_text_or_none(document, "etag"),
-        last_modified=_text_or_none(document, "last_modified"),
-        date=_text_or_none(document, "date"),
-    )
-
-
-def _seams(said: object) -> tuple[int, ...]:
-    seams = said if isinstance(said, list) else []
-    if not all(type(seam) is int and seam > 0 for seam in seams):
-        raise ValueError("no seams")
-    return tuple(seams)
-
-
-def _mending(said: object, size_bytes: int) -> Mending | None:
-    if not isinstance(said, dict):
-        return None
-    return Mending(
-        url=_text(said, "url"),
-        validator=_validator(said),
-        compared=_ranges(said.get("compared", ()), -1, size_bytes),
-    )
-
-
-def _ranges(said: object, durable_bytes: int, total: int | None) -> tuple[tuple[int, int], ...]:
-    ranges: list[tuple[int, int]] = []
-    before = durable_bytes
-    for each in said if isinstance(said, list) else ():
-        match each:
-            case [int(start), int(end)] if before < start < end <= (total or 0):
-                ranges.append((start, end))
-                before = end
-            case _:
-                raise ValueError("no ranges")
-    return tuple(ranges)
-
-
-def _text(document: dict[str, Any], key: str) -> str:
-    value = document.get(key)
-    if not isinstance(value, str):
-        raise ValueError(f"no {key}")  # noqa: TRY004 -- every flaw of a journal is one to its reader
-    return value
-
-
-def _text_or_none(document: dict[str, Any], key: str) -> str | None:
-    return None if document.get(key) is None else _text(document, key)

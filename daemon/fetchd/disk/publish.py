@@ -11,15 +11,8 @@ from contextlib import suppress
 from fetchd.clock import Clock, Failpoints
 from fetchd.disk.bench import NO_LINKS
 from fetchd.disk.generations import Entry, Shelf, Shelves, path_in
-from fetchd.disk.part import (
-    Locked,
-    Unjournalled,
-    find_folder,
-    forget_journal,
-    lock,
-    read_journal,
-    remove,
-)
+from fetchd.disk.journal import forget_journal, read_journal
+from fetchd.disk.part import Locked, Unjournalled, find_folder, lock, remove
 from fetchd.disk.quarantine import drop_quarantined, has_quarantine
 from fetchd.disk.roots import HIDDEN, Folder, Place, Root, existing_at, explain, shown
 from fetchd.disk.staging import Held, has_digests

@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 
 from fetchd.digests import Digest, Hashes
 from fetchd.disk.bench import NO_LINKS, DiskBench, walk
+from fetchd.disk.journal import read_journal, say_whose
 from fetchd.disk.made import ANY, MADE, Record, by_steps, find_made, read_made
-from fetchd.disk.part import Locked, find_folder, lock, read_journal, say_whose
+from fetchd.disk.part import Locked, find_folder, lock
 from fetchd.disk.roots import (
     HIDDEN,
     Folder,

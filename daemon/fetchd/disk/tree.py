@@ -12,12 +12,9 @@ from itertools import islice
 from fetchd import threads
 from fetchd.clock import Failpoints
 from fetchd.disk.generations import BATCH, Shelves, path_in
+from fetchd.disk.journal import forget_journal
 from fetchd.disk.made import MADE, find_made, make_made, read_made
-from fetchd.disk.part import (
-    find_folder,
-    forget_journal,
-    part_name,
-)
+from fetchd.disk.part import find_folder, part_name
 from fetchd.disk.quarantine import drop_quarantined, has_quarantine
 from fetchd.disk.roots import Folder, Place, Root, explain, shown
 from fetchd.disk.staging import TREE, Held, find_staging, remove_staging
