@@ -16,7 +16,8 @@ from fetchd import jobfile
 from fetchd.config import Settings
 from fetchd.errors import ConfigError, DocumentError
 from fetchd.events import CommandObeyed, FileIgnored, FolderFailed, JobRejected, WatchChanged
-from fetchd.folder.inbox import LATE_S, Kind, kind_of
+from fetchd.folder.inbox import LATE_S
+from fetchd.folder.kinds import Kind, kind_of
 from fetchd.folder.masking import masked
 from fetchd.folder.places import error_name
 from fetchd.model import Cancel, Pause, Resume, Retry, RunState

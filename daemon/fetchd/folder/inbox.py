@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import math
 import os
@@ -16,12 +15,12 @@ from pathlib import PurePath
 
 from fetchd import events
 from fetchd.clock import Clock, Failpoints
-from fetchd.digests.sums import is_sums_file
 from fetchd.errors import DocumentError, Problem, StoreError
-from fetchd.expand import LIST_SUFFIXES, list_form, no_list
+from fetchd.expand import list_form, no_list
 from fetchd.folder import readiness
+from fetchd.folder.kinds import DEFAULTS, ENDINGS, Kind, is_job, kind_of, meant, not_regular
 from fetchd.folder.masking import masked
-from fetchd.folder.places import SUBFOLDERS, Place, Places, Stamp, error_name, error_text
+from fetchd.folder.places import Place, Places, Stamp, error_name, error_text
 from fetchd.model import (
     Answer,
     Backfill,
@@ -60,63 +59,18 @@ LIST_HEAD_BYTES = 64 * 1024
 GONE_S = 5.0
 #: So much is read of a file that only names days.
 LONGEST_DAYS_BYTES = 256
-#: What holds for all job files of a subfolder, and how much that may be.
-DEFAULTS = "_defaults.yaml"
+#: What holds for all job files of a subfolder is said in so much at most.
 MOST_DEFAULTS_BYTES = 64 * 1024
 #: A failed file operation is tried again after so long, if the file does not change before.
 AGAIN_S = 5.0
 
 
-class Kind(enum.Enum):
-    JOB = enum.auto()
-    LIST = enum.auto()
-    COMMAND = enum.auto()
-    UNKNOWN = enum.auto()
-    IGNORED = enum.auto()
-
-
-_KINDS = {
-    ".yaml": Kind.JOB,
-    ".yml": Kind.JOB,
-    ".json": Kind.JOB,
-    ".aria2": Kind.JOB,
-    **dict.fromkeys(LIST_SUFFIXES, Kind.LIST),
-    ".cancel": Kind.COMMAND,
-    ".retry": Kind.COMMAND,
-    ".pause": Kind.COMMAND,
-    ".resume": Kind.COMMAND,
-    ".backfill": Kind.COMMAND,
-}
 _COMMANDS: dict[str, type[Cancel | Retry | Pause | Resume]] = {
     "cancel": Cancel,
     "retry": Retry,
     "pause": Pause,
     "resume": Resume,
 }
-_ENDINGS = ", ".join(
-    [
-        *(end for end, kind in _KINDS.items() if kind in {Kind.JOB, Kind.LIST}),
-        ".sha256 and the like",
-    ]
-)
-_HIDDEN = (".", "_", "#")
-_UNFINISHED = ("~", ".tmp", ".part", ".swp", ".bak")
-
-
-def kind_of(name: str) -> Kind:
-    """Return what a name in the drop folder stands for."""
-    base = name.rpartition("/")[2]
-    if name in SUBFOLDERS or base.startswith(_HIDDEN) or name.endswith(_UNFINISHED):
-        return Kind.IGNORED
-    kind = _KINDS.get(os.path.splitext(name)[1])  # noqa: PTH122 -- ten times faster
-    return kind or (Kind.LIST if is_sums_file(base) else Kind.UNKNOWN)
-
-
-def meant(name: str) -> str:
-    """Return the name that would be read, "" unless only the case of the ending is wrong."""
-    pure = PurePath(name)
-    ending = pure.suffix.lower()
-    return pure.stem + ending if ending in _KINDS and ending != pure.suffix else ""
 
 
 @dataclass(slots=True)
@@ -464,12 +418,12 @@ class Inbox:
     def _deal_with(self, name: str, seen: Seen) -> None:
         kind = seen.kind
         if not stat.S_ISREG(seen.mode):
-            self._ignore(name, seen, _not_regular(kind, seen.mode))
+            self._ignore(name, seen, not_regular(kind, seen.mode))
         elif kind is Kind.UNKNOWN and (right := meant(name)):
             why = f"the ending must be in lower case; rename it to {right}"
             self._ignore_late(name, seen, why, late_s=readiness.STILL_S)
         elif kind is Kind.UNKNOWN:
-            self._ignore_late(name, seen, f"is no job file: those end in {_ENDINGS}")
+            self._ignore_late(name, seen, f"is no job file: those end in {ENDINGS}")
         elif kind is Kind.COMMAND:
             self._obey(name, seen)
         elif seen.stamp.size_bytes == 0:
@@ -775,9 +729,9 @@ class Inbox:
 
     def _put_behind_jobs(self, name: str) -> bool:
         """Let a control file wait for the jobs before it: it may be for one; False: none waits."""
-        if any(map(_is_job, self._pass)):
+        if any(map(is_job, self._pass)):
             self._pass[name] = None
-        elif any(map(_is_job, self._between)):
+        elif any(map(is_job, self._between)):
             self._between.insert(0, name)  # the last of them
         else:
             return False
@@ -841,19 +795,3 @@ class Inbox:
 
     def _again_in(self, name: str, seconds: float) -> None:
         self._again[name] = self._clock.monotonic() + seconds
-
-
-def _is_job(name: str) -> bool:
-    return kind_of(name) in {Kind.JOB, Kind.LIST}
-
-
-def _not_regular(kind: Kind, mode: int) -> str:
-    if kind is Kind.UNKNOWN and stat.S_ISDIR(mode):
-        return f"is a folder without a {DEFAULTS}; only with one are the job files in it read"
-    what = {
-        stat.S_IFLNK: "a symbolic link",
-        stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a pipe",
-        stat.S_IFSOCK: "a socket",
-    }.get(stat.S_IFMT(mode), "a device")
-    return f"is {what}; only regular files are taken"
