@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from fetchd.engine.decisions import Effects
+from fetchd.engine.effects import Effects
 from fetchd.errors import StoreError
 
 

@@ -7,18 +7,25 @@ all that must happen outside: records, events, entries for the queue. They touch
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from fetchd import events
 from fetchd.clock import Clock, Random, SteadyWall
 from fetchd.engine import graph, retry
+from fetchd.engine.effects import (
+    Effects,
+    Out,
+    PutOff,
+    about_run,
+    about_task,
+    source_of,
+    told_source,
+)
 from fetchd.engine.origins import Origins
-from fetchd.engine.queue import Entry, Ruling
+from fetchd.engine.queue import Entry
 from fetchd.engine.runs import Group, OpenedRun, Phase
 from fetchd.errors import DISK_WAITS
 from fetchd.model import (
-    Attempt,
     Batch,
     Decided,
     Deferred,
@@ -35,7 +42,6 @@ from fetchd.model import (
     Interrupted,
     Named,
     Outcome,
-    Progress,
     Publish,
     Published,
     Reading,
@@ -49,7 +55,6 @@ from fetchd.model import (
 )
 from fetchd.ports import (
     TAKEN,
-    Change,
     Failed,
     GroupSucceeded,
     Intends,
@@ -81,69 +86,6 @@ MOST_PUBLISH_FAILURES = 5
 _PUBLISH_DELAY_S = 1.0
 #: A file whose name a task of another run is using is asked for again after so long.
 NAME_DELAY_S = 30.0
-
-_NO_PROGRESS = Progress()
-
-
-@dataclass(slots=True)
-class Out:
-    """An attempt that was taken and not settled. ``began_s``: monotonic; ``lent``: connections.
-
-    ``stale``: an edit of the job made it be of no use; ``gone``: and its task is no more. The
-    number of that one may be another task's by now.
-    """
-
-    attempt: Attempt
-    group: Group
-    began_s: float
-    entry: Entry | None = None
-    previous: FileRecord | None = None
-    progress: Progress = _NO_PROGRESS
-    lent: int = 0
-    stale: bool = False
-    gone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PutOff:
-    """Steps, or a publication, to be tried again; ``due_s``: monotonic."""
-
-    attempt: Finish | Publish
-    due_s: float
-
-
-class Effects:
-    """What is to happen because of decisions, after the lock is given back.
-
-    ``final``: told once the record is durable; ``intended``: to publish, or to finish before, once
-    it is; ``named``: with their paths. ``sweep``: a part may lie about that nobody needs;
-    ``freed``: a destination is free for whoever waited for it.
-    """
-
-    __slots__ = (
-        *("batches", "cancelled_runs", "changes", "ended", "entries", "final", "freed"),
-        *("failing_runs", "happened", "intended", "named", "put_off", "reads", "released"),
-        *("rulings", "sweep", "to_expand"),
-    )
-
-    def __init__(self) -> None:  # written out: two of these are made for each task
-        self.changes: list[Change] = []
-        self.happened: list[events.Event] = []
-        self.final: list[events.Event] = []
-        self.entries: list[Entry] = []
-        self.released: list[Entry] = []
-        self.rulings: list[Ruling] = []
-        self.intended: list[Finish | Publish] = []
-        self.put_off: list[PutOff] = []
-        self.batches: list[tuple[Group, Batch]] = []
-        self.named: list[tuple[Group, Fetch, str]] = []
-        self.to_expand: list[Group] = []
-        self.reads: list[tuple[Group, str]] = []
-        self.ended: list[OpenedRun] = []
-        self.cancelled_runs: list[int] = []
-        self.failing_runs: list[OpenedRun] = []
-        self.sweep = False
-        self.freed = False
 
 
 class Decisions:
@@ -1050,28 +992,3 @@ def _passed_over(group: Group) -> tuple[str, ...]:
     if not group.opened.group.gathers:
         return ()
     return tuple(name for name in group.run.passed_over() if name in group.opened.group.needs)
-
-
-def source_of(task: Task, history: History) -> str:
-    return task.spec.sources[history.source]
-
-
-def told_source(task: Task, history: History) -> str:
-    """Return the URL as events have it, "" where nothing is fetched."""
-    return source_of(task, history) if task.spec.fetches else ""
-
-
-def about_run(run: OpenedRun) -> dict[str, Any]:
-    """Return the fields that events about a run have in common."""
-    return {"job": run.job.name, "run": run.run.id}
-
-
-def about_task(attempt: Fetch | Finish | Publish, url: str) -> dict[str, Any]:
-    """Return the fields that events about a task have in common."""
-    return {
-        "job": attempt.job.name,
-        "run": attempt.run.id,
-        "task": attempt.task.id,
-        "path": attempt.task.spec.path,
-        "url": url,
-    }

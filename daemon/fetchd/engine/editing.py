@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fetchd import events
-from fetchd.engine.decisions import Decisions, Effects, Out, about_run, about_task
+from fetchd.engine.decisions import Decisions
+from fetchd.engine.effects import Effects, Out, about_run, about_task
 from fetchd.engine.runs import OpenedRun, Phase
 from fetchd.model import Fetch, Outcome, TaskState
 from fetchd.ports import NewJob, Revised

@@ -17,20 +17,10 @@ from fetchd.clock import Clock, Random, SteadyWall
 from fetchd.engine import retry, schedule, windows
 from fetchd.engine.admission import Admission
 from fetchd.engine.deciding import Deciding
-from fetchd.engine.decisions import (
-    NAME_DELAY_S,
-    Decisions,
-    Effects,
-    Out,
-    PutOff,
-    about_run,
-    about_task,
-    after_deferral,
-    limited,
-    source_of,
-)
+from fetchd.engine.decisions import NAME_DELAY_S, Decisions, after_deferral, limited
 from fetchd.engine.desk import Desk
 from fetchd.engine.editing import EDIT_LOOK_S, FROZEN_LOOK_S, Editing, freeze, is_comparable
+from fetchd.engine.effects import Effects, Out, PutOff, about_run, about_task, source_of
 from fetchd.engine.kept import KeptJobs, dealt_with, revised
 from fetchd.engine.origin_records import OriginRecords
 from fetchd.engine.origins import FORGET_S, Origins

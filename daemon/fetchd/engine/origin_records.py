@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fetchd.clock import Clock, SteadyWall
-from fetchd.engine.decisions import Effects, Out
+from fetchd.engine.effects import Effects, Out
 from fetchd.engine.origins import Origins
 from fetchd.engine.queue import Ruling
 from fetchd.engine.runs import Group

@@ -25,7 +25,7 @@ from fetchd.model import (
 from fetchd.ports import NewJob, OpenGroup, OpenRun, Ready, Window
 
 if TYPE_CHECKING:
-    from fetchd.engine.decisions import Out
+    from fetchd.engine.effects import Out
     from fetchd.engine.queue import Entry
 
 #: How much one read brings: at most this many origins, and of each at most so many tasks.
