@@ -12,8 +12,9 @@ import pytest
 
 from fetchd import events
 from fetchd.engine.admission import MOST_IN_VAIN
-from fetchd.engine.decisions import MOST_LIST_FAILURES, MOST_PUBLISH_FAILURES
+from fetchd.engine.decisions import MOST_PUBLISH_FAILURES
 from fetchd.engine.engine import KEEP_PARTS_S
+from fetchd.engine.reading import MOST_LIST_FAILURES
 from fetchd.engine.runs import TASKS_AN_ORIGIN
 from fetchd.errors import StoreError
 from fetchd.model import (

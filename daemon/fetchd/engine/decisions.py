@@ -23,6 +23,7 @@ from fetchd.engine.effects import (
 )
 from fetchd.engine.origins import Origins
 from fetchd.engine.queue import Entry
+from fetchd.engine.reading import Readings
 from fetchd.engine.runs import Group, OpenedRun, Phase
 from fetchd.errors import DISK_WAITS
 from fetchd.model import (
@@ -44,7 +45,6 @@ from fetchd.model import (
     Outcome,
     Publish,
     Published,
-    Reading,
     RunEnd,
     Task,
     TaskSpec,
@@ -59,7 +59,6 @@ from fetchd.ports import (
     GroupSucceeded,
     Intends,
     Naming,
-    ReadingChanged,
     Ready,
     RestEnded,
     RunChanged,
@@ -69,10 +68,6 @@ from fetchd.ports import (
 )
 from fetchd.urls import HERE, origin_of
 
-#: A list whose next piece could not be read, for a reason that may pass, is tried again so often,
-#: after this delay, which doubles; so is a condition that could not be decided.
-MOST_LIST_FAILURES = 5
-LIST_DELAY_S = 1.0
 #: An origin that has served so many wrong digests in a run is asked last in it, if at all.
 MOST_MISMATCHES = 2
 #: What could not be published on a full disk, or one that nobody may write, is tried again so much
@@ -98,12 +93,14 @@ class Decisions:
         random: Random,
         poison: int,
         origins: Origins,
+        readings: Readings,
     ) -> None:
         self._clock = clock
         self._steady = steady
         self._random = random
         self._poison = poison
         self._origins = origins
+        self._readings = readings
         self._fences = itertools.count(1)
 
     def next_fence(self) -> int:
@@ -123,7 +120,7 @@ class Decisions:
         elif isinstance(attempt, Finish):
             self._settle_finish(attempt, out, outcome, effects)
         else:
-            self._settle_expand(out.group, outcome, effects)
+            self._readings.settle(out.group, outcome, effects)
         if out.group.done() or out.group.phase is Phase.BLOCKED:  # its condition was decided
             self.advance(out.group.run, effects)
         else:
@@ -431,71 +428,6 @@ class Decisions:
                 bytes_per_s=intent.received_bytes / max(intent.elapsed_s, 1e-6),
             )
         )
-
-    def _settle_expand(self, group: Group, outcome: Outcome, effects: Effects) -> None:
-        match outcome:
-            case Expanded(batch=batch):
-                pass
-            case Decided(holds=holds, seen=seen):
-                group.list_out = False
-                # Crashes are not forgotten: they may be those of what is read now.
-                crashes = group.reading.crashes
-                self._change_reading(group, Reading(crashes=crashes), effects)
-                group.wanted, group.seen = holds, seen
-                return
-            case Interrupted():
-                group.list_out = False
-                self._change_reading(group, replace(group.reading, begun=False), effects)
-                return  # the next life goes on at the recorded position
-            case Failure(transient=True) if group.reading.failures < MOST_LIST_FAILURES:
-                failures = group.reading.failures
-                due_at_s = self._steady.now_s() + LIST_DELAY_S * 2.0**failures
-                again = Reading(
-                    failures=failures + 1, due_at_s=due_at_s, crashes=group.reading.crashes
-                )
-                self._change_reading(group, again, effects)
-                group.list_out = False
-                if not group.run.unwanted():
-                    effects.to_expand.append(group)
-                return
-            case Failure():
-                batch = _unread(outcome)
-                if group.phase is Phase.BLOCKED:  # whether it is wanted will never be known
-                    group.wanted = False
-            case _:
-                raise AssertionError(f"{outcome} does not answer an expansion")
-        if group.run.unwanted():
-            group.list_out = False
-        else:
-            effects.batches.append((group, batch))
-
-    def begin_reading(self, group: Group, effects: Effects) -> None:
-        """Somebody is about to look at the next items: a crash from now on is theirs."""
-        if self._poison:
-            self._change_reading(group, replace(group.reading, begun=True), effects)
-
-    def suspects(self, group: Group) -> bool:
-        """Whether nothing else may be under way while the group's next items are looked at."""
-        return bool(self._poison) and group.reading.crashes >= self._poison
-
-    def charge_reading(self, group: Group, effects: Effects) -> None:
-        """The last life ended in a crash while somebody looked at the group's next items."""
-        crashes = group.reading.crashes + 1
-        self._change_reading(group, replace(group.reading, begun=False, crashes=crashes), effects)
-        if not self._poison or crashes < 2 * self._poison:
-            return
-        reason = f"the daemon crashed {crashes} times while it looked for the tasks of this group"
-        group.expanding, group.list_out = False, True
-        if group.undecided():
-            group.wanted = False
-        effects.batches.append(
-            (group, _unread(Failure(code="poison", reason=reason, transient=False)))
-        )
-
-    def _change_reading(self, group: Group, reading: Reading, effects: Effects) -> None:
-        if group.reading != reading:
-            group.reading = reading
-            effects.changes.append(ReadingChanged(group=group.id, reading=reading))
 
     def _failed(
         self,
@@ -970,19 +902,6 @@ def after_deferral(task: Task, outcome: Deferred) -> tuple[History, float]:
     if outcome.elsewhere:
         return retry.without_room(task.history, outcome.delay_s, sources=len(task.spec.sources))
     return task.history, outcome.delay_s
-
-
-def limited(reading: Reading, now_s: float) -> Reading:
-    """Return it with no wait longer than any: the wall clock may have been set back."""
-    longest_s = LIST_DELAY_S * 2.0 ** (MOST_LIST_FAILURES - 1)
-    return replace(reading, due_at_s=min(reading.due_at_s, now_s + longest_s))
-
-
-def _unread(failure: Failure) -> Batch:
-    """Return what says that what is left of a group's items could not be made tasks."""
-    problem = (failure.code, failure.reason)
-    bad = TaskSpec(key="", path="", sources=("",), problem=problem)
-    return Batch(specs=(bad,), position=None)
 
 
 def _passed_over(group: Group) -> tuple[str, ...]:

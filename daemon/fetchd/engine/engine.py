@@ -17,7 +17,7 @@ from fetchd.clock import Clock, Random, SteadyWall
 from fetchd.engine import retry, schedule, windows
 from fetchd.engine.admission import Admission
 from fetchd.engine.deciding import Deciding
-from fetchd.engine.decisions import NAME_DELAY_S, Decisions, after_deferral, limited
+from fetchd.engine.decisions import NAME_DELAY_S, Decisions, after_deferral
 from fetchd.engine.desk import Desk
 from fetchd.engine.editing import EDIT_LOOK_S, FROZEN_LOOK_S, Editing, freeze, is_comparable
 from fetchd.engine.effects import Effects, Out, PutOff, about_run, about_task, source_of
@@ -25,6 +25,7 @@ from fetchd.engine.kept import KeptJobs, dealt_with, revised
 from fetchd.engine.origin_records import OriginRecords
 from fetchd.engine.origins import FORGET_S, Origins
 from fetchd.engine.queue import Entry, Ruling, TaskQueue
+from fetchd.engine.reading import Readings, limited
 from fetchd.engine.runs import ORIGINS_A_READ, TASKS_AN_ORIGIN, Group, OpenedRun, Phase
 from fetchd.errors import StoreError, ValueProblem
 from fetchd.model import (
@@ -125,7 +126,8 @@ class Engine:
         self._steady = SteadyWall(clock)
         self._origins = Origins(bounds, origins)  # guarded by _lock
         self._origin_records = OriginRecords(self._origins, clock, self._steady)  # as well
-        self._decide = Decisions(clock, self._steady, random, poison, self._origins)
+        self._readings = Readings(self._steady, poison)
+        self._decide = Decisions(clock, self._steady, random, poison, self._origins, self._readings)
         self._queue = TaskQueue(
             clock,
             connections_per_origin=bounds.connections,
@@ -185,7 +187,7 @@ class Engine:
                     self._store.limit_waits(group.id, latest_s)
                     group.reading = limited(group.reading, self._steady.now_s())
                     if group.reading.begun and not run.cancelled:
-                        self._decide.charge_reading(group, effects)
+                        self._readings.charge(group, effects)
                 self._reopened(run, effects)
                 if run.cancelled:
                     for group in run.groups.values():
@@ -1080,7 +1082,7 @@ class Engine:
                     continue
                 decide = group.phase is Phase.BLOCKED
                 first, group.was_begun = not group.was_begun, True
-                self._decide.begin_reading(group, effects)
+                self._readings.begin(group, effects)
                 attempt = Expand(
                     fence=self._decide.next_fence(),
                     job=group.run.job,
@@ -1107,7 +1109,7 @@ class Engine:
         """Whether no other group has to be read alone, nor this one while others are at work."""
         if self._suspect not in {None, group}:
             return False
-        if not self._decide.suspects(group):
+        if not self._readings.suspects(group):
             return True
         self._suspect = group
         self._queue.hush()
