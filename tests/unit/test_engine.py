@@ -162,6 +162,18 @@ def test_a_transient_failure_waits_its_backoff_and_tries_again(hand):
     assert hand.engine.view().runs[0].waiting == {}
 
 
+def test_a_run_that_was_cancelled_while_its_task_waited_waits_for_nothing(hand):
+    hand.submit(job("a", group("a", spec("f"), retry=QUICK)))
+    hand.settle(hand.fetch(), failure())
+    assert hand.engine.view().runs[0].waiting == {"retry": 1}
+
+    hand.engine.obey(Cancel(job="a"))
+
+    view = hand.engine.view().runs[0]
+    assert view.state is RunState.CANCELLED
+    assert (view.waiting, view.next_due_at_s) == ({}, None)
+
+
 def test_attempts_end_after_the_rounds_that_the_policy_allows(hand):
     answer = hand.submit(job("a", group("a", spec("f"), retry=QUICK)))
 
@@ -1222,6 +1234,22 @@ def test_a_list_without_an_item_ends_its_run_as_succeeded():
 
 def asked(retry_after_s: float, number: int = 429) -> Failure:
     return failure("bad_status", status=number, retry_after_s=retry_after_s)
+
+
+def test_a_retry_whose_time_came_while_its_origin_is_shut_waits_for_the_origin_alone(hasty):
+    hasty.submit(job("a", group("a", spec("a"), retry=QUICK)))
+    hasty.submit(job("b", group("b", spec("b"))))
+    first, second = hasty.fetch(), hasty.fetch()
+    hasty.settle(first, failure())
+    hasty.settle(second, asked(30))
+    waits = {run.job: run.waiting for run in hasty.engine.view().runs}
+    assert waits == {"a": {"retry": 1}, "b": {"retry": 1}}
+
+    hasty.clock.advance(2.1)
+    assert hasty.fetch() is None
+
+    waits = {run.job: run.waiting for run in hasty.engine.view().runs}
+    assert waits == {"a": {"origin": 1}, "b": {"retry": 1}}
 
 
 def test_what_one_run_is_asked_for_all_runs_heed_and_only_the_one_that_met_it_is_charged(hand):

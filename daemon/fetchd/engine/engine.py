@@ -484,19 +484,17 @@ class Engine:
     def view(self, most_open: int | None = None) -> Report:
         with self._lock:
             now_s = self._clock.monotonic()
-            behind_s = self._steady.behind_s()
+            steady_s, behind_s = self._steady.now_s(), self._steady.behind_s()
             shown = islice(self._runs.values(), most_open)
             held_up, verified = self._queue.held_up(), self._verified()
             runs = (
                 *self._recent,
                 *(
-                    run.view(behind_s, held_up.get(run.run.id, 0), verified[run.run.id])
+                    run.view(steady_s, behind_s, held_up.get(run.run.id, 0), verified[run.run.id])
                     for run in shown
                 ),
             )
-            origins = self._origins.views(
-                MOST_ORIGINS_SHOWN, now_s, self._steady.now_s() - now_s + behind_s
-            )
+            origins = self._origins.views(MOST_ORIGINS_SHOWN, now_s, steady_s - now_s + behind_s)
             left_out = len(self._recent) + len(self._runs) - len(runs)
             transfers = tuple(
                 TransferView(
@@ -1268,7 +1266,7 @@ class Engine:
         for entry in effects.released:
             self._queue.release(entry)
         for run in effects.ended:
-            self._recent.append(run.view(0.0))
+            self._recent.append(run.view(self._steady.now_s(), 0.0))
             self._queue.drop_run(run.run.id)
             del self._runs[run.run.id]
             del self._by_job[run.job.name]

@@ -371,8 +371,8 @@ class OpenedRun:
             return RunState.CANCELLED
         return RunState.PARTIAL if counts.failed else RunState.SUCCEEDED
 
-    def view(self, behind_s: float, held_up: int = 0, verified: int = 0) -> RunView:
-        """``behind_s``: by how much the wall clock is ahead of the steady one.
+    def view(self, now_s: float, behind_s: float, held_up: int = 0, verified: int = 0) -> RunView:
+        """``now_s``: by the steady clock; ``behind_s``: by how much the wall clock is ahead of it.
 
         ``held_up``: tasks whose origin is shut; ``verified``: those whose steps nobody takes yet.
         """
@@ -380,8 +380,9 @@ class OpenedRun:
         waiting: dict[str, int] = {}
         dues = [group.next_due_at_s for group in groups if group.next_due_at_s is not None]
         for reason, until_s in self.waits.values():
-            waiting[reason] = waiting.get(reason, 0) + 1
-            dues.append(until_s)
+            if until_s > now_s:  # else it waits for a thread, or for its origin
+                waiting[reason] = waiting.get(reason, 0) + 1
+                dues.append(until_s)
         if held_up:
             waiting["origin"] = held_up
         if verified:
@@ -395,6 +396,8 @@ class OpenedRun:
         due_at_s = min(dues) + behind_s if dues else None
         if self.held():
             due_at_s = None if self.paused else self.closed_until_s
+        if self.state.ended:
+            waiting, due_at_s = {}, None
         return RunView(
             id=self.run.id,
             job=self.job.name,
