@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SHARED = -n $(or $(AT_A_TIME),3) --dist worksteal
 
 help: ## say what each target does
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
 
 run: .venv/installed ## run the daemon in the foreground on config/fetchd.yaml
 	@$(BIN)/fetchd run --config config/fetchd.yaml
