@@ -346,6 +346,43 @@ on_failure: [ tell ]
     assert shown["tasks"][1]["sources"] == []
 
 
+def test_check_shows_what_only_a_run_knows_and_that_all_appears_together(capsys):
+    path = written(
+        "set.yaml",
+        """\
+publish: { atomic: true, keep: 3 }
+base: https://one.example/
+dest: d
+tasks:
+  index: { url: index.json }
+  files:
+    from: { file: "${needs.index.path}", format: json, items: "files[*]" }
+    url: ${item.url}
+    steps: [ extract ]
+""",
+    )
+    later = (
+        "files: files for the items of ${needs.index.path} (json), known in the run, then extract"
+    )
+    together = "publish: all of them appear together; the latest 3 such sets stay"
+
+    code, out, _ = ran(capsys, "check", "--show", path)
+    _, short, _ = ran(capsys, "check", path)
+    _, as_json, _ = ran(capsys, "check", "--show", "--json", path)
+
+    assert code == 0
+    assert short.splitlines() == ["set.yaml: ok: job set, 1 file, and those of 1 manifest"]
+    assert out.splitlines() == [
+        *short.splitlines(),
+        "  default:d/current/index.json",
+        "    from https://one.example/index.json",
+        f"  {later}",
+        f"  {together}",
+    ]
+    (shown,) = json.loads(as_json)
+    assert (shown["later"], shown["ends"]) == ([later], [together])
+
+
 def test_check_shows_which_rate_holds_and_by_whom(capsys):
     written("conf.yaml", "limits: { rate: 2MiB/s }\norigins: { two.example: { rate: 1MiB/s } }\n")
     rate = '{ "00:00-24:00": 500MiB/s }'

@@ -36,6 +36,7 @@ class Checked:
     limits: list[str] = field(default_factory=list)
     tasks: list[dict[str, Any]] = field(default_factory=list)
     credentials: dict[str, list[str]] = field(default_factory=dict)  # by origin
+    later: list[str] = field(default_factory=list)  # what its manifests become in a run
     ends: list[str] = field(default_factory=list)
 
 
@@ -60,7 +61,7 @@ def command(
         click.echo(json.dumps([_as_json(one, show=show) for one in checked], indent=2))
     else:
         for one in checked:
-            _print(one)
+            _print(one, show=show)
     return 2 if any(one.problems for one in checked) else 0
 
 
@@ -69,7 +70,7 @@ def _check(path: Path, settings: Settings, *, show: bool) -> Checked:
         job = job_files.load(path, settings, in_place=True)
     except DocumentError as exc:
         return Checked(str(path), problems=exc.problems, text=str(exc))
-    checked = Checked(str(path), job=job.name)
+    checked = Checked(str(path), job=job.name, later=list(_later(job)))
     places: set[tuple[str, str]] = set()
     try:
         for piece in _pieces(job):
@@ -97,10 +98,25 @@ def _check(path: Path, settings: Settings, *, show: bool) -> Checked:
     return checked
 
 
+def _later(job: Job) -> Iterator[str]:
+    """Yield what only a run knows the files of."""
+    for group in job.groups:
+        if group.manifest is not None:
+            steps = f", then {', '.join(step.name for step in group.steps)}" if group.steps else ""
+            yield (
+                f"{group.name}: files for the items of {group.manifest.file} "
+                f"({group.manifest.format}), known in the run{steps}"
+            )
+
+
 def _ends(job: Job) -> Iterator[str]:
     """Yield what is done at the end of a run."""
+    from fetchd.model import RunEnd  # noqa: PLC0415
+
     for group in job.groups:
-        if group.end is not None:
+        if group.end is RunEnd.PUBLISH and (own := job.generations) is not None:
+            yield f"publish: all of them appear together; the latest {own.keep} such sets stay"
+        elif group.end is not None:
             steps = (
                 f"{step.name} {step.options.get('command') or step.options.get('webhook')}"
                 for step in group.steps
@@ -252,14 +268,16 @@ def _as_json(checked: Checked, *, show: bool) -> dict[str, Any]:
     if not show:
         return made
     shown = {"limits": checked.limits, "tasks": checked.tasks, "credentials": checked.credentials}
-    return made | shown | {"ends": checked.ends}
+    return made | shown | {"later": checked.later, "ends": checked.ends}
 
 
-def _print(checked: Checked) -> None:
+def _print(checked: Checked, *, show: bool) -> None:
     if checked.problems:
         click.echo("\n".join(map(printable, checked.text.split("\n"))), err=True)
         return
     files = f"{checked.files} file{'' if checked.files == 1 else 's'}"
+    if count := len(checked.later):
+        files += f", and those of {count} manifest{'' if count == 1 else 's'}"
     click.echo(f"{printable(checked.file)}: ok: job {checked.job}, {files}")
     for limit in checked.limits:
         click.echo(f"  {limit}")
@@ -279,7 +297,7 @@ def _print(checked: Checked) -> None:
             click.echo(f"    now at most {_rates_text(task['rates'])}")
         if task["needs"]:
             click.echo(f"    after {', '.join(task['needs'])}")
-    for end in checked.ends:
-        click.echo(f"  {end}")
+    for line in (*checked.later, *checked.ends) if show else ():
+        click.echo(f"  {printable(line)}")
     for origin, said in checked.credentials.items():
         click.echo(f"  {origin} is given {printable('; '.join(said))}")
