@@ -47,7 +47,7 @@ def test_each_date_has_a_run_of_its_own_one_after_the_other_and_the_schedule_goe
     again = yard.next()
 
     assert first == [("nightly", "2026-11-24 03:15")]
-    assert line.endswith("2 earlier ones to make")
+    assert line.endswith("earlier runs to make: 2")
     assert paths == ["2026-11-24/f", "2026-11-25/f", "2026-11-26/f"]
     assert again == "2026-11-28 03:15"
     assert yard.names() == ["nightly.yaml"]

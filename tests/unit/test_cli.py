@@ -1015,6 +1015,31 @@ def test_submit_waits_for_the_run_of_its_own_file(capsys, daemon, state, code):
     assert out.splitlines()[-1] == f"own: {state}: 1 succeeded, 0 failed"
 
 
+def test_submit_says_why_the_first_files_of_its_run_failed(capsys, daemon):
+    path = written("a.yaml", "name: own\n" + GOOD)
+    one = {"path": "a\x1b.iso", "code": "bad_status", "reason": "404 Not Found from h"}
+    report = {
+        "run": 1,
+        "state": "failed",
+        "tasks": {"succeeded": 0, "failed": 12},
+        "failures": [one] * 12,
+    }
+
+    def answer(_made):
+        (daemon / "jobs" / "reports" / "own.json").write_text(json.dumps(report))
+
+    thread = answered(daemon, answer)
+    code, out, _ = ran(capsys, "submit", "--wait", path)
+    thread.join()
+
+    assert code == 1
+    assert out.splitlines()[1:] == [
+        "own: failed: 0 succeeded, 12 failed",
+        *["  a\\x1b.iso: bad_status: 404 Not Found from h"] * 10,
+        "  and more, in its report",
+    ]
+
+
 def test_check_reads_a_file_with_the_defaults_beside_it_and_these_alone(capsys):
     written("isos/_defaults.yaml", "dest: images\n")
     written("isos/a.yaml", GOOD)

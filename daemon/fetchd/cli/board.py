@@ -88,7 +88,7 @@ def kept_lines(kept: Sequence[Json], now_s: float) -> Iterator[str]:
             left_s = one["next_s"] - now_s
             when = f"{moment}, in {format_duration(left_s)}" if left_s > 0 else f"due {moment}"
         paused = "  paused" if one["paused"] else ""
-        backlog = f"  {one['backlog']} earlier ones to make" if one["backlog"] else ""
+        backlog = f"  earlier runs to make: {one['backlog']}" if one["backlog"] else ""
         yield f"{printable(one['job'])}  next: {when}{paused}{backlog}"
     if len(kept) > _MOST_KEPT:
         yield f"and {len(kept) - _MOST_KEPT} more jobs that stay"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fetchd.config import Settings
 
 _LOOK_EVERY_S = 0.1
+_MOST_FAILURES = 10
 _ENDED = ("succeeded", "partial", "failed", "cancelled")
 
 
@@ -116,7 +117,15 @@ def _follow(settings: Settings, submission: Submission, before: int | None) -> i
                 f"{submission.job}: {report['state']}: "
                 f"{tasks['succeeded']} succeeded, {tasks['failed']} failed"
             )
+            _tell_failures(report.get("failures", []))
             return 0 if report["state"] == "succeeded" else 1
         if not is_running(settings.state):
             raise BusyError(f"the daemon has stopped; {submission.job} goes on when it starts")
         time.sleep(_LOOK_EVERY_S)
+
+
+def _tell_failures(failures: Sequence[Mapping[str, Any]]) -> None:
+    for one in failures[:_MOST_FAILURES]:
+        click.echo(printable(f"  {one['path']}: {one['code']}: {one['reason']}"))
+    if len(failures) > _MOST_FAILURES:
+        click.echo("  and more, in its report")
