@@ -359,16 +359,21 @@ tasks:
     from: { file: "${needs.index.path}", format: json, items: "files[*]" }
     url: ${item.url}
     steps: [ extract ]
+on_success: [ tell ]
 """,
     )
+    config = written("conf.yaml", "webhooks: { tell: { url: http://h/x } }\n")
     later = (
         "files: files for the items of ${needs.index.path} (json), known in the run, then extract"
     )
-    together = "publish: all of them appear together; the latest 3 such sets stay"
+    ends = [
+        "publish: all of them appear together; the latest 3 such sets stay",
+        "on_success: webhook tell",
+    ]
 
-    code, out, _ = ran(capsys, "check", "--show", path)
-    _, short, _ = ran(capsys, "check", path)
-    _, as_json, _ = ran(capsys, "check", "--show", "--json", path)
+    code, out, _ = ran(capsys, "check", "--config", config, "--show", path)
+    _, short, _ = ran(capsys, "check", "--config", config, path)
+    _, as_json, _ = ran(capsys, "check", "--config", config, "--show", "--json", path)
 
     assert code == 0
     assert short.splitlines() == ["set.yaml: ok: job set, 1 file, and those of 1 manifest"]
@@ -377,10 +382,10 @@ tasks:
         "  default:d/current/index.json",
         "    from https://one.example/index.json",
         f"  {later}",
-        f"  {together}",
+        *(f"  {end}" for end in ends),
     ]
     (shown,) = json.loads(as_json)
-    assert (shown["later"], shown["ends"]) == ([later], [together])
+    assert (shown["later"], shown["ends"]) == ([later], ends)
 
 
 def test_check_shows_which_rate_holds_and_by_whom(capsys):

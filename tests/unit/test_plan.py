@@ -826,6 +826,22 @@ def test_people_get_a_line_a_task_and_the_problems_below(capsys, server, other):
     assert any(line.startswith("time: unknown") for line in lines)
 
 
+def test_what_fails_now_but_would_be_tried_again_says_so(capsys, server):
+    server.routes["/a"] = status(429, "Too Many", [("Retry-After", "3600")])
+    server.routes["/b"] = status(404, "Not Found")
+    for name in ("a", "b"):
+        Path(f"{name}.yaml").write_text(urls(server.url(f"/{name}")))
+
+    said = {}
+    for name in ("a", "b"):
+        cli.main(["plan", f"{name}.yaml", "--set", "network.allow=[loopback]"])
+        lines = capsys.readouterr().out.splitlines()
+        (said[name],) = [line for line in lines if line.startswith(f"default:{name}: fail:")]
+
+    assert said["a"].endswith("(a run would try again)")
+    assert "again" not in said["b"]
+
+
 def test_the_page_has_every_key_that_is_printed():
     page = (Path(__file__).parents[2] / "docs" / "plan.md").read_text()
     nouns = [noun for noun in vars(report).values() if dataclasses.is_dataclass(noun)]

@@ -113,10 +113,10 @@ def _ends(job: Job) -> Iterator[str]:
     """Yield what is done at the end of a run."""
     from fetchd.model import RunEnd  # noqa: PLC0415
 
+    if (own := job.generations) is not None:
+        yield f"publish: all of them appear together; the latest {own.keep} such sets stay"
     for group in job.groups:
-        if group.end is RunEnd.PUBLISH and (own := job.generations) is not None:
-            yield f"publish: all of them appear together; the latest {own.keep} such sets stay"
-        elif group.end is not None:
+        if group.end is not None and group.end is not RunEnd.PUBLISH:
             steps = (
                 f"{step.name} {step.options.get('command') or step.options.get('webhook')}"
                 for step in group.steps

@@ -150,7 +150,9 @@ def _problems(plan: Plan) -> Iterator[str]:
         if task.code or task.verdict == "unknown":
             code = f"{task.code}: " if task.code else ""
             optional = " (it may fail)" if task.may_fail else ""
-            yield f"{name}: {task.verdict}: {code}{task.reason}{optional}"
+            passing = any(one.transient for one in task.sources)
+            again = " (a run would try again)" if passing else ""
+            yield f"{name}: {task.verdict}: {code}{task.reason}{again}{optional}"
         elif task.verdict == "fetch" and task.reason:
             yield f"{name}: {task.reason}"
         for source in task.sources:
