@@ -85,7 +85,22 @@ def test_every_exit_code_is_on_the_page_of_operations():
     assert written == {str(code) for code in codes}
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
-def test_links_between_pages_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#:]+)\)", (DOCS / page).read_text()):
-        assert (DOCS / target).exists(), target
+def prose(page: Path) -> str:
+    """Return a page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what the headings of a page are called in links, as GitHub makes it of them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", ["../README.md", *sorted(path.name for path in DOCS.glob("*.md"))])
+def test_links_lead_to_pages_and_headings_that_are_there(page):
+    here = DOCS / page
+    for link in re.findall(r"\]\(([^)\s:]+)\)", prose(here)):
+        target, _, anchor = link.partition("#")
+        there = here.parent / target if target else here
+        assert there.exists(), link
+        assert not anchor or anchor in anchors(there), link

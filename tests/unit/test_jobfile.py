@@ -471,11 +471,12 @@ def test_the_shipped_schema_is_that_of_the_model() -> None:
     assert "$defs" not in json.dumps(shipped)
 
 
-BLOCKS = re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL)
+README = (HOUSE / "README.md").read_text()
+BLOCKS = re.findall(r"```yaml\n(.*?)```", README + REFERENCE, re.DOTALL)
 
 
 @pytest.mark.parametrize("text", BLOCKS)
-def test_each_example_of_the_reference_is_a_job(text: str) -> None:
+def test_each_example_of_the_readme_and_the_reference_is_a_job(text: str) -> None:
     assert specs(read(text, config=OPERATED))
 
 
