@@ -147,6 +147,17 @@ def test_the_error_names_the_line_that_would_allow_it(allow, address, line):
     Policy(entries).judge("h", 80, address)
 
 
+def test_the_error_repeats_no_address_that_the_url_has():
+    with pytest.raises(AttemptError) as literal:
+        Policy(["public"]).judge("10.0.0.1", 80, "10.0.0.1")
+    with pytest.raises(AttemptError) as named:
+        Policy(["public"]).judge("nas.lan", 80, "10.0.0.1")
+
+    allowed = "excluded by the configuration; to allow it: network.allow: [public, private]"
+    assert literal.value.reason == f"10.0.0.1 is {allowed}"
+    assert named.value.reason == f"nas.lan has the address 10.0.0.1, which is {allowed}"
+
+
 @pytest.mark.parametrize(
     "entry", ["publik", "10.0.0.1/8", "10.0.0.0/33", "host:", ":80", "host:http", "a/b:80", ""]
 )

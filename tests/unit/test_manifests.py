@@ -211,9 +211,9 @@ def test_an_item_that_makes_no_task_is_one_failed_task_with_its_number(folder):
 
     assert (first.path, last.path) == ("0.bin", "1.bin")
     assert [spec.problem[1] for spec in bad] == [
-        "index.json:2: it has no ${item.sha}; it has ${item.url}, ${item.size}",
-        "index.json:3: is a list; an item is a mapping or a text",
-        "index.json:4: it has no ${item.url}; it has ${item}",
+        "index.json: item 2: it has no ${item.sha}; it has ${item.url}, ${item.size}",
+        "index.json: item 3: is a list; an item is a mapping or a text",
+        "index.json: item 4: it has no ${item.url}; it has ${item}",
     ]
 
 
@@ -260,9 +260,9 @@ def test_a_task_keeps_the_fields_that_its_steps_use_if_they_can_be_kept(folder):
 
     assert good.values == (("item.n.m", "true"), ("item.v", "1"))
     assert [spec.problem and spec.problem[1] for spec in bad] == [
-        "index.json:2: it has no ${item.n.m}; it has ${item.u}, ${item.v}",
-        "index.json:3: ${item.v}, for steps, is not valid Unicode",
-        "index.json:4: ${item.n.m}, ${item.v}, for steps, have more than 65536 characters",
+        "index.json: item 2: it has no ${item.n.m}; it has ${item.u}, ${item.v}",
+        "index.json: item 3: ${item.v}, for steps, is not valid Unicode",
+        "index.json: item 4: ${item.n.m}, ${item.v}, for steps, have more than 65536 characters",
     ]
 
 
@@ -369,7 +369,7 @@ def test_what_the_job_says_of_a_file_goes_over_what_its_metalink_says(folder):
     assert (own.digests, own.size_bytes) == ((), None)
     assert [fits.problem, large.problem] == [
         None,
-        ("bad_item", "x.meta4:3: has 2 bytes, `size` allows 1"),
+        ("bad_item", "x.meta4: item 3: has 2 bytes, `size` allows 1"),
     ]
     assert small.problem is not None
 

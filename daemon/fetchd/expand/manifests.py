@@ -128,12 +128,12 @@ class _Cursor:
     def batch(self, recipe: Recipe, most: int) -> Batch:
         specs: list[TaskSpec] = []
         for _ in range(most):
-            place = f"{self._name}:{self._count + 1}"
+            number = self._count + 1
             try:
                 item = next(self._items, None)
             except ManifestProblem as exc:
-                reason = shown(f"{self._name}: item {self._count + 1}: {exc}")
-                failed = bad_item(place, "")
+                reason = shown(f"{self._name}: item {number}: {exc}")
+                failed = _bad(self._name, number, "")
                 specs.append(
                     TaskSpec(
                         key=failed.key,
@@ -146,11 +146,11 @@ class _Cursor:
             if item is None:
                 self._check_unchanged()
                 return Batch(specs=tuple(specs), position=None)
-            self._count += 1
+            self._count = number
             if isinstance(item, Fields):
-                specs += _specs(recipe, item, place)
+                specs += _specs(recipe, item, self._name, number)
             else:
-                specs.append(bad_item(place, str(item)))
+                specs.append(_bad(self._name, number, str(item)))
         self._check_unchanged()
         self.position = self._reached()
         return Batch(specs=tuple(specs), position=self.position)
@@ -196,7 +196,12 @@ class _Chunks(Iterator[bytes]):
         return chunk
 
 
-def _specs(recipe: Recipe, fields: Fields, place: str) -> Iterator[TaskSpec]:
+def _bad(name: str, number: int, why: str) -> TaskSpec:
+    """Return the failed task of an item; a number behind the name alone would pass for a line."""
+    return bad_item(f"{name}:{number}", why, f"{name}: item {number}")
+
+
+def _specs(recipe: Recipe, fields: Fields, name: str, number: int) -> Iterator[TaskSpec]:
     items = recipe.group.items
     assert not isinstance(items, ListFile)
     for item in items or (None,):
@@ -208,7 +213,7 @@ def _specs(recipe: Recipe, fields: Fields, place: str) -> Iterator[TaskSpec]:
             else:
                 yield recipe.of_line(fields["item"], fields)
         except ValueProblem as exc:
-            yield bad_item(place, str(exc))
+            yield _bad(name, number, str(exc))
 
 
 def _of_whole(recipe: Recipe, item: Whole) -> TaskSpec:

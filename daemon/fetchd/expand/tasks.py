@@ -506,14 +506,15 @@ class Recipe:
         return _Common(folder, filename, digests)
 
 
-def bad_item(place: str, why: str) -> TaskSpec:
+def bad_item(place: str, why: str, where: str = "") -> TaskSpec:
     """Return the task of an item that can only fail.
 
     Its path is its place, made unlike any path that a good item can have by the first ``./``.
+    ``where``: the place as people are told it, if not like that.
     """
     path = f"./{place}"
     why = why if len(why) <= _LONGEST_REASON else f"{why[:_LONGEST_REASON]}..."
-    reason = shown(f"{place}: {why}")
+    reason = shown(f"{where or place}: {why}")
     return TaskSpec(key=path, sources=(), path=path, problem=("bad_item", reason))
 
 

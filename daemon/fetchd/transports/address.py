@@ -82,10 +82,11 @@ class Policy:
             if needed is not None:
                 what = address if inner == found else f"{address} (which stands for {inner})"
                 line = ", ".join([*self._allow, needed])
+                said = what if address == host else f"{host} has the address {what}, which"
                 raise AttemptError(
                     "address_denied",
-                    f"{host} has the address {what}, which the configuration excludes; "
-                    f"to allow it: network.allow: [{line}]",
+                    f"{said} is excluded by the configuration; to allow it: "
+                    f"network.allow: [{line}]",
                 )
 
     def judge_literal(self, host: str, port: int) -> None:
