@@ -494,6 +494,7 @@ def test_an_error_of_the_file_comes_before_one_of_an_override(folder):
         ("jobs: a\nroots: {default: a/b}\n", (2, 18), "and the folder of jobs"),
         ("jobs: a/b\nroots: {default: a}\n", (2, 18), "and the folder of jobs"),
         ("jobs: ./downloads\n", (1, 7), "and the folder of jobs"),
+        ("roots: {default: a, b: jobs/x}\n", (1, 24), "the root b, "),
         ("state: a\nroots: {default: a/b}\n", (2, 18), "and the folder of state"),
         ("state: a/b\nroots: {default: b, c: {path: a}}\n", (2, 24), "and the folder of state"),
         ("jobs: a\nstate: a\n", (2, 8), "lies in the jobs folder"),

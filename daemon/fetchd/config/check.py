@@ -23,7 +23,10 @@ def contradictions(settings: Settings) -> Iterator[Complaint]:
         places: tuple[KeyPath, ...] = (("roots", name), ("roots",))
         for key, folder in own.items():
             if _within(root.path, folder) or _within(folder, root.path):
-                message = f"{root.path} and the folder of {key}, {folder}, must be apart"
+                message = (
+                    f"the root {name}, {root.path}, and the folder of {key}, {folder}, "
+                    "must be apart"
+                )
                 yield Complaint(paths=(*places, (key,)), message=message)
         twin = seen.setdefault(os.path.realpath(root.path), name)
         if twin != name:
