@@ -174,6 +174,16 @@ def test_a_run_that_was_cancelled_while_its_task_waited_waits_for_nothing(hand):
     assert (view.waiting, view.next_due_at_s) == ({}, None)
 
 
+def test_a_retry_of_what_was_cancelled_says_what_to_do_instead(hand):
+    hand.submit(job("a", group("a", spec("f"))))
+    hand.engine.obey(Cancel(job="a"))
+
+    answer = hand.engine.obey(Retry(job="a"))
+
+    assert not answer.done
+    assert answer.reason.endswith("begins anew when its job file is dropped again")
+
+
 def test_attempts_end_after_the_rounds_that_the_policy_allows(hand):
     answer = hand.submit(job("a", group("a", spec("f"), retry=QUICK)))
 

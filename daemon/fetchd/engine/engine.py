@@ -854,7 +854,10 @@ class Engine:
             return Answer(done=False, reason=f"run {last.id} of job {job!r} is still on")
         opened = self._store.reopen(last.id)
         if opened is None:
-            return Answer(done=False, reason=f"run {last.id} of job {job!r} has no failed task")
+            reason = f"run {last.id} of job {job!r} has no failed task"
+            if last.state is RunState.CANCELLED:
+                reason += "; what was cancelled begins anew when its job file is dropped again"
+            return Answer(done=False, reason=reason)
         with self._deciding() as effects:
             run = self._adopt(opened)
             self._reopened(run, effects)
