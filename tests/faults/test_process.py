@@ -178,7 +178,7 @@ class LimitedDaemon(DaemonProcess):
 
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is not installed")
 def test_c09_without_descriptors_tasks_are_tried_again_and_none_is_lost(tmp_path, server):
-    # Larger than what is kept in memory until it is whole: each has its part open, and a connection.
+    # Larger than what is kept in memory until it is whole: each has a part open, and a connection.
     server.fallback = file(content("large", 100_000), rate=200_000)
     with LimitedDaemon(tmp_path, "workers=16", "limits.connections_per_origin=16") as daemon:
         daemon.limits = ("--nofile=44",)

@@ -131,7 +131,12 @@ def test_items_stand_at_a_path(path, data, expected):
     ("path", "data", "expected"),
     [
         ("packages[*]", b"{}", "has no packages[*]"),
-        ("packages[*]", b'{"pakages": [1]}', "has no packages[*]"),
+        ("packages[*]", b'{"pakages": [1]}', "has no packages[*]; found there: pakages"),
+        (
+            "data.packages[*]",
+            b'{"v": 1, "data": {"files": [], "notes": {"x": 1}}, "w": 2}',
+            "has no data.packages[*]; found there: files, notes",
+        ),
         (
             "packages[*]",
             b'{"packages": {"a": 1}}',
@@ -144,7 +149,7 @@ def test_items_stand_at_a_path(path, data, expected):
             "has no a.b[*]: there is a text or number where the path has a mapping",
         ),
         ("a[*].files[*]", b'{"a": [{}]}', "has no a[*].files[*]"),
-        ("info", b'{"a": 1}', "has no info"),
+        ("info", b'{"a": 1}', "has no info; found there: a"),
         ("[*]", b"", "is not JSON: parse error: premature EOF"),
         ("[*]", b"[1", "is not JSON: parse error: premature EOF"),
         ("[*]", b"[1] x", "is not JSON: parse error: trailing garbage"),

@@ -257,17 +257,19 @@ def test_n20_html_for_a_name_that_is_not_html_fails_by_type_or_first_bytes(plann
 
 
 @pytest.mark.parametrize(
-    ("keys", "code"),
+    ("keys", "code", "reason"),
     [
-        ("size: 5\n", "bad_size"),
-        ("limits: {file: 1KiB}\n", "too_large"),
-        ("expect: {type: application/zip}\n", "expectation_failed"),
+        ("size: 5\n", "bad_size", "`size` allows 5"),
+        ("limits: {file: 1KiB}\n", "too_large", "more than limits.file allows (1024)"),
+        ("limits: {total: 1KiB}\n", "too_large", "more than limits.total leaves (1024)"),
+        ("expect: {type: application/zip}\n", "expectation_failed", "application/zip"),
     ],
 )
-def test_what_the_job_expects_is_held_against_the_head(planned, server, keys, code):
+def test_what_the_job_expects_is_held_against_the_head(planned, server, keys, code, reason):
     found = planned(f"url: {server.url('/a')}\n{keys}")
 
     assert (found.code, found.task["verdict"], found.task["code"]) == (1, "fail", code)
+    assert reason in found.task["reason"]
 
 
 def test_a_body_whose_end_cannot_be_told_fails_unless_a_checksum_decides(planned, server):

@@ -50,12 +50,12 @@ class Watch:
         return got
 
     def check_limits(self, size_bytes: int) -> None:
-        most_bytes, name = self._attempt.group.rules.max_bytes, "limits.file"
+        most_bytes, says = self._attempt.group.rules.max_bytes, "limits.file allows"
         if most_bytes is None or size_bytes <= most_bytes:
-            most_bytes, name = self._attempt.budget_bytes, "limits.total"
+            most_bytes, says = self._attempt.budget_bytes, "limits.total leaves"
         if most_bytes is not None and size_bytes > most_bytes:
             raise AttemptError(
-                "too_large", f"{size_bytes} bytes are more than {name} leaves ({most_bytes})"
+                "too_large", f"{size_bytes} bytes are more than {says} ({most_bytes})"
             )
 
     def tell(self, wish: tuple[str, float] | None = None) -> None:

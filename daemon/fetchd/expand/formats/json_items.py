@@ -27,6 +27,9 @@ from fetchd.expand.formats.item import (
 _LONGEST_TOKEN_BYTES = 4 * 1024 * 1024
 _DEEPEST = 100
 _MOST_VALUES_OF_ITEM = 10_000
+#: Of the names that stand where one was looked for in vain, so many are told, so far.
+_MOST_TOLD = 8
+_LONGEST_TOLD = 60
 _PATH = re.compile(r"[^.\[\]\s]+(?:\.[^.\[\]\s]+)*|")
 _EACH = None  # a step into every entry of a list
 
@@ -72,6 +75,7 @@ class _Walk:
         self._found = False
         self._reached = 0  # steps that were taken so far, at most
         self._met: object = ""  # what stood where the next one was to be taken
+        self._there: list[str] = []  # the first names beside which it was to be
         self._open: list[Any] = []  # containers of the item that is being built
         self._keys: list[str] = []
         self._values = 0
@@ -83,6 +87,8 @@ class _Walk:
         if event == "map_key":
             if self._depth == self._on:
                 self._key = value
+                if self._on >= self._reached and len(self._there) < _MOST_TOLD:
+                    self._there.append(value[:_LONGEST_TOLD])
             return None
         if event in {"end_map", "end_array"}:
             self._depth -= 1
@@ -101,7 +107,8 @@ class _Walk:
         """Raise ManifestProblem if nothing was there; a list that is empty is something."""
         empty = self._reached and self._steps[self._reached - 1] is _EACH
         if not (self._found or empty) or (self._met and not self._found):
-            raise ManifestProblem(f"has no {self._path}{self._met}")
+            there = f"; found there: {', '.join(self._there)}" if self._there else ""
+            raise ManifestProblem(f"has no {self._path}{self._met or there}")
 
     def _fits(self) -> bool:
         """Tell whether a value that begins here is where the path leads, as far as it goes."""
@@ -118,7 +125,9 @@ class _Walk:
             is_list = event == "start_array"
             if is_list is (self._steps[self._on] is _EACH):
                 self._on += 1
-                self._reached = max(self._reached, self._on)
+                if self._on > self._reached:
+                    self._reached = self._on
+                    self._there.clear()
             else:
                 self._meet("a list" if is_list else "a mapping")
 
