@@ -321,6 +321,31 @@ def test_syncs_that_take_time_are_under_way_together(tmp_path):
     assert all(isinstance(outcome, Published) for outcome in outcomes)
 
 
+def test_syncs_of_which_one_or_two_take_a_little_time_are_made_without_other_threads(tmp_path):
+    class Waiting(SlowOs):
+        """Each takes 0.15 ms, for whatever it has waited; the rest is taken back."""
+
+        waits = 2
+
+        def fsync(self, fd):
+            super().fsync(fd)
+            self.clock.advance(-0.00085 if self.waits > 0 else -0.001)
+            self.waits -= 1
+
+    system = Waiting()
+    disk = slow_disk(tmp_path, system)
+    attempts = [verified(disk, f"{number}") for number in range(20)]
+    system.waits = 2
+    publish(disk, *attempts)
+    alone = set(system.threads)
+    attempts = [verified(disk, f"more-{number}") for number in range(20)]
+    system.waits = 3
+    publish(disk, *attempts)
+
+    assert alone == {threading.current_thread().name}
+    assert len(set(system.threads)) > 1
+
+
 @pytest.mark.parametrize("threads", [0, 2])
 def test_c09_where_no_thread_can_be_had_the_publisher_syncs_alone(tmp_path, monkeypatch, threads):
     disk = slow_disk(tmp_path)

@@ -26,8 +26,10 @@ from fetchd.threads import DISK
 GROUP = 64
 #: Syncs under way at once: the journal of the file system then commits them together.
 _SYNCS = 8
-#: A sync that takes longer has waited for a device.
-_SLOW_S = 0.0001
+#: A sync that takes longer has waited for a device. So have several that take a fifth of that; one
+#: alone may have waited for the interpreter, and threads that nobody needs cost more than it.
+_SLOW_S = 0.0005
+_MOST_SLOWISH = 3
 _STANDING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _NO_MEMORY = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
@@ -131,18 +133,19 @@ class Publisher:
     def _sync_all(self, fds: Iterable[int]) -> dict[int, OSError]:
         """Sync all; return the errors of those that could not be.
 
-        One after the other as long as none takes time: threads would take more. From the first
-        that does, several at once.
+        One after the other as long as none takes time: threads would take more. Then several at
+        once.
         """
         waiting = list(fds)
         # Each is guilty until its sync has returned; one item, one thread.
         errors = {fd: OSError(errno.EIO, "not synced") for fd in waiting}
         turns = iter(waiting)  # drawing from it is one step under the interpreter lock
-        began_s = self._clock.monotonic()
+        began_s, slowish = self._clock.monotonic(), 0
         for fd in turns:
             self._sync(fd, errors)
             now_s = self._clock.monotonic()
-            if now_s - began_s > _SLOW_S:
+            slowish += now_s - began_s > _SLOW_S / 5
+            if now_s - began_s > _SLOW_S or slowish == _MOST_SLOWISH:
                 self._sync_together(turns, min(_SYNCS, len(waiting) - 1), errors)
             began_s = now_s
         return errors
