@@ -34,12 +34,12 @@ class Worker:
     ) -> None:
         self.name = name
         self._work = work
-        self.clock = clock
+        self._clock = clock
         self._on_death = on_death
-        self.within_s = within_s
+        self._within_s = within_s
         self._stop = threading.Event()
-        #: (the last beat, when the next one is due), None while resting; written by the thread.
-        self.promise: tuple[float, float] | None = None
+        # (the last beat, when the next one is due), None while resting; written by the thread.
+        self._beat: tuple[float, float] | None = None
         # A daemon thread: a read that is stuck past the grace period cannot hold the exit.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -75,22 +75,22 @@ class Worker:
 
     def beat(self, within_s: float | None = None) -> None:
         """Say that the next beat comes within ``within_s`` (None: the worker's own measure)."""
-        now_s = self.clock.monotonic()
-        self.promise = now_s, now_s + (self.within_s if within_s is None else within_s)
+        now_s = self._clock.monotonic()
+        self._beat = now_s, now_s + (self._within_s if within_s is None else within_s)
 
     def rest(self) -> None:
-        self.promise = None
+        self._beat = None
 
     def age_s(self) -> float:
         """Return the time since the last beat, 0.0 while resting."""
-        beat = self.promise
-        return 0.0 if beat is None else self.clock.monotonic() - beat[0]
+        beat = self._beat
+        return 0.0 if beat is None else self._clock.monotonic() - beat[0]
 
     @property
     def late(self) -> bool:
         """Whether the beat that was promised last has not come."""
-        beat = self.promise
-        return beat is not None and self.clock.monotonic() > beat[1]
+        beat = self._beat
+        return beat is not None and self._clock.monotonic() > beat[1]
 
     def _run(self) -> None:
         _here.worker = self
@@ -126,7 +126,6 @@ def beat(within_s: float | None = None) -> None:
         worker.beat(within_s)
 
 
-# A file that is fetched passes a dozen waits, so they write down the promise themselves.
 class Wait:
     """A legal wait of the calling thread, ``with DISK:``, of at most ``most_s``.
 
@@ -138,19 +137,16 @@ class Wait:
 
     def __enter__(self) -> None:
         worker: Worker | None = getattr(_here, "worker", None)
-        if worker is None:
-            return
-        if self._most_s is None:
-            worker.promise = None
-        else:
-            now_s = worker.clock.monotonic()
-            worker.promise = now_s, now_s + self._most_s
+        if worker is not None:
+            if self._most_s is None:
+                worker.rest()
+            else:
+                worker.beat(self._most_s)
 
     def __exit__(self, _: object, __: object, ___: object) -> None:
         worker: Worker | None = getattr(_here, "worker", None)
         if worker is not None:
-            now_s = worker.clock.monotonic()
-            worker.promise = now_s, now_s + worker.within_s
+            worker.beat()
 
 
 #: A call to a file system: syncing gigabytes to a slow disk is the longest silence of all.
