@@ -585,6 +585,22 @@ def test_a_file_that_is_wanted_otherwise_keeps_the_name_that_its_server_gave(han
     assert hand.files() == {"f": "succeeded", "one": "succeeded"}
 
 
+def test_a_file_of_another_url_may_get_the_name_of_one_that_an_edit_has_taken_away(hand):
+    slow = spec("slow", "http://two.example/slow")
+    hand.edit("r1", group("a", spec("./d/x~1"), spec("./d/x~2"), slow))
+    asked = {attempt.task.spec.path: attempt for attempt in [hand.fetch() for _ in range(3)]}
+    name(hand, asked["./d/x~1"], "d/one")
+    name(hand, asked["./d/x~2"], "d/two")
+    hand.run_all()
+    hand.edit("r2", group("a", spec("./d/x~2"), spec("./d/x~3"), slow))
+    name(hand, hand.fetch(), "d/one")
+    hand.run_all()
+    hand.succeed(asked["slow"])
+
+    assert hand.files() == {"d/one": "succeeded", "d/two": "succeeded", "slow": "succeeded"}
+    assert [file.url for file in hand.store.files(1)][-1] == "http://one.example/./d/x~3"
+
+
 def test_a_name_that_comes_during_an_edit_is_taken_in_behind_it(hand):
     hand.edit("r1", group("a", spec("./x~1")))
     attempt = hand.fetch()

@@ -81,9 +81,12 @@ class Revising:
         """
         self._remove_ends()
         wanted = {new.group.name: new for new in groups}
-        taken = {(new.group.rules.root, spec.path) for new in groups for spec in new.specs}
+        specs = [(new.group.rules.root, spec) for new in groups for spec in new.specs]
+        taken = {(root, spec.path) for root, spec in specs}
+        # Their servers may give them the names of files that are there.
+        taken_below = {(root, spec.folder) for root, spec in specs if spec.unnamed}
         for name, (group_id, before) in self._groups.items():
-            self._remove_rest(group_id, before, wanted.get(name), taken)
+            self._remove_rest(group_id, before, wanted.get(name), taken, taken_below)
         for new in groups:
             self._compare_group(new)
         self._make_anew(groups)
@@ -95,6 +98,7 @@ class Revising:
         before: TaskGroup,
         new: NewGroup | None,
         taken: set[tuple[str, str]],
+        taken_below: set[tuple[str, str]],
     ) -> None:
         """Remove what the group has no more; what was published stays, for the report."""
         rows = self._rows[group_id]
@@ -102,7 +106,8 @@ class Revising:
             return
         keys = {codec.path_bytes(spec.key) for spec in new.specs} if new else set()
         for key in [key for key in rows if key not in keys]:
-            elsewhere = (before.rules.root, codec.path_text(rows[key].path)) in taken
+            root, path = before.rules.root, codec.path_text(rows[key].path)
+            elsewhere = (root, path) in taken or (root, path.rpartition("/")[0]) in taken_below
             if rows[key].state != _SUCCEEDED or elsewhere:
                 if rows[key].state == _SUCCEEDED:
                     self._anew.add(before.name)
