@@ -23,6 +23,7 @@ from fetchd.model import (
     Finished,
     Interrupted,
     ListFile,
+    Manifest,
     Named,
     Position,
     Progress,
@@ -688,3 +689,54 @@ def test_what_is_made_of_others_files_stays_when_an_edit_leaves_these_alone(step
     steps.edit("r2", *with_a_list(), group("new", spec("new", "http://two.example/new")))
 
     assert (first, finish_all(steps)) == (["list", "lists"], [])
+
+
+# ---------------------------------------------------------------- what was skipped for a failure
+
+
+def test_what_was_skipped_for_a_failure_is_done_when_an_edit_mends_that(hand):
+    def groups(url: str) -> list[TaskGroup]:
+        slow = group("slow", spec("slow", "http://two.example/slow"))
+        needs = group("b", spec("b"), needs=("a",)), group("c", spec("c"), needs=("b",))
+        return [group("a", spec("a", url)), slow, *needs]
+
+    hand.edit("r1", *groups("http://one.example/old"))
+    broken, slow = hand.fetch(), hand.fetch()
+    hand.settle(broken, Failure(code="bad_status", reason="404", transient=False))
+    before = hand.files()
+    hand.edit("r2", *groups("http://one.example/new"))
+    done = hand.run_all()
+    hand.succeed(slow)
+
+    assert before == {"a": "failed", "slow": "running", "b": "skipped", "c": "skipped"}
+    assert done == ["a", "b", "c"]
+    assert hand.store.run_view(1).state is RunState.SUCCEEDED
+
+
+def test_what_was_skipped_for_a_failure_is_skipped_again_when_an_edit_does_not_mend_that(hand):
+    slow = group("slow", spec("slow", "http://two.example/slow"))
+    groups = group("a", spec("a")), slow, group("b", spec("b"), needs=("a",))
+    hand.edit("r1", *groups)
+    broken, under_way = hand.fetch(), hand.fetch()
+    hand.settle(broken, Failure(code="bad_status", reason="404", transient=False))
+    hand.edit("r2", *groups, group("new", spec("new")))
+    done = hand.run_all()
+    hand.succeed(under_way)
+
+    assert done == ["new"]
+    assert hand.files()["b"] == "skipped"
+    assert hand.store.run_view(1).state is RunState.FAILED
+
+
+def test_an_edit_waits_for_the_next_run_where_a_list_was_never_read_for_a_failure(hand):
+    slow = group("slow", spec("slow", "http://two.example/slow"))
+    listed = replace(
+        group("b", needs=("a",)), manifest=Manifest(file="${needs.a.path}", format="lines")
+    )
+    hand.edit("r1", group("a", spec("a")), slow, listed)
+    broken, _ = hand.fetch(), hand.fetch()
+    early = hand.edit("r2", group("a", spec("a")), slow, listed, group("d", spec("d")))
+    hand.settle(broken, Failure(code="bad_status", reason="404", transient=False))
+    late = hand.edit("r3", group("a", spec("a", "http://one.example/new")), slow, listed)
+
+    assert (early.done, late.done, late.later) == (True, False, True)

@@ -41,6 +41,10 @@ def is_comparable(on: OpenedRun, new: NewJob) -> bool:
         return False
     if on.failing:
         return False
+    # Of these nothing was read, and nothing is going to be.
+    fell_out = {group.name for group in on.groups.values() if group.upstream_failed}
+    if any(g.expanding and g.group.name in fell_out for g in new.groups):
+        return False
     groups = [*before.values(), *after.values()]
     if any(group.when is not None for group in groups):
         return False

@@ -167,7 +167,8 @@ FROM kept_job CROSS JOIN job ON job.id = kept_job.job ORDER BY kept_job.name;
 UPDATE run SET job = ? WHERE id = ?;
 
 -- name: tasks_of_run
-SELECT id, grp, path, key, sources, digests, sums, size_bytes, step_values, state FROM task WHERE run = ?;
+SELECT id, grp, path, key, sources, digests, sums, size_bytes, step_values, state, detail
+FROM task WHERE run = ?;
 
 -- name: remove_task
 DELETE FROM task WHERE id = ?;

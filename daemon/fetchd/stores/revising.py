@@ -12,7 +12,7 @@ from fetchd.stores import codec, downstream
 from fetchd.urls import origin_of
 
 #: Numbers of column task.state, see STATES in queries.py.
-_OPEN, _RUNNING, _SUCCEEDED = (0, 1), 1, 3
+_OPEN, _RUNNING, _SUCCEEDED, _SKIPPED = (0, 1), 1, 3, 5
 
 
 @dataclass(slots=True)
@@ -40,6 +40,12 @@ class _Row:
     size_bytes: int | None
     step_values: str | None
     state: int
+    detail: str
+
+    @property
+    def fell_out(self) -> bool:
+        """Whether it was skipped since something that it needs had failed, as may be no more."""
+        return (self.state, self.detail) == (_SKIPPED, "upstream_failed")
 
 
 class Revising:
@@ -138,7 +144,9 @@ class Revising:
             if row is None:
                 missing.append(spec)
                 self._anew.add(name)
-            elif not (same_rules and _is_of(row, spec)) or not (same_steps or row.state in _OPEN):
+                continue
+            same = same_rules and _is_of(row, spec) and (same_steps or row.state in _OPEN)
+            if row.fell_out or not same:
                 self._change(row, rules.root, spec)
                 self._anew.add(name)
 
