@@ -740,3 +740,29 @@ def test_an_edit_waits_for_the_next_run_where_a_list_was_never_read_for_a_failur
     late = hand.edit("r3", group("a", spec("a", "http://one.example/new")), slow, listed)
 
     assert (early.done, late.done, late.later) == (True, False, True)
+
+
+@pytest.mark.parametrize(("read", "waits"), [(True, True), (False, False)])
+def test_an_edit_of_what_a_manifest_comes_from_waits_where_that_was_read(read, waits):
+    def expanded(job, group, run, position) -> Batch:
+        listed = group.manifest is not None
+        specs = (spec("p"),) if listed else expand_specs(job, group, run, position).specs
+        return Batch(specs=specs, position=None)
+
+    def groups(url: str) -> list[TaskGroup]:
+        manifest = Manifest(file="${needs.a.path}", format="lines")
+        slow = group("slow", spec("slow", "http://two.example/slow"))
+        first = group("root", spec("root", url)), group("a", spec("a"), needs=("root",))
+        return [*first, slow, replace(group("p", needs=("a",)), manifest=manifest)]
+
+    hand = Hand(expand=expanded)
+    hand.edit("r1", *groups("http://one.example/old"))
+    attempts = [hand.fetch(), hand.fetch()]
+    if read:
+        hand.succeed(attempts[0])
+        hand.succeed(hand.fetch())
+        assert hand.expand_once()
+    answer = hand.edit("r2", *groups("http://one.example/new"))
+
+    assert (answer.done, answer.later) == (not waits, waits)
+    hand.close()

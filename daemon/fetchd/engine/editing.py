@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fetchd import events
+from fetchd.engine import graph
 from fetchd.engine.decisions import Decisions
 from fetchd.engine.effects import Effects, Out, about_run, about_task
 from fetchd.engine.runs import OpenedRun, Phase
@@ -44,6 +45,11 @@ def is_comparable(on: OpenedRun, new: NewJob) -> bool:
     # Of these nothing was read, and nothing is going to be.
     fell_out = {group.name for group in on.groups.values() if group.upstream_failed}
     if any(g.expanding and g.group.name in fell_out for g in new.groups):
+        return False
+    # What was read, if only in part, is of the manifest as it was.
+    read = {name for name in before if on.groups[name].phase is not Phase.BLOCKED}
+    manifests = graph.needed_by([g for g in after.values() if g.manifest and g.name in read], after)
+    if any(before.get(name) != after.get(name) for name in manifests):
         return False
     groups = [*before.values(), *after.values()]
     if any(group.when is not None for group in groups):

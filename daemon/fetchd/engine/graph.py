@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import Enum
 
-from fetchd.model import RunEnd, RunState
+from fetchd.model import RunEnd, RunState, TaskGroup
 
 #: How a run has to be going to end, so that this is done.
 _DUE: Mapping[RunEnd, frozenset[RunState]] = {
@@ -33,6 +33,18 @@ def met(needs: Iterable[str], ended: Mapping[str, bool]) -> Met:
         elif not succeeded:
             return Met.NEVER
     return verdict
+
+
+def needed_by(groups: Iterable[TaskGroup], others: Mapping[str, TaskGroup]) -> set[str]:
+    """Return what these groups need, directly or by way of ``others``, by name."""
+    found = set[str]()
+    left = [name for group in groups for name in group.needs]
+    while left:
+        if (name := left.pop()) in found:
+            continue
+        found.add(name)
+        left += others[name].needs if name in others else ()
+    return found
 
 
 def is_due(end: RunEnd, state: RunState) -> bool:
