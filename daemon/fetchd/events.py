@@ -217,6 +217,20 @@ class RunReleased(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EditWaits(Event):
+    """The file of a kept job was edited while its run is on, and holds only when that has ended.
+
+    Told once for each edit, of the run that is on.
+    """
+
+    job: str
+    run: int
+    file: str
+    revision: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRevised(Event):
     """The file of a kept job was edited while its run is on.
 

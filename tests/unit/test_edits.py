@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fetchd.engine.decisions import DISK_DELAY_S
 from fetchd.engine.editing import EDIT_LOOK_S, FREE_S, FREEZE_S, FROZEN_LOOK_S
-from fetchd.events import RunRevised, TaskInterrupted
+from fetchd.events import EditWaits, RunRevised, TaskInterrupted
 from fetchd.listeners import Stats
 from fetchd.model import (
     Batch,
@@ -689,6 +689,18 @@ def test_what_is_made_of_others_files_stays_when_an_edit_leaves_these_alone(step
     steps.edit("r2", *with_a_list(), group("new", spec("new", "http://two.example/new")))
 
     assert (first, finish_all(steps)) == (["list", "lists"], [])
+
+
+def test_an_edit_that_waits_for_the_next_run_is_told_once(hand):
+    when = Condition(text="${run.id} == 1")
+    hand.edit("r1", replace(group("a", spec("a")), when=when))
+    edit = Submit(job=kept("r2", group("a", spec("b"))), raw=b"", file="a.yaml")
+    answers = [hand.engine.obey(edit) for _ in range(3)]
+    hand.edit("r3", group("a", spec("c")))
+
+    assert {answer.later for answer in answers} == {True}
+    told = [(one.job, one.run, one.file, one.revision) for one in hand.told(EditWaits)]
+    assert told == [("a", 1, "a.yaml", "r2"), ("a", 1, "a.yaml", "r3")]
 
 
 # ---------------------------------------------------------------- what was skipped for a failure

@@ -610,6 +610,7 @@ class Engine:
         _, new = on.edit
         if not is_comparable(on, new):
             reason = "its tasks cannot be compared while it works; the edit holds from the next run"
+            self._tell_edit(on, command, reason)
             return _not_yet(reason, EDIT_LOOK_S)
         if not self._freeze(on):
             look_s = FROZEN_LOOK_S if on.frozen else EDIT_LOOK_S
@@ -620,6 +621,14 @@ class Engine:
             self._keep(new_kept.kept, effects)
             self._replace(on, revised, effects)
         return Answer(done=True, run=on.run.id, stays=True)
+
+    def _tell_edit(self, run: OpenedRun, command: Submit, reason: str) -> None:
+        """Tell once that an edit waits for the end of a run; it is asked about again and again."""
+        if run.told_edit is not command:
+            run.told_edit = command
+            job, file = command.job, command.file
+            about = {**about_run(run), "file": file, "revision": job.revision, "reason": reason}
+            self._tell(events.EditWaits(**about))
 
     def _freeze(self, run: OpenedRun) -> bool:
         """As ``freeze``, of a run that is still on."""

@@ -308,6 +308,7 @@ class OpenedRun:
         self.frozen = False
         self.thaws_at_s = -math.inf  # until then at most, or it did last; monotonic
         self.edit: tuple[Submit, NewJob] | None = None  # what it may become one of
+        self.told_edit: Submit | None = None  # which is known to hold only from the next run
         self.parked: list[Entry] = []  # what would have started meanwhile, or while it is held
         self.late: list[tuple[Out, Outcome]] = []  # and what would have been settled
         self.leaving = 0  # attempts that are out, and of no use to any task

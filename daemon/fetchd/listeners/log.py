@@ -49,6 +49,7 @@ LINES: dict[type[Event], Line] = {
     events.RunHeld: Line("run.held", _INFO),
     events.RunReleased: Line("run.released", _INFO),
     events.RunRevised: Line("run.revised", _INFO),
+    events.EditWaits: Line("run.edit_waits", _INFO),
     events.RunExpanded: Line("run.expanded", _INFO),
     events.RunPublished: Line("run.published", _INFO),
     events.RunEnded: Line("run.ended", _INFO),
