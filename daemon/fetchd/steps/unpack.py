@@ -26,7 +26,7 @@ _MAGIC = (
 )
 
 
-class _Unpacker(Protocol):
+class Unpacker(Protocol):
     """What the standard library's decompressors have in common."""
 
     @property
@@ -41,11 +41,12 @@ class _Unpacker(Protocol):
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-class _Gunzip:
-    """zlib's, in the form of the others."""
+class Inflater:
+    """zlib's, in the form of the others; ``wbits`` as there."""
 
-    def __init__(self) -> None:
-        self._object = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    def __init__(self, wbits: int) -> None:
+        self._object = zlib.decompressobj(wbits)
+        self._full = False  # more may come out of what was given
 
     @property
     def eof(self) -> bool:
@@ -53,20 +54,22 @@ class _Gunzip:
 
     @property
     def needs_input(self) -> bool:
-        return not self._object.unconsumed_tail
+        return not self._object.unconsumed_tail and not self._full
 
     @property
     def unused_data(self) -> bytes:
         return self._object.unused_data
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._object.decompress(self._object.unconsumed_tail + data, max_length)
+        out = self._object.decompress(self._object.unconsumed_tail + data, max_length)
+        self._full = len(out) == max_length
+        return out
 
 
-def _unzstd() -> _Unpacker:
+def _unzstd() -> Unpacker:
     zstd = _zstd()
     window = zstd.DecompressionParameter.window_log_max
-    unpacker: _Unpacker = zstd.ZstdDecompressor(options={window: _LONGEST_WINDOW_LOG})
+    unpacker: Unpacker = zstd.ZstdDecompressor(options={window: _LONGEST_WINDOW_LOG})
     return unpacker
 
 
@@ -85,8 +88,8 @@ def _zstd() -> Any:
     return zstd
 
 
-_UNPACKERS: dict[str, Callable[[], _Unpacker]] = {
-    "gz": _Gunzip,
+_UNPACKERS: dict[str, Callable[[], Unpacker]] = {
+    "gz": lambda: Inflater(16 + zlib.MAX_WBITS),
     "bz2": bz2.BZ2Decompressor,
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_MEMORY_BYTES),
     "zst": _unzstd,
@@ -148,7 +151,7 @@ def _pieces(given: Input) -> Iterator[bytes]:
         offset += got
 
 
-def _unpacked(pieces: Iterator[bytes], make: Callable[[], _Unpacker]) -> Iterator[memoryview]:
+def _unpacked(pieces: Iterator[bytes], make: Callable[[], Unpacker]) -> Iterator[memoryview]:
     """Unpack streams that stand one behind the other; zeros behind the last one are padding."""
     data = next(pieces, b"")
     while True:
