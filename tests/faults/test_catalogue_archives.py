@@ -11,6 +11,7 @@ _LINK = "test_a02_links_are_never_made"
 _KIND = "test_a03_what_is_no_file_folder_or_link_is_refused"
 _MODE = "test_a03_of_a_mode_only_whether_it_can_be_run_is_kept"
 _BROKEN = "test_a05_an_archive_that_is_not_whole_is_refused_and_nothing_is_seen"
+_BROKEN_7Z = "test_a05_a_7z_that_is_not_whole_is_refused_and_nothing_is_seen"
 _MEET = "test_a06_names_that_are_one_or_differ_in_case_only_are_refused"
 
 ROWS = {
@@ -19,7 +20,8 @@ ROWS = {
         {
             name: f"{_NAME}[{name}]"
             for name in ("../x", "/abs", "a/../../x", "..\\x", "c:\\x", "../root-evil/x")
-        },
+        }
+        | {"7z: no name": "test_a01_a_name_in_a_7z_that_is_none_is_refused"},
     ),
     "A02": Row(
         "links",
@@ -33,7 +35,12 @@ ROWS = {
                 "chain of links",
                 "symlink in a zip",
             )
-        },
+        }
+        | {
+            f"7z: {name}": f"test_a02_links_in_a_7z_are_never_made_and_can_be_left_out[{name}]"
+            for name in ("symlink", "of Windows", "junction")
+        }
+        | {"7z: behind a link": "test_a02_a_file_behind_a_link_in_a_7z_is_a_plain_one"},
     ),
     "A03": Row(
         "kinds, modes and sizes",
@@ -46,6 +53,12 @@ ROWS = {
             ),
             "ten terabytes of holes": "test_a03_a_sparse_file_of_ten_terabytes_is_refused",
             "a folder of mode 0000": _MODE,
+            "7z: devices, pipes": "test_a03_devices_and_pipes_in_a_7z_are_refused",
+            "7z: setuid": "test_a03_of_a_mode_in_a_7z_only_whether_it_can_be_run_is_kept",
+            "7z: ten terabytes": (
+                "test_a03_a_7z_of_ten_terabytes_is_refused_before_a_byte_is_written"
+            ),
+            "7z: orders to remove": "test_a03_orders_to_remove_files_are_refused",
         },
     ),
     "A04": Row(
@@ -56,6 +69,14 @@ ROWS = {
             "nested": "test_a04_an_archive_within_an_archive_stays_one",
             "many entries": "test_a04_a_zip_is_counted_before_its_table_fills_the_memory",
             "headers that lie": ("test_a04_a_zip_header_that_lies_about_the_length_is_found_out"),
+            "7z: by ratio": "test_a04_a_7z_bomb_by_ratio_is_refused_before_it_is_unpacked",
+            "7z: by overlap": "test_a04_streams_of_a_7z_that_share_bytes_are_refused",
+            "7z: many entries": (
+                "test_a04_an_archive_of_half_a_million_empty_members_takes_little_memory"
+            ),
+            "7z: lengths that lie": "test_a04_a_7z_that_holds_more_than_it_says_is_stopped_there",
+            "7z: numbers that lie": "test_a04_nothing_is_made_of_what_is_counted_only",
+            "7z: between coders": "test_a04_what_comes_out_between_two_coders_is_bounded_too",
         },
     ),
     "A05": Row(
@@ -65,6 +86,11 @@ ROWS = {
             "bad CRC": f"{_BROKEN}[zip: bad CRC]",
             "encrypted": f"{_BROKEN}[zip: encrypted]",
             "trailing data": f"{_BROKEN}[more behind its end]",
+            "7z: truncated": "test_a05_every_cut_of_a_7z_is_refused",
+            "7z: bad CRC": f"{_BROKEN_7Z}[bad CRC of a member]",
+            "7z: encrypted": "test_a05_what_is_encrypted_or_packed_otherwise_is_refused_by_name",
+            "7z: trailing data": f"{_BROKEN_7Z}[more behind its end]",
+            "7z: any table": "test_a05_any_table_of_a_7z_is_one_or_a_failure_in_bounded_memory",
         },
     ),
     "A06": Row(
@@ -80,6 +106,10 @@ ROWS = {
         {
             "a loop": "test_a07_a_negative_length_does_not_lead_backwards",
             "headers without end": "test_a07_headers_without_end_are_refused",
+            "7z: coders in a circle": "test_a07_coders_that_lead_round_in_a_circle_are_refused",
+            "7z: a table in a table": "test_a07_a_packed_table_in_a_packed_table_is_refused",
+            "7z: a dictionary": "test_a07_a_7z_whose_dictionary_takes_much_memory_is_refused",
+            "7z: time": "test_a07_time_is_limited_while_a_7z_is_read",
         },
     ),
     "A08": Row(

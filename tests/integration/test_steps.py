@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import sevenzip
 from faults.server import Server, content, file
 from process import DaemonProcess, Watcher, visible_files, wait_until
 
@@ -127,6 +128,10 @@ def packed_tar(files: dict[str, bytes]) -> bytes:
     return made.getvalue()
 
 
+def packed_7z(files: dict[str, bytes]) -> bytes:
+    return sevenzip.archive([sevenzip.Member(*one) for one in files.items()], ["deflate"])
+
+
 def packed_zip(files: dict[str, bytes]) -> bytes:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:
@@ -167,9 +172,10 @@ def test_the_example_of_tools_extracts_its_archives(tmp_path, failpoint):
     }
 
 
-def test_a08_a_kill_while_an_archive_is_extracted_leaves_nothing_half_visible(tmp_path):
+@pytest.mark.parametrize("pack", [packed_tar, packed_7z], ids=["tar", "7z"])
+def test_a08_a_kill_while_an_archive_is_extracted_leaves_nothing_half_visible(tmp_path, pack):
     files = {f"d/{n}": content(str(n), 400_000) for n in range(150)}
-    archive = packed_tar(files)
+    archive = pack(files)
     with (
         Server({"/a.tgz": file(archive)}) as server,
         DaemonProcess(tmp_path, "retry.poison=0") as daemon,

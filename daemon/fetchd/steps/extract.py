@@ -7,12 +7,11 @@ from typing import Any
 
 from fetchd.errors import AttemptError
 from fetchd.ports import Bench, BenchFile
-from fetchd.steps import amount, kind, tarballs, zips
+from fetchd.steps import amount, kind, sevenzips, tarballs, zips
 from fetchd.steps.members import Members
 from fetchd.steps.unpack import bad, beginning, compression_of, plain, unpacked
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-_SEVENZIP = b"7z\xbc\xaf\x27\x1c"
 _START_BYTES = 512
 
 
@@ -32,9 +31,9 @@ def _extract(bench: Bench, file: BenchFile, options: Mapping[str, Any]) -> None:
         members = Members(bench, given, options)
         start = beginning(given, _START_BYTES)
         compression = compression_of(start)
-        if start.startswith(_SEVENZIP):
-            raise bad("it is a 7z archive, and these are not extracted: only tar and zip are")
-        if start.startswith(_ZIP):
+        if start.startswith(sevenzips.MAGIC):
+            sevenzips.extract(given, members)
+        elif start.startswith(_ZIP):
             zips.extract(given, members)
         elif compression:
             tarballs.extract(unpacked(given, compression), members)

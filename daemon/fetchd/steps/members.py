@@ -39,6 +39,8 @@ class Members:
         self._allows_clashes = options["case_clashes"] == "allow"
         self._amount = Amount(archive, options)
         self.write = self._amount.write
+        self.check_room = self._amount.check_room
+        self.tick = bench.tick
         self._count = 0
         self._spelled: dict[str, str] = {}  # folded name -> name, of files and folders
         self._files: set[str] = set()
@@ -86,6 +88,11 @@ class Members:
             raise denied(
                 f"{_shown(name)} is a link, which is never made; `links: skip` leaves links out"
             )
+
+    def pass_over(self, size_bytes: int) -> None:
+        """Count bytes that were unpacked for nobody, because others stand behind them."""
+        self.tick()
+        self._amount.count(size_bytes)
 
     def other(self, name: str, kind: str) -> None:
         """Meet what is no file, folder or link."""
