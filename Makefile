@@ -73,7 +73,7 @@ bench-segments: .venv/developed ## measure a large file over a slow way, by auto
 bench-governor: .venv/developed ## measure what being polite costs: decisions on origins, reads under rates
 	@$(BIN)/python tests/bench/governor_cost.py
 
-bench-extract: .venv/developed ## measure the step extract beside GNU tar and unzip (MIB=512)
+bench-extract: .venv/developed ## measure the step extract beside GNU tar, unzip and 7-Zip (MIB=512)
 	@PYTHONPATH=tests $(BIN)/python tests/bench/extract_rate.py --mib $(or $(MIB),512)
 
 bench-fan-out: .venv/developed ## measure memory and time of a fan-out of a million items

@@ -1,4 +1,4 @@
-"""The rate of `extract` beside GNU tar's and unzip's, for archives of a few large members.
+"""The rate of `extract` beside GNU tar's, unzip's and 7-Zip's, for archives of a few large members.
 
 Each extracts the same archive, in turn, into a fresh folder; the best of several times counts, and
 the ratio of both. Nothing is synced by either side, so that the archives' readers are compared and
@@ -30,6 +30,9 @@ WHAT: dict[str, tuple[list[str], list[str]]] = {
     "tar.zst": (["tar", "--zstd", "-cf"], ["tar", "--zstd", "-xf"]),
     "zip": (["zip", "-qr"], ["unzip", "-q"]),
     "zip, stored": (["zip", "-qr0"], ["unzip", "-q"]),
+    "7z": (["7zz", "a", "-bso0", "-bsp0"], ["7zz", "x", "-bso0", "-bsp0"]),
+    "7z, bzip2": (["7zz", "a", "-bso0", "-bsp0", "-m0=bzip2"], ["7zz", "x", "-bso0", "-bsp0"]),
+    "7z, stored": (["7zz", "a", "-bso0", "-bsp0", "-mx=0"], ["7zz", "x", "-bso0", "-bsp0"]),
 }
 
 
