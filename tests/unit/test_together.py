@@ -402,8 +402,32 @@ def test_the_run_in_which_a_group_has_succeeded_is_known_also_in_another_life(tm
     (attempt,) = hand.engine.take(Expand, 1)
 
     assert hand.store.last_success("j", "p").id == 1
-    # After a crash nobody knows of which file it was made; that was none that there may be now.
-    assert attempt.seen == {"a": "" if crash else "sha256:1"}
+    # After a crash nobody knows of which file it was made: whatever is there now has changed.
+    assert attempt.seen == ({} if crash else {"a": "sha256:1"})
+    hand.close()
+
+
+def test_another_life_does_not_forget_what_a_group_had_seen_that_appears_by_itself(tmp_path):
+    clock, path = StepClock(), str(tmp_path / "db")
+    when = Condition(text="${needs.a.changed}", compares=("a",))
+    p = replace(group("p", spec("p"), needs=("a",)), when=when)
+    made = job("j", group("a", spec("a")), p, group("slow", spec("slow")))
+    hand = EngineByHand(store=SqliteStore(path, clock, lambda error: None), clock=clock)
+    hand.submit(made)
+    first, _ = hand.fetch(), hand.fetch()
+    hand.succeed(first)
+    (attempt,) = hand.engine.take(Expand, 1)
+    hand.settle(attempt, Decided(holds=True, seen={"a": "sha256:1"}))
+    hand.run_all()
+    hand.close()
+    hand = EngineByHand(store=SqliteStore(path, clock, lambda error: None), clock=clock)
+    hand.engine.recover({})
+    hand.run_all()
+    hand.submit(replace(made, revision="r2"))
+    hand.run_all()
+    (attempt,) = hand.engine.take(Expand, 1)
+
+    assert (attempt.run.id, attempt.seen) == (2, {"a": "sha256:1"})
     hand.close()
 
 

@@ -664,17 +664,17 @@ class Decisions:
         if run.job.generations is None:
             done = [group]
         else:
-            appeared = group.end is RunEnd.PUBLISH and group.counts[TaskState.SUCCEEDED]
-            done = list(run.groups.values()) if appeared else []
+            seen = group.end is RunEnd.PUBLISH and group.counts[TaskState.SUCCEEDED]
+            done = list(run.groups.values()) if seen else []
         for one in done:
             whole = one.succeeded() and not one.counts[TaskState.FAILED]  # some may fail
-            given, seen = run.is_given(one), one.compared_with()
-            if (seen or given) and one.was_wanted() and whole and not run.cancelled:
+            given = run.is_given(one)
+            if (one.seen or given) and one.was_wanted() and whole and not run.cancelled:
                 effects.changes.append(
                     GroupSucceeded(
                         job=run.job.name,
                         group=one.name,
-                        seen=seen,
+                        seen=one.seen,
                         run=run.run.id if given else None,
                     )
                 )

@@ -146,16 +146,6 @@ class Group:
             return bool(self.wanted)
         return not self.was_passed_over()
 
-    def compared_with(self) -> Mapping[str, str]:
-        """Return what its condition was decided by.
-
-        What an earlier life has decided it by is not on record: that was like no other.
-        """
-        when = self.opened.group.when
-        if self.wanted is not None or when is None or when.each:
-            return self.seen
-        return dict.fromkeys(when.compares, "")
-
     def hurt(self) -> bool:
         """Whether a task has failed that may not."""
         return bool(self.counts[TaskState.FAILED]) and not self.opened.group.may_fail
