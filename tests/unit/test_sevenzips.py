@@ -545,6 +545,109 @@ def test_a01_a_name_in_a_7z_that_is_none_is_refused(name):
     assert reason(archive([Member(name, b"x")])).startswith(("archive_denied", "archive_bad"))
 
 
+COPY = sevenzip.folder([METHODS["copy"]])
+TWO = sevenzip.files([Member("a", b"x"), Member("b", b"x")])
+TEXT_CRC = zlib.crc32(b"text")
+
+
+def of_text(streams: bytes, files: bytes = TWO) -> bytes:
+    return sevenzip.whole(b"text", sevenzip.table(streams, files))
+
+
+def in_parts(*numbers: int, sizes: tuple[int, ...] = ()) -> bytes:
+    told = b"\x09" + b"".join(map(number, sizes)) if sizes else b""
+    return b"\x08\x0d" + b"".join(map(number, numbers)) + told + b"\0"
+
+
+def packed_crc(crc: int) -> bytes:
+    streams = sevenzip.streams(0, [4], [COPY], [4], parts=in_parts(2, sizes=(1,)))
+    return streams.replace(b"\x09\x04\0", b"\x09\x04\x0a\1" + sevenzip.u32(crc) + b"\0", 1)
+
+
+def test_a05_a_7z_may_have_checksums_of_streams_and_of_folders():
+    extract(of_text(packed_crc(TEXT_CRC)))
+    assert "checksum" in reason(of_text(packed_crc(TEXT_CRC + 1)))
+    for crc in (TEXT_CRC, None):
+        parts = in_parts(2, sizes=(1,))
+        extract(of_text(sevenzip.streams(0, [4], [COPY], [4], [crc], parts)))
+    parts = in_parts(2, sizes=(1,))
+    assert "checksum" in reason(of_text(sevenzip.streams(0, [4], [COPY], [4], [7], parts)))
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [
+        sevenzip.streams(0, [4], [COPY], [4], parts=in_parts(2, sizes=(5,))),
+        sevenzip.streams(0, [4], [COPY], [4], parts=in_parts(2)),
+        sevenzip.streams(0, [2, 2], [COPY] * 2, [2, 2], parts=in_parts(2, 0, sizes=(1,))),
+        sevenzip.streams(0, [2, 2], [COPY], [4], parts=in_parts(2, sizes=(1,))),
+        sevenzip.streams(0, [3, 2], [COPY] * 2, [3, 2]),
+        sevenzip.streams(1, [4], [COPY], [4], parts=in_parts(2, sizes=(1,))),
+        sevenzip.streams(2**63, [4], [COPY], [4], parts=in_parts(2, sizes=(1,))),
+        sevenzip.streams(0, [4], [b"\1\x81\0"], [4]),
+        sevenzip.streams(0, [4], [b"\5" + b"\1\0" * 5 + bytes(8)], [4] * 5),
+        sevenzip.streams(0, [4], [b"\0"], []),
+    ],
+    ids=[
+        "a member longer than its folder",
+        "members without lengths",
+        "a folder without members",
+        "a stream without a folder",
+        "a stream that goes on behind the end",
+        "a stream that begins too late",
+        "a stream far away",
+        "alternative methods",
+        "five coders",
+        "no coder",
+    ],
+)
+def test_a05_streams_of_a_7z_that_make_no_sense_are_refused(streams):
+    assert reason(of_text(streams)).startswith("archive_bad: ")
+
+
+def test_a04_lengths_are_held_against_the_limits_all_together():
+    streams = sevenzip.streams(0, [2, 2], [COPY] * 2, [40 * MIB] * 2)
+
+    assert reason(of_text(streams)).startswith("archive_too_large")
+
+
+def test_a05_a_packed_table_in_two_folders_or_with_a_wrong_checksum_is_refused():
+    table = sevenzip.table(b"", sevenzip.files([Member("a")]))
+    half = len(table) // 2
+    sizes = [half, len(table) - half]
+    whole = [len(table)]
+
+    def packed(*streams: Any) -> bytes:
+        header = b"\x17" + sevenzip.streams(*streams)
+        return sevenzip.beginning(len(table), header) + table + header
+
+    assert set(extract(packed(0, whole, [COPY], whole, [zlib.crc32(table)])).made) == {"a"}
+    assert set(extract(packed(0, whole, [COPY], whole)).made) == {"a"}
+    assert "checksum" in reason(packed(0, whole, [COPY], whole, [5]))
+    assert "several pieces" in reason(packed(0, sizes, [COPY] * 2, sizes))
+
+
+def test_a04_a_table_of_contents_has_64_mebibytes_at_most():
+    packed = METHODS["deflate"].pack(bytes(65 * MIB))
+    header = b"\x17" + sevenzip.streams(
+        0, [len(packed)], [sevenzip.folder([METHODS["deflate"]])], [65 * MIB]
+    )
+    data = sevenzip.beginning(len(packed), header) + packed + header
+
+    assert "at most 67108864 are read" in reason(data, max_files=10**7)
+    assert peak_bytes(lambda: reason(data, max_files=10**7)) < 4 * MIB
+
+
+def test_a07_time_is_looked_at_while_a_table_is_read():
+    """Whose numbers go on for long, without a member or a byte of one."""
+    padding = b"\x19\0" * 50_000
+    files = b"\x05\0" + padding + b"\0"
+    stage = Stage(sevenzip.whole(b"", sevenzip.table(b"", files)))
+    extract_on(stage)
+
+    assert stage.ticks >= 20
+
+
 # ---------------------------------------------------------------- A07: astray
 
 

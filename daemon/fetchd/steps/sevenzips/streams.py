@@ -85,7 +85,7 @@ def _read_packed(cursor: Cursor, streams: Streams, members: Members, stop: int) 
     count = cursor.count(4 * members.most_files, members)
     kind = cursor.byte()
     if kind == _SIZE:
-        streams.packed_bytes.extend(_bounded(cursor.number(), stop) for _ in range(count))
+        streams.packed_bytes.extend(cursor.number() for _ in range(count))
         kind = cursor.byte()
     if len(streams.packed_bytes) != count or streams.start + sum(streams.packed_bytes) > stop:
         raise bad(f"{BROKEN}: streams lie outside of the archive")
@@ -96,12 +96,6 @@ def _read_packed(cursor: Cursor, streams: Streams, members: Members, stop: int) 
         streams.packed_crcs.extend(repeat(UNKNOWN, count))
     if kind != _END:
         raise bad(BROKEN)
-
-
-def _bounded(size_bytes: int, most: int) -> int:
-    if size_bytes > most:
-        raise bad(f"{BROKEN}: streams lie outside of the archive")
-    return size_bytes
 
 
 def _read_folders(
@@ -157,7 +151,7 @@ def _folder(cursor: Cursor) -> tuple[list[int], list[tuple[bytes, bytes]]]:
         follows[out_of] = into
     first = set(range(count)) - set(follows.values())
     order = [first.pop()] if len(first) == 1 else []
-    while order and order[-1] in follows and len(order) < count:
+    while order and order[-1] in follows:
         order.append(follows[order[-1]])
     if sorted(order) != list(range(count)):
         raise bad(f"{BROKEN}: what was packed first does not become clear")
