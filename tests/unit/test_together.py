@@ -407,6 +407,30 @@ def test_the_run_in_which_a_group_has_succeeded_is_known_also_in_another_life(tm
     hand.close()
 
 
+@pytest.mark.parametrize("crash", [False, True])
+def test_steps_over_the_files_of_others_know_what_was_passed_over_also_in_another_life(
+    tmp_path, crash
+):
+    clock, path = StepClock(), str(tmp_path / "db")
+    of_p = replace(
+        group("l", spec("./l", HERE), needs=("p", "a")), gathers=True, steps=(StepSpec(name="x"),)
+    )
+    hand = EngineByHand(store=SqliteStore(path, clock, lambda error: None), clock=clock)
+    hand.submit(job("j", group("a", spec("a")), conditional(), of_p))
+    hand.run_all()
+    decide(hand, holds=False)
+    attempt = at_the_end(hand)
+    if crash:
+        hand.close()
+        again = SqliteStore(path, clock, lambda error: None)
+        hand = EngineByHand(store=again, clock=clock)
+        hand.engine.recover({})
+        (attempt,) = hand.engine.take(Finish, 1)
+
+    assert (attempt.group.name, attempt.passed_over) == ("l", ("p",))
+    hand.close()
+
+
 def test_another_life_does_not_forget_what_a_group_had_seen_that_appears_by_itself(tmp_path):
     clock, path = StepClock(), str(tmp_path / "db")
     when = Condition(text="${needs.a.changed}", compares=("a",))

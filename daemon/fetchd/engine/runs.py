@@ -131,10 +131,11 @@ class Group:
     def was_passed_over(self) -> bool:
         """Whether its condition did not hold, of a group that has ended.
 
-        An earlier life may have decided that: then items are still to be read, or all are skipped.
+        An earlier life may have decided that: then items are still to be read, or all are skipped,
+        and it may not be said to have ended yet.
         """
         when, counts = self.opened.group.when, self.counts
-        if when is None or when.each or self.phase is not Phase.ENDED:
+        if when is None or when.each:
             return False
         skipped = counts[TaskState.SKIPPED]
         return self.wanted is False or self.expanding or 0 < skipped == sum(counts.values())
@@ -331,7 +332,7 @@ class OpenedRun:
         return any(other.gathers and group.name in other.needs for other in others)
 
     def passed_over(self) -> tuple[str, ...]:
-        """Return the groups whose condition did not hold, of those that have ended."""
+        """Return the groups whose condition did not hold; of no use for those still at work."""
         return tuple(group.name for group in self.groups.values() if group.was_passed_over())
 
     def unmade(self) -> tuple[str, ...]:
