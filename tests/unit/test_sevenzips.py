@@ -486,6 +486,7 @@ BROKEN = {
     "cut in its table": PLAIN[:-1],
     "more behind its end": PLAIN + b"\0",
     "first bytes broken": PLAIN[:12] + b"\1" + PLAIN[13:],
+    "first checksum broken": PLAIN[:8] + bytes([PLAIN[8] ^ 1]) + PLAIN[9:],
     "table broken": PLAIN[:-2] + b"\1\0",
     "packed table broken": PACKED[:-60] + b"x" + PACKED[-59:],
     "bad CRC of a member": PLAIN.replace(b"#!/bin/sh", b"#!/bin/sx"),
@@ -497,6 +498,9 @@ BROKEN = {
     "an unknown property": with_header(lambda header: header[:-2] + entry(0x1A, b"x") + b"\0\0"),
     "a property twice": with_header(
         lambda header: header[:-2] + entry(0x15, b"\1\0" + bytes(20)) + b"\0\0"
+    ),
+    "a property that is too long": with_header(
+        lambda header: header[:-2] + entry(0x10, b"\0\0") + b"\0\0"
     ),
     "no names": sevenzip.whole(b"", sevenzip.table(b"", b"\x05\1" + bytes(20))),
     "names elsewhere": with_header(lambda header: header.replace(b"\0d\0\0\0", b"\1d\0\0\0")),
@@ -574,35 +578,34 @@ def test_a05_a_7z_may_have_checksums_of_streams_and_of_folders():
     assert "checksum" in reason(of_text(sevenzip.streams(0, [4], [COPY], [4], [7], parts)))
 
 
-@pytest.mark.parametrize(
-    "streams",
-    [
-        sevenzip.streams(0, [4], [COPY], [4], parts=in_parts(2, sizes=(5,))),
-        sevenzip.streams(0, [4], [COPY], [4], parts=in_parts(2)),
+NO_SENSE = [
+    ("members are longer", sevenzip.streams(0, [4], [COPY], [4], parts=in_parts(2, sizes=(5,)))),
+    ("members have no lengths", sevenzip.streams(0, [4], [COPY], [4], parts=in_parts(2))),
+    (
+        "that are nobody's",
         sevenzip.streams(0, [2, 2], [COPY] * 2, [2, 2], parts=in_parts(2, 0, sizes=(1,))),
-        sevenzip.streams(0, [2, 2], [COPY], [4], parts=in_parts(2, sizes=(1,))),
-        sevenzip.streams(0, [3, 2], [COPY] * 2, [3, 2]),
-        sevenzip.streams(1, [4], [COPY], [4], parts=in_parts(2, sizes=(1,))),
-        sevenzip.streams(2**63, [4], [COPY], [4], parts=in_parts(2, sizes=(1,))),
-        sevenzip.streams(0, [4], [b"\1\x81\0"], [4]),
-        sevenzip.streams(0, [4], [b"\5" + b"\1\0" * 5 + bytes(8)], [4] * 5),
-        sevenzip.streams(0, [4], [b"\0"], []),
-    ],
-    ids=[
-        "a member longer than its folder",
-        "members without lengths",
-        "a folder without members",
-        "a stream without a folder",
-        "a stream that goes on behind the end",
-        "a stream that begins too late",
-        "a stream far away",
-        "alternative methods",
-        "five coders",
-        "no coder",
-    ],
-)
-def test_a05_streams_of_a_7z_that_make_no_sense_are_refused(streams):
-    assert reason(of_text(streams)).startswith("archive_bad: ")
+    ),
+    ("folders and streams do not fit", sevenzip.streams(0, [2, 2], [COPY], [4])),
+    ("outside of the archive", sevenzip.streams(0, [3, 2], [COPY] * 2, [3, 2])),
+    ("outside of the archive", sevenzip.streams(1, [4], [COPY], [4])),
+    ("outside of the archive", sevenzip.streams(2**63, [4], [COPY], [4])),
+    ("outside of the archive", sevenzip.streams(0, [2**64 - 1], [COPY], [4])),
+    ("marks that are not known", sevenzip.streams(0, [4], [b"\1\x81\0"], [4])),
+    ("packed 5 times over", sevenzip.streams(0, [4], [b"\5" + b"\1\0" * 5 + bytes(8)], [4] * 5)),
+    ("packed 0 times over", sevenzip.streams(0, [4], [b"\0"], [])),
+]
+
+
+@pytest.mark.parametrize(("said", "streams"), NO_SENSE, ids=[said for said, _ in NO_SENSE])
+def test_a05_streams_of_a_7z_that_make_no_sense_are_refused(said, streams):
+    found = reason(of_text(streams))
+
+    assert found.startswith("archive_bad: ")
+    assert said in found
+
+
+def test_a01_a_name_without_end_is_not_read_as_a_whole():
+    assert "longer than any may be, or has no end" in reason(archive([Member("x" * 9000)]))
 
 
 def test_a04_lengths_are_held_against_the_limits_all_together():

@@ -138,7 +138,7 @@ def _folder(cursor: Cursor) -> tuple[list[int], list[tuple[bytes, bytes]]]:
     for _ in range(count):
         flags = cursor.byte()
         if flags & _HAS_ALTERNATIVES:
-            raise bad(BROKEN)
+            raise bad(f"{BROKEN}: a coder has marks that are not known")
         method = bytes(cursor.take(flags & 0x0F))
         if flags & _HAS_STREAMS and (cursor.number(), cursor.number()) != (1, 1):
             check(method)
@@ -192,8 +192,10 @@ def _read_members_of_folders(cursor: Cursor, streams: Streams, members: Members,
 
 def _shares(cursor: Cursor, size_bytes: int, count: int, *, has_sizes: bool) -> Iterator[int]:
     """Yield the lengths of the members of one folder; that of the last one is what is left."""
-    if (count > 1 and not has_sizes) or (size_bytes and not count):
-        raise bad(BROKEN)
+    if count > 1 and not has_sizes:
+        raise bad(f"{BROKEN}: members have no lengths")
+    if size_bytes and not count:
+        raise bad(f"{BROKEN}: a folder has bytes that are nobody's")
     for _ in range(count - 1):
         share = cursor.number()
         size_bytes -= share
