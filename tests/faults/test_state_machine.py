@@ -8,6 +8,7 @@ and of the tasks that were accepted; all must agree after every step, the files 
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sqlite3
 import sys
@@ -200,6 +201,7 @@ class Story(RuleBasedStateMachine):
         self._shown: list[tuple[int, str]] = []  # in this step of the publisher
         self._strangers = 0
         self._drops = 0
+        gc.collect()  # what tests before this one have left open
         self._descriptors = _descriptors()
         self._begin()
 
@@ -209,7 +211,8 @@ class Story(RuleBasedStateMachine):
         self._os.dead = False
         self._store = CrashingStore(str(self._database), self._clock, self._store_failed)
         self._by_hand = EngineByHand(store=self._store, clock=self._clock)
-        self._disk = build({"default": RootSpec(path=str(self._root))}, self._os)
+        roots = {"default": RootSpec(path=str(self._root))}
+        self._disk = build(roots, self._os, clock=self._clock)
         self._life = Life(self._disk, self._by_hand, self._origins, self._clock)
         self._life.recover()
         self._by_hand.calm()

@@ -98,6 +98,8 @@ def test_a_plan_changes_nothing_and_knows_what_the_daemon_has_on_record(tmp_path
         d.drop("first.yaml", f"url: {server.url('/a')}\n")
         wait_until(lambda: d.ended("first"))
         quiet(d)
+        assert d.process is not None
+        d.process.send_signal(signal.SIGSTOP)  # or it may write its status meanwhile
         for end in (None, d.kill):  # beside the daemon, then behind its crash
             if end is not None:
                 end()
