@@ -383,7 +383,9 @@ def test_a04_a_7z_that_holds_more_than_it_says_is_stopped_there(method, said):
 def test_a04_a_7z_that_holds_less_than_it_says_is_refused(method):
     packed, _ = sevenzip.pack(bytes(1000), [METHODS[method]])
 
-    assert reason(with_sizes(packed, [1001], [method])).startswith("archive_bad")
+    found = reason(with_sizes(packed, [1001], [method]))
+    assert found.startswith("archive_bad: ")
+    assert "in the middle of a file" not in found  # where the next stream's bytes would be its
 
 
 def test_a04_what_comes_out_between_two_coders_is_bounded_too():
@@ -456,7 +458,8 @@ def test_a04_nothing_is_made_of_what_is_counted_only(what, count):
     files = b"\x05" + number(count if what == "files" else 1) + bytes(100)
     data = sevenzip.whole(b"x", sevenzip.table(packs + folders + parts + b"\0", files))
 
-    assert reason(data, max_files=2**65).startswith("archive_bad")
+    found = reason(data, max_files=2**65)
+    assert ("times over" if what == "coders" else "counts more than it holds") in found
     assert peak_bytes(lambda: reason(data, max_files=2**65)) < MIB
     assert reason(data).startswith("archive_")
 
@@ -519,6 +522,17 @@ def test_a05_a_7z_that_is_not_whole_is_refused_and_nothing_is_seen(shop, name):
 
     assert (failure.code, failure.transient) == ("archive_bad", False), failure
     assert failure.reason.startswith("extract: t: ")
+
+
+def test_a05_what_stands_behind_a_stream_that_ends_where_a_read_does_is_found():
+    text = bytes(4 * 65536 - 13)
+    parts = [text[at : at + 65536] for at in range(0, len(text), 65536)]
+    packed = b"".join(b"\1" + (len(part) - 1).to_bytes(2, "big") + part for part in parts) + b"\0"
+    assert len(packed) == 256 * 1024
+
+    extract(with_sizes(packed, [len(text)], ["lzma2"]))
+    found = reason(with_sizes(packed + b"x", [len(text)], ["lzma2"]))
+    assert found == "archive_bad: there is more behind the end of a stream"
 
 
 def test_a05_every_cut_of_a_7z_is_refused():
