@@ -668,8 +668,8 @@ class Finish(Attempt):
     """Take the steps of a task on its verified part, in a fresh staging folder.
 
     The other fields as in ``Publish``. ``passed_over``: of the end of a run whose outputs appear
-    together, the groups whose tasks were not made, since their condition did not hold; of a task
-    that fetches nothing, those that it needs and whose condition did not hold.
+    together, the groups whose condition did not hold; of a task that fetches nothing, those of
+    them that it needs.
     """
 
     task: Task

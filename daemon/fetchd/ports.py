@@ -678,9 +678,9 @@ class Disk(Protocol):
     ) -> Completed:
         """Let the outputs of a run that appear together be seen, in one step; and so only once.
 
-        ``files``: its tasks, all ended; ``passed_over``: groups whose tasks were not made, since
-        their condition did not hold, and which keep the files that they had. ``tick`` is called
-        often, and may raise. May be called again whatever happened. Raises AttemptError:
+        ``files``: its tasks, all ended; ``passed_over``: groups whose condition did not hold, and
+        which keep all files that they had, whatever these were called. ``tick`` is called often,
+        and may raise. May be called again whatever happened. Raises AttemptError:
         generation_broken where not all is there, dest_conflict where somebody else has the place.
         """
         ...

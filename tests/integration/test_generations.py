@@ -528,6 +528,25 @@ tasks:
         ]
 
 
+def test_what_is_passed_over_keeps_its_file_also_where_each_run_calls_it_otherwise(
+    tmp_path, server
+):
+    text = f"""
+publish: {{ atomic: true }}
+base: {server.url("/")}
+dest: made
+tasks:
+  index: {{ url: index.json }}
+  named: {{ url: stamp, filename: "of-${{run.id}}", if: "${{needs.index.changed}}" }}
+  sums: {{ needs: named, steps: [ checksum_file ] }}
+"""
+    with DaemonProcess(tmp_path) as daemon:
+        for _ in range(3):
+            assert run(daemon, text, "made.yaml") == 0
+
+            assert sorted(current(daemon, "made")) == ["index.json", "of-1", "of-1.sha256"]
+
+
 def tar_of(folder: str) -> bytes:
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as archive:

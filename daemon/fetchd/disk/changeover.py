@@ -37,7 +37,7 @@ class Changeover:
         passed_over: Collection[str],
         tick: Callable[[], None],
     ) -> None:
-        """``files``: the tasks of the run; ``passed_over``: groups whose tasks were not made.
+        """``files``: the tasks of the run; ``passed_over``: groups that keep all that they had.
 
         ``tick`` is called often, and may raise.
         """

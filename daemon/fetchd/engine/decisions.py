@@ -907,7 +907,7 @@ def after_deferral(task: Task, outcome: Deferred) -> tuple[History, float]:
 def _passed_over(group: Group) -> tuple[str, ...]:
     """Return the groups whose earlier files are of this one's concern."""
     if group.end is RunEnd.PUBLISH:
-        return group.run.unmade()
+        return group.run.passed_over()
     if not group.opened.group.gathers:
         return ()
     return tuple(name for name in group.run.passed_over() if name in group.opened.group.needs)

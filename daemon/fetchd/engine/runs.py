@@ -335,19 +335,6 @@ class OpenedRun:
         """Return the groups whose condition did not hold; of no use for those still at work."""
         return tuple(group.name for group in self.groups.values() if group.was_passed_over())
 
-    def unmade(self) -> tuple[str, ...]:
-        """Return the groups whose tasks were not made, for a condition, once all others have ended.
-
-        What is still to be read of one then is what a condition has kept from being read, though
-        an earlier life has decided that.
-        """
-        return tuple(
-            group.name
-            for group in self.groups.values()
-            if group.end is None
-            and (group.expanding or (group.wanted is False and group.opened.expanding))
-        )
-
     def counts(self) -> TaskCounts:
         counts = [group.counts for group in self.groups.values()]
         return TaskCounts(**{name: sum(c[state] for c in counts) for state, name in _STATES})
