@@ -368,6 +368,18 @@ def test_an_edit_to_and_from_generations_begins_in_another_place(tmp_path, serve
         assert current(daemon, "two") == {"stamp": "3"}
 
 
+def test_without_generations_nothing_is_passed_over_that_lies_in_them(tmp_path, server):
+    text = job(server)
+    apart = text.replace("publish: { atomic: true, keep: 2 }", "")
+    with DaemonProcess(tmp_path) as daemon:
+        for said in (text, apart):
+            assert run(daemon, said) == 0
+
+        found = files(daemon.downloads / "ch/pool")
+    assert apart != text
+    assert sorted(found) == ["p0", "p1", "p2", "p3"]
+
+
 def test_d10_a_current_that_is_not_ours_fails_the_run_and_stays(tmp_path, server):
     with DaemonProcess(tmp_path) as daemon:
         mine = daemon.downloads / "ch/current/mine"

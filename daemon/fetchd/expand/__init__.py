@@ -76,6 +76,7 @@ _REMEMBERED = 4
 #: So many tasks of a matrix are made at a time.
 _OF_A_MATRIX = 1000
 _NO_VALUES: Values = {}
+_TOGETHER = "together "  # before the fingerprint of what appears so
 
 
 class Expander:
@@ -134,19 +135,21 @@ class Expander:
         """
         assert group.when is not None
         scope, found, changed = Scope(job, run), dict[str, str](), dict[str, str]()
+        # What lies in generations is of no use to a job that has none any more.
+        mark = "" if job.generations is None else _TOGETHER
         try:
             for name in group.when.compares:
                 path = scope.path_of(name, "changed")  # first: it knows which groups there are
                 place = scope.root_of(name), path
                 fingerprint = self._fingerprint(scope, *place, self._open_below)
-                differs = fingerprint is not None and seen.get(name) != fingerprint
+                differs = fingerprint is not None and seen.get(name) != mark + fingerprint
                 if job.generations is not None and fingerprint is not None and not differs:
                     # What is passed over is taken from there, to whichever somebody went back.
                     before = self._fingerprint(scope, *place, self._open_before)
                     differs = before != fingerprint
                 changed[f"needs.{name}.changed"] = "true" if differs else "false"
                 if fingerprint is not None:
-                    found[name] = fingerprint
+                    found[name] = mark + fingerprint
             return Decided(holds=scope.holds(group, changed), seen=found)
         except ValueProblem as exc:
             raise AttemptError("bad_item", shown(f"{group.name}: if: {exc}")) from None
