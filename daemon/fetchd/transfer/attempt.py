@@ -506,10 +506,14 @@ class _Fetch:
         return got
 
     def _read(self, stream: Stream, buffer: memoryview) -> int:
-        if (late := self._late) is not None:
-            self._late = None  # or it and what has met it would hold each other
-            raise late
+        if self._late is not None:
+            raise self._take_late()  # in no frame of its own: it would hold that, and that it
         return self._watch.read(stream, buffer)
+
+    def _take_late(self) -> AttemptError | NotWanted:
+        late, self._late = self._late, None
+        assert late is not None
+        return late
 
     def _keep(self, data: memoryview) -> None:
         kept = self._kept
