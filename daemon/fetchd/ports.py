@@ -867,13 +867,13 @@ class RestEnded:
 class GroupSucceeded:
     """The group has ended well with these files of groups that it needs; ``seen``: as in Expand.
 
-    ``run``: in which it has, None where nobody is going to ask for what it has made.
+    ``run``: in which it has; what it has made may be asked for.
     """
 
     job: str
     group: str
     seen: Mapping[str, str]
-    run: int | None = None
+    run: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

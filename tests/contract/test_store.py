@@ -1007,8 +1007,8 @@ def test_what_a_group_has_succeeded_with_is_known_to_the_next_runs_of_the_job(st
         return [dict(open_.seen) for open_ in opened.groups]
 
     assert seen("a") == [{}, {}]
-    store.record([GroupSucceeded(job="a", group="two", seen={"one": "v1", "x": "v1"})])
-    store.record([GroupSucceeded(job="a", group="two", seen={"one": "v2"})])
+    store.record([GroupSucceeded(job="a", group="two", seen={"one": "v1", "x": "v1"}, run=9)])
+    store.record([GroupSucceeded(job="a", group="two", seen={"one": "v2"}, run=9)])
 
     assert seen("a") == [{}, {"one": "v2", "x": "v1"}]
     assert seen("b") == [{}, {}]
@@ -1026,7 +1026,7 @@ def test_what_a_group_has_succeeded_with_is_known_as_long_as_its_job_is_kept(sto
     made = job("a", group("one", spec("f")))
     store.add_jobs([], [NewKept(kept=Kept(job=made, file="a.yaml", stamp="s", last_s=0.0))])
     seen()
-    store.record([GroupSucceeded(job="a", group="one", seen={"x": "v"})])
+    store.record([GroupSucceeded(job="a", group="one", seen={"x": "v"}, run=9)])
     end(store, add(store, job("b", group("one", spec("g")))), NOW_S)  # the newest run stays
     assert pruned(store, ended_after_s=NOW_S + 1).runs == 1
     kept = seen()

@@ -668,14 +668,16 @@ class Decisions:
             done = list(run.groups.values()) if seen else []
         for one in done:
             whole = one.succeeded() and not one.counts[TaskState.FAILED]  # some may fail
-            given = run.is_given(one)
-            if (one.seen or given) and one.was_wanted() and whole and not run.cancelled:
+            when = one.opened.group.when
+            # Also where nobody asks for its files yet: an edit may bring somebody who does.
+            may_be_passed_over = when is not None and not when.each
+            if may_be_passed_over and one.was_wanted() and whole and not run.cancelled:
                 effects.changes.append(
                     GroupSucceeded(
                         job=run.job.name,
                         group=one.name,
                         seen=one.seen,
-                        run=run.run.id if given else None,
+                        run=run.run.id,
                     )
                 )
 

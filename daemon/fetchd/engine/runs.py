@@ -326,11 +326,6 @@ class OpenedRun:
         left = [group.end for group in self.left.values()]
         return not any(other is None or other.comes_before(end) for other in left)
 
-    def is_given(self, group: Group) -> bool:
-        """Whether a task that fetches nothing works on the files of a group."""
-        others = (other.opened.group for other in self.groups.values())
-        return any(other.gathers and group.name in other.needs for other in others)
-
     def passed_over(self) -> tuple[str, ...]:
         """Return the groups whose condition did not hold; of no use for those still at work."""
         return tuple(group.name for group in self.groups.values() if group.was_passed_over())

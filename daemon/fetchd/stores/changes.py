@@ -82,8 +82,7 @@ def _apply_one(db: sqlite3.Connection, change: Change) -> None:
                 db.execute(Q["end_list"], (group,))
         case GroupSucceeded(job=job, group=name, seen=seen, run=run):
             db.executemany(Q["keep_seen"], [(job, name, *one) for one in seen.items()])
-            if run is not None:
-                db.execute(Q["keep_success"], (job, name, run))
+            db.execute(Q["keep_success"], (job, name, run))
         case RunChanged(run=run, state=state, at_s=at_s):
             db.execute(Q["end_run" if state.ended else "start_run"], (state, at_s, run))
         case RunCancelled(run=run):
