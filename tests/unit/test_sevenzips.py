@@ -724,8 +724,9 @@ def test_a07_settings_that_make_no_sense_are_refused(method, properties):
     streams = sevenzip.streams(0, [4], [sevenzip.folder([odd])], [4])
     files = sevenzip.files([Member("f", b"x")])
 
-    data = sevenzip.whole(b"text", sevenzip.table(streams, files))
-    assert reason(data).startswith("archive_bad")
+    found = reason(sevenzip.whole(b"text", sevenzip.table(streams, files)))
+    assert found.startswith("archive_bad")
+    assert "settings that are not known" in found or properties[:1] == b"\xe1"
 
 
 def test_a07_time_is_looked_at_at_every_piece_also_of_what_is_left_out():
@@ -752,7 +753,7 @@ def test_a07_time_is_limited_while_a_7z_is_read(tmp_path):
             return super().monotonic()
 
     shop = Workshop(tmp_path, clock=Hasty())
-    data = archive([Member("z", bytes(20 * MIB))], ["deflate"])
+    data = archive([Member("z", bytes(50 * MIB))], ["deflate"])
     failure = shop.refuse("t", data, {"extract": {"timeout": "10s", "exclude": "*"}})
 
     assert failure.code == "step_timeout"

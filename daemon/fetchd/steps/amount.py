@@ -46,11 +46,7 @@ class Amount:
         if self._bytes + more_bytes > self._most_bytes:
             raise too_large(f"more than {self._most_bytes} bytes come out of it (`{self._by}`)")
 
-    def count(self, size_bytes: int) -> None:
-        """Note bytes that came out, and raise AttemptError if they are too many."""
-        self.check_room(size_bytes)
-        self._bytes += size_bytes
-
     def write(self, output: Output, data: memoryview | bytes) -> None:
-        self.count(len(data))
+        self.check_room(len(data))
+        self._bytes += len(data)
         output.write(data)

@@ -89,11 +89,6 @@ class Members:
                 f"{_shown(name)} is a link, which is never made; `links: skip` leaves links out"
             )
 
-    def pass_over(self, size_bytes: int) -> None:
-        """Count bytes that were unpacked for nobody, because others stand behind them."""
-        self.tick()
-        self._amount.count(size_bytes)
-
     def other(self, name: str, kind: str) -> None:
         """Meet what is no file, folder or link."""
         raise denied(f"{_shown(name)} is {kind}")

@@ -48,10 +48,9 @@ def _hand_over(entry: Entry, stream: Stream, data: _Forwards, members: Members) 
             mtime_s=entry.mtime_s,
         )
     crc = 0
-    if output is None:
+    if output is None:  # its bytes were counted with those of all others, before the first came
         for piece in data.take(stream.size_bytes):
             crc = zlib.crc32(piece, crc)
-            members.pass_over(len(piece))
     else:
         with output as made:
             for piece in data.take(stream.size_bytes):
